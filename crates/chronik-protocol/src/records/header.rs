@@ -1,0 +1,269 @@
+//! The 61-byte header of a v2 record batch, read and patched where it lies.
+//!
+//! Layout (KIP-98): base offset 0..8, batch length 8..12 (what follows it), partition leader epoch 12..16,
+//! magic 16, CRC-32C 17..21 over everything from 21, attributes 21..23, last offset delta 23..27, base
+//! timestamp 27..35, max timestamp 35..43, producer id 43..51, producer epoch 51..53, base sequence 53..57,
+//! record count 57..61. Base offset and leader epoch lie before the CRC's range, so a broker stamps them
+//! without touching the rest.
+
+use chronik_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
+
+/// The length of a v2 batch header, in bytes.
+pub const BATCH_HEADER_BYTES: usize = 61;
+/// The bytes of a batch that its own length field does not count: base offset and the length itself.
+pub const LOG_OVERHEAD_BYTES: usize = 12;
+/// The only magic that is written; older ones cannot be produced any more (KIP-724).
+pub const MAGIC_V2: i8 = 2;
+
+/// How the records of a batch are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names are the codecs' own")]
+pub enum Compression {
+    None = 0,
+    Gzip = 1,
+    Snappy = 2,
+    Lz4 = 3,
+    Zstd = 4,
+}
+
+/// Who set the timestamps of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TimestampType {
+    /// The producer.
+    CreateTime,
+    /// The broker, when it appended the batch; then every record has the batch's max timestamp.
+    LogAppendTime,
+}
+
+/// The attribute bits of a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchAttributes(pub i16);
+
+impl BatchAttributes {
+    const COMPRESSION_MASK: i16 = 0x07;
+    /// Set when the timestamps are the broker's.
+    pub const LOG_APPEND_TIME: i16 = 0x08;
+    /// Set on a batch of a transaction.
+    pub const TRANSACTIONAL: i16 = 0x10;
+    /// Set on a batch of control records.
+    pub const CONTROL: i16 = 0x20;
+    /// Set when the base timestamp is the delete horizon of the tombstones inside (KIP-534).
+    pub const DELETE_HORIZON: i16 = 0x40;
+
+    /// The codec, or `None` for a number that no codec has.
+    pub const fn compression(self) -> Option<Compression> {
+        match self.0 & Self::COMPRESSION_MASK {
+            0 => Some(Compression::None),
+            1 => Some(Compression::Gzip),
+            2 => Some(Compression::Snappy),
+            3 => Some(Compression::Lz4),
+            4 => Some(Compression::Zstd),
+            _ => None,
+        }
+    }
+
+    /// Who set the timestamps.
+    pub const fn timestamp_type(self) -> TimestampType {
+        if self.0 & Self::LOG_APPEND_TIME == 0 {
+            TimestampType::CreateTime
+        } else {
+            TimestampType::LogAppendTime
+        }
+    }
+
+    /// Whether the batch belongs to a transaction.
+    pub const fn is_transactional(self) -> bool {
+        self.0 & Self::TRANSACTIONAL != 0
+    }
+
+    /// Whether the batch holds control records.
+    pub const fn is_control(self) -> bool {
+        self.0 & Self::CONTROL != 0
+    }
+
+    /// Whether the base timestamp is a delete horizon.
+    pub const fn has_delete_horizon(self) -> bool {
+        self.0 & Self::DELETE_HORIZON != 0
+    }
+}
+
+/// Why bytes are not a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// Fewer bytes than the batch needs; `needed_bytes` counts from its first byte.
+    #[error("the batch needs {needed_bytes} bytes and {available_bytes} are there")]
+    Truncated {
+        /// Bytes that the batch needs as far as is known.
+        needed_bytes: usize,
+        /// Bytes that are there.
+        available_bytes: usize,
+    },
+    /// The length field is below what a header needs.
+    #[error("the batch length {0} is smaller than a batch header")]
+    Length(i32),
+    /// The magic is not 2.
+    #[error("the batch has magic {0}; only 2 is supported")]
+    Magic(i8),
+    /// The checksum does not match.
+    #[error("the batch checksum is {stored:#010x} and its bytes give {computed:#010x}")]
+    Crc {
+        /// What the header says.
+        stored: u32,
+        /// What the bytes say.
+        computed: u32,
+    },
+    /// The compression bits name no codec.
+    #[error("the batch attributes {0:#06x} name an unknown compression codec")]
+    Codec(i16),
+    /// Record count, last offset delta or the records themselves contradict each other.
+    #[error("the batch is inconsistent: {0}")]
+    Inconsistent(&'static str),
+    /// The compressed bytes cannot be read, or grow beyond the limit given.
+    #[error("the batch cannot be decompressed: {0}")]
+    Decompression(&'static str),
+}
+
+/// A decoded batch header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// Offset of the first record.
+    pub base_offset: Offset,
+    /// The whole batch in bytes, header and all.
+    pub size_bytes: usize,
+    /// Epoch of the leader that appended it.
+    pub partition_leader_epoch: LeaderEpoch,
+    /// The stored CRC-32C.
+    pub crc: u32,
+    /// The attribute bits.
+    pub attributes: BatchAttributes,
+    /// Offset of the last record, less the base offset.
+    pub last_offset_delta: i32,
+    /// Timestamp of the first record, or the delete horizon.
+    pub base_timestamp: TimestampMs,
+    /// The largest timestamp in the batch.
+    pub max_timestamp: TimestampMs,
+    /// The producer, or −1.
+    pub producer_id: ProducerId,
+    /// Its epoch, or −1.
+    pub producer_epoch: ProducerEpoch,
+    /// Sequence number of the first record, or −1.
+    pub base_sequence: i32,
+    /// Records in the batch.
+    pub record_count: i32,
+}
+
+impl BatchHeader {
+    /// Reads the header at the front of `bytes`. Only the header must be there; whether the rest is there too is
+    /// for the caller to see by `size_bytes`. The CRC is not checked.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BatchError> {
+        let Some(header) = bytes.first_chunk::<BATCH_HEADER_BYTES>() else {
+            return Err(BatchError::Truncated {
+                needed_bytes: BATCH_HEADER_BYTES,
+                available_bytes: bytes.len(),
+            });
+        };
+        let length = i32::from_be_bytes(field(header, 8));
+        let magic = i8::from_be_bytes(field(header, 16));
+        if magic != MAGIC_V2 {
+            return Err(BatchError::Magic(magic));
+        }
+        let size_bytes = usize::try_from(length)
+            .ok()
+            .and_then(|length| length.checked_add(LOG_OVERHEAD_BYTES))
+            .filter(|&size| size >= BATCH_HEADER_BYTES)
+            .ok_or(BatchError::Length(length))?;
+        Ok(Self {
+            base_offset: Offset(i64::from_be_bytes(field(header, 0))),
+            size_bytes,
+            partition_leader_epoch: LeaderEpoch(i32::from_be_bytes(field(header, 12))),
+            crc: u32::from_be_bytes(field(header, 17)),
+            attributes: BatchAttributes(i16::from_be_bytes(field(header, 21))),
+            last_offset_delta: i32::from_be_bytes(field(header, 23)),
+            base_timestamp: TimestampMs(i64::from_be_bytes(field(header, 27))),
+            max_timestamp: TimestampMs(i64::from_be_bytes(field(header, 35))),
+            producer_id: ProducerId(i64::from_be_bytes(field(header, 43))),
+            producer_epoch: ProducerEpoch(i16::from_be_bytes(field(header, 51))),
+            base_sequence: i32::from_be_bytes(field(header, 53)),
+            record_count: i32::from_be_bytes(field(header, 57)),
+        })
+    }
+
+    /// Offset of the last record, or `None` where that is not an offset.
+    pub const fn last_offset(&self) -> Option<Offset> {
+        self.base_offset.checked_add(self.last_offset_delta as i64)
+    }
+
+    /// Sequence number of the last record; sequence numbers wrap from 2147483647 to 0 (KIP-98).
+    pub const fn last_sequence(&self) -> i32 {
+        if self.base_sequence < 0 {
+            return self.base_sequence;
+        }
+        // Both terms are at most i32::MAX once the delta is known not to be negative, so the sum fits an i64.
+        let sum = (self.base_sequence as i64).wrapping_add(self.last_offset_delta as i64);
+        (sum & 0x7fff_ffff) as i32
+    }
+
+    /// Compares the stored CRC with the bytes of the batch, which must all be there.
+    pub fn check_crc(&self, batch: &[u8]) -> Result<(), BatchError> {
+        let Some(covered) = batch.get(21..self.size_bytes) else {
+            return Err(BatchError::Truncated {
+                needed_bytes: self.size_bytes,
+                available_bytes: batch.len(),
+            });
+        };
+        let computed = crc32c::crc32c(covered);
+        if computed == self.crc { Ok(()) } else { Err(BatchError::Crc { stored: self.crc, computed }) }
+    }
+}
+
+/// Stamps base offset and leader epoch into a batch. Neither is covered by the CRC.
+///
+/// # Panics
+/// When `batch` is shorter than a header, which [`BatchHeader::parse`] has ruled out.
+pub fn patch_append(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
+    let header = batch.first_chunk_mut::<BATCH_HEADER_BYTES>().expect("a parsed batch has a whole header");
+    set_field(header, 0, base_offset.get().to_be_bytes());
+    set_field(header, 12, leader_epoch.get().to_be_bytes());
+}
+
+/// Stamps the broker's time into a batch (`message.timestamp.type=LogAppendTime`) and renews its CRC.
+///
+/// # Panics
+/// When `batch` is shorter than a header, which [`BatchHeader::parse`] has ruled out.
+pub fn patch_max_timestamp(batch: &mut [u8], timestamp_type: TimestampType, max_timestamp: TimestampMs) {
+    let header = batch.first_chunk_mut::<BATCH_HEADER_BYTES>().expect("a parsed batch has a whole header");
+    let attributes = i16::from_be_bytes(field(header, 21));
+    let attributes = match timestamp_type {
+        TimestampType::CreateTime => attributes & !BatchAttributes::LOG_APPEND_TIME,
+        TimestampType::LogAppendTime => attributes | BatchAttributes::LOG_APPEND_TIME,
+    };
+    set_field(header, 21, attributes.to_be_bytes());
+    set_field(header, 35, max_timestamp.get().to_be_bytes());
+    let crc = crc32c::crc32c(batch.get(21..).unwrap_or_default());
+    let header = batch.first_chunk_mut::<BATCH_HEADER_BYTES>().expect("a parsed batch has a whole header");
+    set_field(header, 17, crc.to_be_bytes());
+}
+
+/// `N` bytes of the header from the constant position `at`.
+#[inline]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "constant positions inside an array of 61"
+)]
+fn field<const N: usize>(header: &[u8; BATCH_HEADER_BYTES], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&header[at..at + N]);
+    out
+}
+
+#[inline]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "constant positions inside an array of 61"
+)]
+fn set_field<const N: usize>(header: &mut [u8; BATCH_HEADER_BYTES], at: usize, value: [u8; N]) {
+    header[at..at + N].copy_from_slice(&value);
+}
