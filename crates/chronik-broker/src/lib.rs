@@ -1,0 +1,11 @@
+//! What every Kafka request means.
+//!
+//! The broker composes the cores: partition logs, the metadata image, later groups and replication. It opens no
+//! socket, no file and no clock: requests, disks and the time are handed in, and answers leave through the
+//! responder that came with the request.
+
+mod connection;
+mod reply;
+
+pub use connection::{Connection, ConnectionId};
+pub use reply::{Reply, Responder, Response, ResponsePart};
