@@ -25,7 +25,7 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The client's address.
     pub peer: SocketAddr,
-    /// Name and version of the client's software, once ApiVersions v3 or later has told them (KIP-511).
+    /// Name and version of the client's software, once `ApiVersions` v3 or later has told them (KIP-511).
     pub client_software: OnceLock<(String, String)>,
     closed: AtomicBool,
 }

@@ -4,8 +4,11 @@
 //! socket, no file and no clock: requests, disks and the time are handed in, and answers leave through the
 //! responder that came with the request.
 
+pub mod config;
 mod connection;
+mod fetch_session;
 mod reply;
+mod timers;
 
 pub use connection::{Connection, ConnectionId};
 pub use reply::{Reply, Responder, Response, ResponsePart};

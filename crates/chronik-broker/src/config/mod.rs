@@ -1,0 +1,77 @@
+//! What can be configured, and what it is set to.
+
+mod topic;
+
+pub use topic::{
+    Allowed, BrokerValues, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicConfigDef, TopicOverrides,
+    TopicSettings, effective,
+};
+
+use chronik_types::NodeId;
+
+/// One broker config as DescribeConfigs shows it. The process that reads flags, environment and file makes these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerConfigEntry {
+    /// Kafka's name.
+    pub name: String,
+    /// The value in force, or `None` where it is unset or secret.
+    pub value: Option<String>,
+    /// The value where nothing sets it.
+    pub default: Option<String>,
+    /// Whether the value was given at start rather than built in.
+    pub is_static: bool,
+    /// Whether the value must not be shown.
+    pub is_sensitive: bool,
+    /// The kind of value.
+    pub config_type: ConfigType,
+    /// What it does.
+    pub documentation: String,
+}
+
+/// What the broker needs to know of its configuration.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// This node's id.
+    pub node_id: NodeId,
+    /// The address that clients are told; without one, each is told the address that it dialled.
+    pub advertised: Option<(String, u16)>,
+    /// This node's rack.
+    pub rack: Option<String>,
+    /// Partitions of a topic that is created without a number.
+    pub num_partitions: i32,
+    /// Replicas of a topic that is created without a number.
+    pub default_replication_factor: i16,
+    /// Whether a topic that a client names and that is not there is created.
+    pub auto_create_topics_enable: bool,
+    /// Whether topics may be deleted.
+    pub delete_topic_enable: bool,
+    /// The largest answer to one Fetch, in bytes.
+    pub fetch_max_bytes: i32,
+    /// How many incremental fetch sessions are kept.
+    pub max_incremental_fetch_session_cache_slots: usize,
+    /// How many partitions one DescribeTopicPartitions answers.
+    pub max_request_partition_size_limit: i32,
+    /// Values that the broker gives to topics, by the broker's name of the config.
+    pub topic_values: BrokerValues,
+    /// Every broker config, for DescribeConfigs.
+    pub entries: Vec<BrokerConfigEntry>,
+}
+
+impl Default for BrokerConfig {
+    fn default() -> Self {
+        Self {
+            node_id: NodeId(1),
+            advertised: None,
+            rack: None,
+            num_partitions: 1,
+            default_replication_factor: 1,
+            auto_create_topics_enable: true,
+            delete_topic_enable: true,
+            fetch_max_bytes: 57_671_680,
+            max_incremental_fetch_session_cache_slots: 1_000,
+            max_request_partition_size_limit: 2_000,
+            topic_values: BrokerValues::new(),
+            entries: Vec::new(),
+        }
+    }
+}

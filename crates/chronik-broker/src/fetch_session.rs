@@ -1,0 +1,413 @@
+//! Incremental fetch sessions (KIP-227).
+//!
+//! A session remembers which partitions a client fetches and what it was last told of each, so that a request
+//! names only what changed and a response holds only what is new. This is bookkeeping alone: reading the logs
+//! and writing the response belong to the Fetch API.
+//!
+//! | request (session id, epoch) | meaning |
+//! |---|---|
+//! | (0, −1) | no session: a full fetch, nothing remembered |
+//! | (0, 0) | a full fetch that asks for a new session |
+//! | (id, 0) | closes `id`, then as (0, 0) |
+//! | (id, −1) | closes `id`, then as (0, −1) |
+//! | (id, n) | the n-th incremental fetch of `id`; any other number is INVALID_FETCH_SESSION_EPOCH |
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chronik_types::{ErrorCode, MonotonicMs, TopicId};
+use parking_lot::Mutex;
+
+/// A session may be evicted for another once it has not been used for this long (`min.incremental.fetch.session.eviction.ms`).
+const EVICTION_AGE_MS_MIN: u64 = 120_000;
+
+/// Names a partition within a session. Requests up to v12 give a name and no id, later ones an id and no name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct SessionKey {
+    pub(crate) topic_id: TopicId,
+    pub(crate) topic: Arc<str>,
+    pub(crate) partition: i32,
+}
+
+/// What a client asked for of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PartitionFetch {
+    pub(crate) current_leader_epoch: i32,
+    pub(crate) fetch_offset: i64,
+    pub(crate) last_fetched_epoch: i32,
+    pub(crate) log_start_offset: i64,
+    pub(crate) max_bytes: i32,
+}
+
+/// One remembered partition.
+#[derive(Clone, Debug)]
+struct CachedPartition {
+    fetch: PartitionFetch,
+    /// What the client was last told; −1 makes the next response tell it again.
+    told_high_watermark: i64,
+    told_log_start_offset: i64,
+    /// Its place in the order of service. A partition that returned data goes to the back, so that a busy one
+    /// cannot keep the others from being answered.
+    turn: u64,
+}
+
+/// One session. The epoch is the number that the next request must carry.
+#[derive(Debug)]
+pub(crate) struct FetchSession {
+    id: i32,
+    epoch: i32,
+    uses_topic_ids: bool,
+    by_key: BTreeMap<SessionKey, CachedPartition>,
+    by_turn: BTreeMap<u64, SessionKey>,
+    next_turn: u64,
+}
+
+impl FetchSession {
+    fn new(id: i32, uses_topic_ids: bool) -> Self {
+        Self { id, epoch: 1, uses_topic_ids, by_key: BTreeMap::new(), by_turn: BTreeMap::new(), next_turn: 0 }
+    }
+
+    fn upsert(&mut self, key: SessionKey, fetch: PartitionFetch) {
+        if let Some(cached) = self.by_key.get_mut(&key) {
+            cached.fetch = fetch;
+            return;
+        }
+        let turn = self.next_turn;
+        self.next_turn += 1;
+        self.by_turn.insert(turn, key.clone());
+        let cached = CachedPartition { fetch, told_high_watermark: -1, told_log_start_offset: -1, turn };
+        self.by_key.insert(key, cached);
+    }
+
+    fn remove(&mut self, key: &SessionKey) {
+        if let Some(cached) = self.by_key.remove(key) {
+            self.by_turn.remove(&cached.turn);
+        }
+    }
+
+    /// The partitions in the order in which they are to be served.
+    pub(crate) fn partitions(&self) -> Vec<(SessionKey, PartitionFetch)> {
+        self.by_turn
+            .values()
+            .filter_map(|key| self.by_key.get(key).map(|cached| (key.clone(), cached.fetch)))
+            .collect()
+    }
+
+    /// Notes what the response says of a partition, and returns whether it must say it: always where there is
+    /// data, an error or a divergence (`must_tell`), otherwise only where an offset moved since the last time.
+    pub(crate) fn tell(&mut self, key: &SessionKey, told: &Told) -> bool {
+        let Some(cached) = self.by_key.get_mut(key) else { return true };
+        let mut must_tell = told.has_records || told.has_divergence;
+        if told.has_records {
+            self.by_turn.remove(&cached.turn);
+            cached.turn = self.next_turn;
+            self.next_turn += 1;
+            self.by_turn.insert(cached.turn, key.clone());
+        }
+        if cached.told_high_watermark != told.high_watermark {
+            must_tell = true;
+            cached.told_high_watermark = told.high_watermark;
+        }
+        if cached.told_log_start_offset != told.log_start_offset {
+            must_tell = true;
+            cached.told_log_start_offset = told.log_start_offset;
+        }
+        if told.is_error {
+            // The next response tells this partition again, so that the client sees the error go.
+            must_tell = true;
+            cached.told_high_watermark = -1;
+        }
+        must_tell
+    }
+
+    /// The session's number.
+    pub(crate) fn id(&self) -> i32 {
+        self.id
+    }
+}
+
+/// What a response says of one partition, as far as sessions care.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) high_watermark: i64,
+    pub(crate) log_start_offset: i64,
+    pub(crate) has_records: bool,
+    pub(crate) has_divergence: bool,
+    pub(crate) is_error: bool,
+}
+
+/// How a request is to be served.
+pub(crate) enum FetchContext {
+    /// Serve exactly what the request names; remember nothing.
+    Sessionless,
+    /// Serve what the request names; the session, when one could be had, is told about it.
+    Full(Option<Arc<Mutex<FetchSession>>>),
+    /// Serve what the session holds; say only what is new.
+    Incremental(Arc<Mutex<FetchSession>>),
+}
+
+/// The sessions of this broker, at most `slots_max`.
+pub(crate) struct FetchSessions {
+    slots_max: usize,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    sessions: BTreeMap<i32, Entry>,
+    by_last_used: BTreeMap<(MonotonicMs, i32), ()>,
+    next_id: u32,
+}
+
+struct Entry {
+    session: Arc<Mutex<FetchSession>>,
+    last_used: MonotonicMs,
+    partition_count: usize,
+}
+
+/// The session part of a Fetch request.
+pub(crate) struct SessionRequest<'a> {
+    pub(crate) session_id: i32,
+    pub(crate) session_epoch: i32,
+    pub(crate) uses_topic_ids: bool,
+    pub(crate) partitions: &'a [(SessionKey, PartitionFetch)],
+    pub(crate) forgotten: &'a [SessionKey],
+}
+
+impl FetchSessions {
+    /// `seed` spreads session ids, so that a client of an earlier process does not hit a new session by chance.
+    pub(crate) fn new(slots_max: usize, seed: u32) -> Self {
+        let inner = Inner { sessions: BTreeMap::new(), by_last_used: BTreeMap::new(), next_id: seed };
+        Self { slots_max, inner: Mutex::new(inner) }
+    }
+
+    /// Finds or makes the session that a request speaks of.
+    pub(crate) fn context(
+        &self,
+        now: MonotonicMs,
+        request: &SessionRequest<'_>,
+    ) -> Result<FetchContext, ErrorCode> {
+        const INITIAL: i32 = 0;
+        const FINAL: i32 = -1;
+        let mut inner = self.inner.lock();
+        if request.session_epoch == INITIAL || request.session_epoch == FINAL {
+            if request.session_id != 0 {
+                inner.remove(request.session_id);
+            }
+            if request.session_epoch == FINAL {
+                return Ok(FetchContext::Sessionless);
+            }
+            return Ok(FetchContext::Full(inner.create(now, self.slots_max, request)));
+        }
+        let Some(entry) = inner.sessions.get(&request.session_id) else {
+            return Err(ErrorCode::FetchSessionIdNotFound);
+        };
+        let session = Arc::clone(&entry.session);
+        let (is_empty, partition_count) = {
+            let mut session = session.lock();
+            if session.epoch != request.session_epoch {
+                return Err(ErrorCode::InvalidFetchSessionEpoch);
+            }
+            if session.uses_topic_ids != request.uses_topic_ids {
+                return Err(ErrorCode::FetchSessionTopicIdError);
+            }
+            for (key, fetch) in request.partitions {
+                session.upsert(key.clone(), *fetch);
+            }
+            for key in request.forgotten {
+                session.remove(key);
+            }
+            // Numbers run from 1 to 2147483647 and start over at 1: 0 and −1 have meanings of their own.
+            session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
+            (session.by_key.is_empty(), session.by_key.len())
+        };
+        if is_empty {
+            inner.remove(request.session_id);
+            return Ok(FetchContext::Sessionless);
+        }
+        inner.touch(now, request.session_id, partition_count);
+        Ok(FetchContext::Incremental(session))
+    }
+
+    /// How many sessions there are.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.inner.lock().sessions.len()
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, id: i32) {
+        if let Some(entry) = self.sessions.remove(&id) {
+            self.by_last_used.remove(&(entry.last_used, id));
+        }
+    }
+
+    fn touch(&mut self, now: MonotonicMs, id: i32, partition_count: usize) {
+        if let Some(entry) = self.sessions.get_mut(&id) {
+            self.by_last_used.remove(&(entry.last_used, id));
+            entry.last_used = now;
+            entry.partition_count = partition_count;
+            self.by_last_used.insert((now, id), ());
+        }
+    }
+
+    /// Makes room for a session of `partition_count` partitions, or says that there is none: the least recently
+    /// used goes when it has been idle for long, else the smallest when it is smaller than the newcomer.
+    fn make_room(&mut self, now: MonotonicMs, slots_max: usize, partition_count: usize) -> bool {
+        if self.sessions.len() < slots_max {
+            return true;
+        }
+        let Some((&(last_used, oldest), ())) = self.by_last_used.first_key_value() else { return false };
+        if now.since_ms(last_used) > EVICTION_AGE_MS_MIN {
+            self.remove(oldest);
+            return true;
+        }
+        let smallest = self.sessions.iter().min_by_key(|(_, entry)| entry.partition_count);
+        match smallest.map(|(&id, entry)| (id, entry.partition_count)) {
+            Some((id, count)) if count < partition_count => {
+                self.remove(id);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn create(
+        &mut self,
+        now: MonotonicMs,
+        slots_max: usize,
+        request: &SessionRequest<'_>,
+    ) -> Option<Arc<Mutex<FetchSession>>> {
+        let partition_count = request.partitions.len();
+        if partition_count == 0 || !self.make_room(now, slots_max, partition_count) {
+            return None;
+        }
+        let id = loop {
+            // A multiplication by an odd constant walks all numbers without repeating one soon.
+            self.next_id = self.next_id.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let id = i32::try_from(self.next_id >> 1).unwrap_or(1);
+            if id != 0 && !self.sessions.contains_key(&id) {
+                break id;
+            }
+        };
+        let mut session = FetchSession::new(id, request.uses_topic_ids);
+        for (key, fetch) in request.partitions {
+            session.upsert(key.clone(), *fetch);
+        }
+        let session = Arc::new(Mutex::new(session));
+        let entry = Entry { session: Arc::clone(&session), last_used: now, partition_count };
+        self.sessions.insert(id, entry);
+        self.by_last_used.insert((now, id), ());
+        Some(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(partition: i32) -> SessionKey {
+        SessionKey { topic_id: TopicId(7), topic: Arc::from(""), partition }
+    }
+
+    fn fetch(fetch_offset: i64) -> PartitionFetch {
+        PartitionFetch {
+            current_leader_epoch: -1,
+            fetch_offset,
+            last_fetched_epoch: -1,
+            log_start_offset: -1,
+            max_bytes: 1_000,
+        }
+    }
+
+    fn request<'a>(
+        id: i32,
+        epoch: i32,
+        partitions: &'a [(SessionKey, PartitionFetch)],
+    ) -> SessionRequest<'a> {
+        SessionRequest {
+            session_id: id,
+            session_epoch: epoch,
+            uses_topic_ids: true,
+            partitions,
+            forgotten: &[],
+        }
+    }
+
+    fn open(sessions: &FetchSessions, now: u64, partitions: &[(SessionKey, PartitionFetch)]) -> Option<i32> {
+        match sessions.context(MonotonicMs(now), &request(0, 0, partitions)) {
+            Ok(FetchContext::Full(session)) => session.map(|session| session.lock().id()),
+            _ => panic!("a full fetch was asked for"),
+        }
+    }
+
+    #[test]
+    fn epochs_are_strict() {
+        let sessions = FetchSessions::new(10, 1);
+        let id = open(&sessions, 0, &[(key(0), fetch(0))]).unwrap();
+        let ask = |id, epoch| sessions.context(MonotonicMs(1), &request(id, epoch, &[])).map(|_| ());
+        assert_eq!(ask(id, 2), Err(ErrorCode::InvalidFetchSessionEpoch));
+        assert_eq!(ask(id, 1), Ok(()));
+        assert_eq!(ask(id, 1), Err(ErrorCode::InvalidFetchSessionEpoch));
+        assert_eq!(ask(id, 2), Ok(()));
+        assert_eq!(ask(id + 1, 1), Err(ErrorCode::FetchSessionIdNotFound));
+        let by_name = SessionRequest { uses_topic_ids: false, ..request(id, 3, &[]) };
+        assert_eq!(
+            sessions.context(MonotonicMs(1), &by_name).map(|_| ()),
+            Err(ErrorCode::FetchSessionTopicIdError)
+        );
+        assert_eq!(ask(id, -1), Ok(()), "the final epoch closes the session");
+        assert_eq!(ask(id, 3), Err(ErrorCode::FetchSessionIdNotFound));
+    }
+
+    #[test]
+    fn forgetting_everything_closes_the_session() {
+        let sessions = FetchSessions::new(10, 1);
+        let id = open(&sessions, 0, &[(key(0), fetch(0))]).unwrap();
+        let forgotten = [key(0)];
+        let ask = SessionRequest { forgotten: &forgotten, ..request(id, 1, &[]) };
+        assert!(matches!(sessions.context(MonotonicMs(1), &ask), Ok(FetchContext::Sessionless)));
+        assert_eq!(sessions.len(), 0);
+    }
+
+    #[test]
+    fn only_news_is_told_and_busy_partitions_go_to_the_back() {
+        let mut session = FetchSession::new(1, true);
+        session.upsert(key(0), fetch(0));
+        session.upsert(key(1), fetch(0));
+        let quiet = Told {
+            high_watermark: 5,
+            log_start_offset: 0,
+            has_records: false,
+            has_divergence: false,
+            is_error: false,
+        };
+        assert!(session.tell(&key(0), &quiet), "the first answer is news");
+        assert!(!session.tell(&key(0), &quiet));
+        assert!(session.tell(&key(0), &Told { high_watermark: 6, ..quiet }));
+        assert!(session.tell(&key(0), &Told { log_start_offset: 3, high_watermark: 6, ..quiet }));
+        let error = Told { is_error: true, high_watermark: -1, log_start_offset: -1, ..quiet };
+        assert!(session.tell(&key(0), &error));
+        assert!(session.tell(&key(0), &error), "an error is told every time");
+        assert!(session.tell(&key(0), &Told { has_records: true, ..quiet }));
+        let order: Vec<i32> = session.partitions().iter().map(|(key, _)| key.partition).collect();
+        assert_eq!(order, [1, 0]);
+    }
+
+    #[test]
+    fn a_full_cache_evicts_the_idle_then_the_smaller() {
+        let sessions = FetchSessions::new(2, 1);
+        let one = [(key(0), fetch(0))];
+        let two = [(key(0), fetch(0)), (key(1), fetch(0))];
+        let first = open(&sessions, 0, &two).unwrap();
+        open(&sessions, 10, &one).unwrap();
+        assert_eq!(open(&sessions, 20, &one), None, "nobody is idle or smaller");
+        assert!(open(&sessions, 20, &two).is_some(), "the smaller session makes room");
+        assert!(open(&sessions, EVICTION_AGE_MS_MIN + 1, &one).is_some(), "the idle session makes room");
+        assert_eq!(
+            sessions.context(MonotonicMs(0), &request(first, 1, &[])).map(|_| ()),
+            Err(ErrorCode::FetchSessionIdNotFound)
+        );
+        assert_eq!(sessions.len(), 2);
+    }
+}
