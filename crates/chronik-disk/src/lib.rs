@@ -7,9 +7,15 @@
 //! All calls are synchronous and may be made from any thread. No call retries: a failed sync in particular is
 //! reported once, and the caller must never take a later success for the earlier data (LOG-3).
 
+mod real;
+mod sim;
+
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use real::RealDisk;
+pub use sim::{Crash, Fault, FaultRule, Operation, SECTOR_BYTES, SimDisk};
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
