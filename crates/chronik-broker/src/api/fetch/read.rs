@@ -1,0 +1,177 @@
+//! Reading what a fetch asks for.
+
+use std::sync::Arc;
+
+use chronik_log::{EpochEndOffset, LogError, ReadData, ReadRequest};
+use chronik_types::{ErrorCode, LeaderEpoch, Offset};
+
+use crate::fetch_session::{PartitionFetch, SessionKey, Told};
+use crate::partition::Partition;
+
+/// What holds for a whole fetch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FetchLimits {
+    pub(crate) max_wait_ms: i32,
+    pub(crate) min_bytes: i32,
+    pub(crate) max_bytes: i32,
+    /// Only what is decided is read (isolation level read_committed).
+    pub(crate) read_committed: bool,
+}
+
+/// One partition of a fetch.
+pub(crate) struct Target {
+    pub(crate) key: SessionKey,
+    pub(crate) fetch: PartitionFetch,
+    /// The partition, or why there is none.
+    pub(crate) partition: Result<Arc<Partition>, ErrorCode>,
+}
+
+/// What is answered for one partition.
+pub(crate) struct Outcome {
+    pub(crate) error: ErrorCode,
+    pub(crate) high_watermark: i64,
+    pub(crate) last_stable_offset: i64,
+    pub(crate) log_start_offset: i64,
+    pub(crate) diverging_epoch: Option<EpochEndOffset>,
+    pub(crate) data: ReadData,
+    pub(crate) len_bytes: u64,
+}
+
+impl Outcome {
+    fn error(error: ErrorCode) -> Self {
+        Self {
+            error,
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            diverging_epoch: None,
+            data: ReadData::Empty,
+            len_bytes: 0,
+        }
+    }
+
+    /// What a fetch session needs to know of it.
+    pub(crate) fn told(&self) -> Told {
+        Told {
+            high_watermark: self.high_watermark,
+            log_start_offset: self.log_start_offset,
+            has_records: self.len_bytes > 0,
+            has_divergence: self.diverging_epoch.is_some(),
+            is_error: self.error != ErrorCode::None,
+        }
+    }
+}
+
+/// What a pass over all partitions gave.
+pub(crate) struct Reading {
+    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) bytes: u64,
+    /// Whether the client must hear of it now, however few bytes there are: an error or a divergence of a
+    /// partition that exists.
+    pub(crate) is_urgent: bool,
+}
+
+/// Reads all targets in order, within the limits. The first batch of all is given even when it is larger than
+/// they allow, so that a consumer never starves behind a large batch (KIP-74).
+pub(crate) fn read_all(limits: &FetchLimits, targets: &[Target]) -> Reading {
+    let mut reading = Reading { outcomes: Vec::with_capacity(targets.len()), bytes: 0, is_urgent: false };
+    let max_bytes = u64::try_from(limits.max_bytes).unwrap_or(0);
+    for target in targets {
+        let outcome = match &target.partition {
+            Err(error) => Outcome::error(*error),
+            Ok(partition) => {
+                let remaining = max_bytes.saturating_sub(reading.bytes);
+                let wanted = remaining.min(u64::try_from(target.fetch.max_bytes).unwrap_or(0));
+                let outcome = read_one(limits, partition, &target.fetch, wanted, reading.bytes == 0);
+                reading.is_urgent |= outcome.error != ErrorCode::None || outcome.diverging_epoch.is_some();
+                outcome
+            }
+        };
+        reading.bytes += outcome.len_bytes;
+        reading.outcomes.push(outcome);
+    }
+    reading
+}
+
+fn read_one(
+    limits: &FetchLimits,
+    partition: &Partition,
+    fetch: &PartitionFetch,
+    max_bytes: u64,
+    at_least_one_batch: bool,
+) -> Outcome {
+    match try_read(limits, partition, fetch, max_bytes, at_least_one_batch) {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome::error(error),
+    }
+}
+
+fn try_read(
+    limits: &FetchLimits,
+    partition: &Partition,
+    fetch: &PartitionFetch,
+    max_bytes: u64,
+    at_least_one_batch: bool,
+) -> Result<Outcome, ErrorCode> {
+    partition.check_leader()?;
+    partition.check_leader_epoch(fetch.current_leader_epoch)?;
+    let log = partition.log();
+    let diverging_epoch = divergence(partition, fetch)?;
+    // The high watermark is read before the data, so that a response never shows records above it.
+    let high_watermark = partition.high_watermark();
+    let last_stable_offset = partition.last_stable_offset().min(high_watermark);
+    let mut outcome = Outcome {
+        error: ErrorCode::None,
+        high_watermark: high_watermark.get(),
+        last_stable_offset: last_stable_offset.get(),
+        log_start_offset: log.log_start_offset().get(),
+        diverging_epoch,
+        data: ReadData::Empty,
+        len_bytes: 0,
+    };
+    if outcome.diverging_epoch.is_some() {
+        return Ok(outcome);
+    }
+    let request = ReadRequest {
+        start_offset: Offset(fetch.fetch_offset),
+        max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
+        at_least_one_batch,
+        upper_bound_offset: if limits.read_committed { last_stable_offset } else { high_watermark },
+    };
+    match log.read(request) {
+        Ok(read) => {
+            outcome.log_start_offset = read.log_start_offset.get();
+            outcome.len_bytes = read.len_bytes;
+            outcome.data = read.data;
+            Ok(outcome)
+        }
+        Err(error) => {
+            if !matches!(error, LogError::OffsetOutOfRange { .. }) {
+                tracing::warn!(
+                    topic = &*partition.topic,
+                    partition = partition.index.get(),
+                    fetch_offset = fetch.fetch_offset,
+                    "cannot serve a fetch: {error}"
+                );
+            }
+            Err(error.error_code())
+        }
+    }
+}
+
+/// Whether the client's log and this one part ways before the offset that it asks for (KIP-320, KIP-595).
+fn divergence(partition: &Partition, fetch: &PartitionFetch) -> Result<Option<EpochEndOffset>, ErrorCode> {
+    if fetch.last_fetched_epoch < 0 {
+        return Ok(None);
+    }
+    let log = partition.log();
+    let end = log
+        .end_offset_for_epoch(LeaderEpoch(fetch.last_fetched_epoch))
+        .ok_or(ErrorCode::OffsetOutOfRange)?;
+    if fetch.fetch_offset < log.log_start_offset().get() {
+        return Err(ErrorCode::OffsetOutOfRange);
+    }
+    let parts_ways =
+        end.leader_epoch.get() < fetch.last_fetched_epoch || end.end_offset.get() < fetch.fetch_offset;
+    Ok(parts_ways.then_some(end))
+}

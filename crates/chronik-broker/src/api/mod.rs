@@ -1,0 +1,153 @@
+//! Every API that this broker offers, one file each.
+
+mod api_versions;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
+mod fetch;
+mod init_producer_id;
+mod list_offsets;
+mod list_partition_reassignments;
+mod metadata;
+mod offset_for_leader_epoch;
+mod produce;
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use chronik_protocol::api::ApiKey;
+use chronik_protocol::frame::{FrameError, RequestHeader};
+use chronik_protocol::wire::Reader;
+use chronik_types::Now;
+
+use crate::broker::Broker;
+use crate::connection::Connection;
+use crate::context::RequestContext;
+use crate::reply::{Reply, Responder};
+
+/// One API that is offered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// The API.
+    pub api_key: ApiKey,
+    /// The first version that clients are told of.
+    pub min_version: i16,
+    /// The last version.
+    pub max_version: i16,
+}
+
+const fn offer(api_key: ApiKey, min_version: i16, max_version: i16) -> Offer {
+    Offer { api_key, min_version, max_version }
+}
+
+/// What clients are told that this broker can do, in the order of the keys. An API stands here when its handler
+/// works in every version named.
+///
+/// Produce is offered from version 0 although 0 to 2 are refused: librdkafka takes a broker that does not offer
+/// version 0 for one that cannot compress (KAFKA-18659).
+pub const OFFERS: &[Offer] = &[
+    offer(ApiKey::Produce, 0, 13),
+    offer(ApiKey::Fetch, 4, 18),
+    offer(ApiKey::ListOffsets, 1, 11),
+    offer(ApiKey::Metadata, 0, 13),
+    offer(ApiKey::ApiVersions, 0, 4),
+    offer(ApiKey::CreateTopics, 2, 7),
+    offer(ApiKey::DeleteTopics, 1, 6),
+    offer(ApiKey::DeleteRecords, 0, 2),
+    offer(ApiKey::InitProducerId, 0, 5),
+    offer(ApiKey::OffsetForLeaderEpoch, 2, 4),
+    offer(ApiKey::DescribeConfigs, 1, 4),
+    offer(ApiKey::DescribeLogDirs, 1, 5),
+    offer(ApiKey::CreatePartitions, 0, 3),
+    offer(ApiKey::ListPartitionReassignments, 0, 0),
+    offer(ApiKey::DescribeCluster, 0, 2),
+    offer(ApiKey::DescribeProducers, 0, 0),
+    offer(ApiKey::DescribeTopicPartitions, 0, 0),
+];
+
+fn is_offered(api_key: ApiKey, version: i16) -> bool {
+    OFFERS.iter().any(|offer| {
+        offer.api_key == api_key && offer.min_version <= version && version <= offer.max_version
+    })
+}
+
+/// Runs one request to its answer, or parks it.
+pub(crate) fn dispatch(
+    broker: &Arc<Broker>,
+    now: Now,
+    connection: &Arc<Connection>,
+    frame: BytesMut,
+    responder: Responder,
+) {
+    let frame = frame.freeze();
+    let mut reader = Reader::new(&frame);
+    let header = match RequestHeader::decode(&mut reader) {
+        Ok(header) => header,
+        Err(FrameError::UnknownVersion { api_key: ApiKey::ApiVersions, correlation_id, .. }) => {
+            api_versions::refuse_version(correlation_id, responder);
+            return;
+        }
+        Err(error) => {
+            responder(Reply::Close(error.to_string()));
+            return;
+        }
+    };
+    let body = reader.rest();
+    let (api_key, version) = (header.api_key, header.api_version);
+    if !is_offered(api_key, version) {
+        if api_key == ApiKey::ApiVersions {
+            api_versions::refuse_version(header.correlation_id, responder);
+        } else {
+            responder(Reply::Close(format!("{api_key} version {version} is not offered by this broker")));
+        }
+        return;
+    }
+    // Only the body holds the frame from here on, so that Produce can stamp batches where they lie.
+    drop(frame);
+    let context = RequestContext::new(now, Arc::clone(connection), header, responder);
+    route(broker, context, body);
+}
+
+macro_rules! decoded {
+    ($context:expr, $body:expr, $handler:path, $broker:expr) => {
+        if let Some((context, request)) = $context.decode(&$body) {
+            // The message owns what it needs; the frame's memory goes back now.
+            drop($body);
+            $handler($broker, context, request);
+        }
+    };
+}
+
+fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
+    match context.api_key() {
+        ApiKey::Produce => produce::handle(broker, context, body),
+        ApiKey::Fetch => fetch::handle(broker, context, body),
+        ApiKey::ListOffsets => decoded!(context, body, list_offsets::handle, broker),
+        ApiKey::Metadata => decoded!(context, body, metadata::handle, broker),
+        ApiKey::ApiVersions => api_versions::handle(context, &body),
+        ApiKey::CreateTopics => decoded!(context, body, create_topics::handle, broker),
+        ApiKey::DeleteTopics => decoded!(context, body, delete_topics::handle, broker),
+        ApiKey::DeleteRecords => decoded!(context, body, delete_records::handle, broker),
+        ApiKey::InitProducerId => decoded!(context, body, init_producer_id::handle, broker),
+        ApiKey::OffsetForLeaderEpoch => decoded!(context, body, offset_for_leader_epoch::handle, broker),
+        ApiKey::DescribeConfigs => decoded!(context, body, describe_configs::handle, broker),
+        ApiKey::DescribeLogDirs => decoded!(context, body, describe_log_dirs::handle, broker),
+        ApiKey::CreatePartitions => decoded!(context, body, create_partitions::handle, broker),
+        ApiKey::ListPartitionReassignments => {
+            decoded!(context, body, list_partition_reassignments::handle, broker);
+        }
+        ApiKey::DescribeCluster => decoded!(context, body, describe_cluster::handle, broker),
+        ApiKey::DescribeProducers => decoded!(context, body, describe_producers::handle, broker),
+        ApiKey::DescribeTopicPartitions => decoded!(context, body, describe_topic_partitions::handle, broker),
+        other => {
+            // The offers are the routes; the test below holds them to it.
+            context.close_because(format!("{other} has no handler"));
+        }
+    }
+}
