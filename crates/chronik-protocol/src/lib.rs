@@ -4,4 +4,8 @@
 //! what a request means. No input makes it panic, overflow the stack, or allocate beyond its budget (WIRE-2).
 #![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
+pub mod api;
+pub mod frame;
+pub mod messages;
 pub mod records;
+pub mod wire;
