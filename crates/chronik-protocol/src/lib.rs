@@ -2,7 +2,7 @@
 //!
 //! This crate knows what a message looks like in every version and what a record batch holds. It never knows
 //! what a request means. No input makes it panic, overflow the stack, or allocate beyond its budget (WIRE-2).
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod api;
 pub mod frame;

@@ -6,7 +6,7 @@
 //! record count 57..61. Base offset and leader epoch lie before the CRC's range, so a broker stamps them
 //! without touching the rest.
 
-use chronik_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
 
 /// The length of a v2 batch header, in bytes.
 pub const BATCH_HEADER_BYTES: usize = 61;
@@ -119,9 +119,53 @@ pub enum BatchError {
     /// Record count, last offset delta or the records themselves contradict each other.
     #[error("the batch is inconsistent: {0}")]
     Inconsistent(&'static str),
-    /// The compressed bytes cannot be read, or grow beyond the limit given.
+    /// The compressed bytes cannot be read.
     #[error("the batch cannot be decompressed: {0}")]
     Decompression(&'static str),
+    /// The records are larger than the reader allows, compressed or not.
+    #[error("the records of the batch take more than the {bytes_max} bytes that are allowed")]
+    Inflated {
+        /// The bytes that the reader allows.
+        bytes_max: usize,
+    },
+    /// A client's batch is larger than the topic takes.
+    #[error("the batch has {size_bytes} bytes and the largest allowed has {bytes_max}")]
+    TooLarge {
+        /// The batch, header and all.
+        size_bytes: usize,
+        /// `max.message.bytes`.
+        bytes_max: usize,
+    },
+    /// A client sent a codec that its version of Produce does not know.
+    #[error("zstd needs Produce version 7 or later")]
+    CodecVersion,
+    /// A client sent something else than exactly one batch for a partition.
+    #[error("a produce request holds exactly one record batch for a partition: {0}")]
+    NotOneBatch(&'static str),
+    /// A client sent a batch that only a broker may write.
+    #[error("a client may not write this batch: {0}")]
+    NotForClients(&'static str),
+}
+
+impl BatchError {
+    /// What Kafka answers to a producer whose batch fails like this.
+    pub const fn error_code(&self) -> ErrorCode {
+        match self {
+            // Where less than a batch is there, Kafka finds none, and says that there must be one. Magic 0 and 1 are
+            // formats that no supported version of Produce may carry.
+            Self::Truncated { .. }
+            | Self::NotOneBatch(_)
+            | Self::NotForClients(_)
+            | Self::Inconsistent(_)
+            | Self::Magic(0 | 1)
+            | Self::Codec(_)
+            | Self::Decompression(_)
+            | Self::Inflated { .. } => ErrorCode::InvalidRecord,
+            Self::Magic(_) | Self::Length(_) | Self::Crc { .. } => ErrorCode::CorruptMessage,
+            Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            Self::CodecVersion => ErrorCode::UnsupportedCompressionType,
+        }
+    }
 }
 
 /// A decoded batch header.
@@ -227,7 +271,8 @@ pub fn patch_append(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderE
     set_field(header, 12, leader_epoch.get().to_be_bytes());
 }
 
-/// Stamps the broker's time into a batch (`message.timestamp.type=LogAppendTime`) and renews its CRC.
+/// Stamps the broker's time into a batch (`message.timestamp.type=LogAppendTime`) and renews its CRC. `batch` must be
+/// the whole batch and nothing more.
 ///
 /// # Panics
 /// When `batch` is shorter than a header, which [`BatchHeader::parse`] has ruled out.
@@ -240,9 +285,38 @@ pub fn patch_max_timestamp(batch: &mut [u8], timestamp_type: TimestampType, max_
     };
     set_field(header, 21, attributes.to_be_bytes());
     set_field(header, 35, max_timestamp.get().to_be_bytes());
+    write_crc(batch);
+}
+
+/// Writes `header` to the front of a batch whose records are in place, with the CRC of what is then there. The length
+/// and the CRC come from `batch` and not from `header`.
+pub(super) fn write_header(batch: &mut [u8], header: &BatchHeader) {
+    let length = i32::try_from(batch.len().saturating_sub(LOG_OVERHEAD_BYTES)).unwrap_or(i32::MAX);
+    debug_assert_eq!(batch.len(), header.size_bytes);
+    let Some(front) = batch.first_chunk_mut::<BATCH_HEADER_BYTES>() else {
+        return;
+    };
+    set_field(front, 0, header.base_offset.get().to_be_bytes());
+    set_field(front, 8, length.to_be_bytes());
+    set_field(front, 12, header.partition_leader_epoch.get().to_be_bytes());
+    set_field(front, 16, MAGIC_V2.to_be_bytes());
+    set_field(front, 21, header.attributes.0.to_be_bytes());
+    set_field(front, 23, header.last_offset_delta.to_be_bytes());
+    set_field(front, 27, header.base_timestamp.get().to_be_bytes());
+    set_field(front, 35, header.max_timestamp.get().to_be_bytes());
+    set_field(front, 43, header.producer_id.get().to_be_bytes());
+    set_field(front, 51, header.producer_epoch.get().to_be_bytes());
+    set_field(front, 53, header.base_sequence.to_be_bytes());
+    set_field(front, 57, header.record_count.to_be_bytes());
+    write_crc(batch);
+}
+
+/// Computes the CRC of a whole batch and stores it.
+fn write_crc(batch: &mut [u8]) {
     let crc = crc32c::crc32c(batch.get(21..).unwrap_or_default());
-    let header = batch.first_chunk_mut::<BATCH_HEADER_BYTES>().expect("a parsed batch has a whole header");
-    set_field(header, 17, crc.to_be_bytes());
+    if let Some(front) = batch.first_chunk_mut::<BATCH_HEADER_BYTES>() {
+        set_field(front, 17, crc.to_be_bytes());
+    }
 }
 
 /// `N` bytes of the header from the constant position `at`.
