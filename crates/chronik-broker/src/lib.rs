@@ -4,11 +4,24 @@
 //! socket, no file and no clock: requests, disks and the time are handed in, and answers leave through the
 //! responder that came with the request.
 
+mod api;
+mod broker;
+mod clock;
 pub mod config;
 mod connection;
+mod context;
+mod controller;
 mod fetch_session;
+mod partition;
+mod producer_ids;
+mod random;
 mod reply;
 mod timers;
+mod topics;
 
+pub use api::{OFFERS, Offer};
+pub use broker::{Broker, BrokerParts};
+pub use clock::{Clock, SharedClock};
+pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
 pub use reply::{Reply, Responder, Response, ResponsePart};

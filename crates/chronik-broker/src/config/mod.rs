@@ -1,7 +1,9 @@
 //! What can be configured, and what it is set to.
 
+mod log;
 mod topic;
 
+pub use log::log_config;
 pub use topic::{
     Allowed, BrokerValues, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicConfigDef, TopicOverrides,
     TopicSettings, effective,
@@ -35,6 +37,8 @@ pub struct BrokerConfig {
     pub node_id: NodeId,
     /// The address that clients are told; without one, each is told the address that it dialled.
     pub advertised: Option<(String, u16)>,
+    /// Where other brokers, and clients that found another broker first, reach this one when nothing is advertised.
+    pub reached_at: (String, u16),
     /// This node's rack.
     pub rack: Option<String>,
     /// Partitions of a topic that is created without a number.
@@ -62,9 +66,10 @@ impl Default for BrokerConfig {
         Self {
             node_id: NodeId(1),
             advertised: None,
+            reached_at: ("localhost".to_owned(), 9092),
             rack: None,
-            num_partitions: 1,
-            default_replication_factor: 1,
+            num_partitions: 3,
+            default_replication_factor: 3,
             auto_create_topics_enable: true,
             delete_topic_enable: true,
             fetch_max_bytes: 57_671_680,

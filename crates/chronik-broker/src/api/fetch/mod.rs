@@ -1,0 +1,153 @@
+//! Fetch (key 1, versions 4–18): records, from memory or as regions of segment files.
+//!
+//! Topics are named up to version 12 and identified from 13 on (KIP-516); sessions exist from version 7 on
+//! (KIP-227). A fetch that finds fewer than `min_bytes` waits until they have arrived or its time is up. It never
+//! waits when some partition has an error or diverges, nor when it asks for no partition that exists.
+
+mod parked;
+mod read;
+mod respond;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chronik_protocol::messages::FetchRequest;
+use chronik_types::{ErrorCode, TopicId};
+
+use crate::broker::Broker;
+use crate::context::RequestContext;
+use crate::fetch_session::{FetchContext, PartitionFetch, SessionKey, SessionRequest};
+
+use read::{FetchLimits, Target, read_all};
+
+/// The first version that identifies topics by id.
+const TOPIC_IDS_FROM: i16 = 13;
+
+/// A fetch whose request has been understood.
+struct FetchPlan {
+    limits: FetchLimits,
+    session: FetchContext,
+    targets: Vec<Target>,
+    /// The high watermark of each target when it was last read, in the order of the targets.
+    seen_high_watermarks: Vec<i64>,
+}
+
+pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
+    let Some((context, request)) = context.decode::<FetchRequest>(&body) else { return };
+    drop(body);
+    let version = context.version();
+    let limits = FetchLimits {
+        max_wait_ms: request.max_wait_ms,
+        min_bytes: request.min_bytes,
+        max_bytes: request.max_bytes.min(broker.config.fetch_max_bytes),
+        read_committed: request.isolation_level == 1,
+    };
+    let by_id = version >= TOPIC_IDS_FROM;
+    let (named, forgotten) = name_partitions(broker, request_parts(&request, by_id), by_id);
+    let session_request = SessionRequest {
+        session_id: request.session_id,
+        session_epoch: request.session_epoch,
+        uses_topic_ids: by_id,
+        partitions: &named,
+        forgotten: &forgotten,
+    };
+    let session = match broker.fetch_sessions.context(context.now.monotonic, &session_request) {
+        Ok(session) => session,
+        Err(error) => {
+            respond::error(context, error);
+            return;
+        }
+    };
+    let wanted = match &session {
+        FetchContext::Sessionless | FetchContext::Full(_) => named,
+        FetchContext::Incremental(session) => session.lock().partitions(),
+    };
+    let targets = wanted.into_iter().map(|(key, fetch)| target(broker, key, fetch, by_id)).collect();
+    let mut plan = FetchPlan { limits, session, targets, seen_high_watermarks: Vec::new() };
+    let reading = read_all(&plan.limits, &plan.targets);
+    let has_partitions = plan.targets.iter().any(|target| target.partition.is_ok());
+    let has_enough = reading.bytes >= u64::try_from(limits.min_bytes).unwrap_or(0);
+    if limits.max_wait_ms <= 0 || !has_partitions || has_enough || reading.is_urgent {
+        respond::fetched(broker, context, &plan, reading);
+    } else {
+        plan.seen_high_watermarks = reading.outcomes.iter().map(|outcome| outcome.high_watermark).collect();
+        parked::park(broker, context, plan, reading.bytes);
+    }
+}
+
+/// Reads again and answers with what there is now.
+fn answer(broker: &Arc<Broker>, context: RequestContext, plan: FetchPlan) {
+    let reading = read_all(&plan.limits, &plan.targets);
+    respond::fetched(broker, context, &plan, reading);
+}
+
+type NamedFetch = (TopicId, String, i32, PartitionFetch);
+type NamedPartition = (TopicId, String, i32);
+
+fn request_parts(request: &FetchRequest, by_id: bool) -> (Vec<NamedFetch>, Vec<NamedPartition>) {
+    let mut wanted = Vec::new();
+    for topic in &request.topics {
+        for partition in &topic.partitions {
+            let fetch = PartitionFetch {
+                current_leader_epoch: partition.current_leader_epoch,
+                fetch_offset: partition.fetch_offset,
+                last_fetched_epoch: partition.last_fetched_epoch,
+                log_start_offset: partition.log_start_offset,
+                max_bytes: partition.partition_max_bytes,
+            };
+            let name = if by_id { String::new() } else { topic.topic.clone() };
+            wanted.push((topic.topic_id, name, partition.partition, fetch));
+        }
+    }
+    let mut forgotten = Vec::new();
+    for topic in &request.forgotten_topics_data {
+        for partition in &topic.partitions {
+            let name = if by_id { String::new() } else { topic.topic.clone() };
+            forgotten.push((topic.topic_id, name, *partition));
+        }
+    }
+    (wanted, forgotten)
+}
+
+/// Gives every partition the key under which a session knows it: by id, or by a name that is shared with the
+/// metadata image where the topic exists.
+fn name_partitions(
+    broker: &Broker,
+    (wanted, forgotten): (Vec<NamedFetch>, Vec<NamedPartition>),
+    by_id: bool,
+) -> (Vec<(SessionKey, PartitionFetch)>, Vec<SessionKey>) {
+    let image = broker.metadata.image();
+    let mut last: Option<Arc<str>> = None;
+    let mut key = |topic_id: TopicId, name: String, partition: i32| {
+        let topic = match &last {
+            Some(last) if **last == *name => Arc::clone(last),
+            Some(_) | None => {
+                let known = if by_id { None } else { image.topic(&name).map(|topic| Arc::clone(&topic.name)) };
+                let shared = known.unwrap_or_else(|| Arc::from(name));
+                last = Some(Arc::clone(&shared));
+                shared
+            }
+        };
+        SessionKey { topic_id: if by_id { topic_id } else { TopicId::ZERO }, topic, partition }
+    };
+    let wanted = wanted
+        .into_iter()
+        .map(|(topic_id, name, partition, fetch)| (key(topic_id, name, partition), fetch))
+        .collect();
+    let forgotten =
+        forgotten.into_iter().map(|(topic_id, name, partition)| key(topic_id, name, partition)).collect();
+    (wanted, forgotten)
+}
+
+fn target(broker: &Arc<Broker>, key: SessionKey, fetch: PartitionFetch, by_id: bool) -> Target {
+    let partition = if by_id {
+        broker.partition_by_id(key.topic_id, key.partition)
+    } else {
+        broker.partition_by_name(&key.topic, key.partition)
+    };
+    let partition = match partition {
+        Err(ErrorCode::UnknownTopicId) if key.topic_id == TopicId::ZERO && by_id => Err(ErrorCode::UnknownTopicId),
+        other => other,
+    };
+    Target { key, fetch, partition }
+}

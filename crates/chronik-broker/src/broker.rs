@@ -1,0 +1,120 @@
+//! The broker: what its handlers share, and the few ways into it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::BytesMut;
+use chronik_log::LogManager;
+use chronik_raft::MetadataLog;
+use chronik_raft::metadata::{Delta, MetadataImage};
+use chronik_types::{MonotonicMs, NodeId, Now};
+
+use crate::api;
+use crate::clock::SharedClock;
+use crate::config::BrokerConfig;
+use crate::connection::Connection;
+use crate::fetch_session::FetchSessions;
+use crate::partition::PartitionServices;
+use crate::producer_ids::ProducerIds;
+use crate::random::Random;
+use crate::reply::Responder;
+use crate::timers::Timers;
+use crate::topics::Topics;
+
+/// What a broker is made of. Everything that touches the world comes in here.
+pub struct BrokerParts {
+    /// Its settings.
+    pub config: BrokerConfig,
+    /// The metadata log, with an image that is up to date with this node's disk.
+    pub metadata: Arc<dyn MetadataLog>,
+    /// The logs, recovered.
+    pub logs: Arc<LogManager>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// Wakes the thread that drives [`LogManager::flush_queue`].
+    pub wake_flusher: Box<dyn Fn() + Send + Sync>,
+    /// Seeds every random choice: topic ids, fetch session ids, the name of this incarnation.
+    pub seed: [u8; 32],
+}
+
+/// One broker of a cluster.
+///
+/// Every method may be called from any thread at any time. None blocks on anything but a disk.
+pub struct Broker {
+    pub(crate) config: BrokerConfig,
+    pub(crate) metadata: Arc<dyn MetadataLog>,
+    pub(crate) logs: Arc<LogManager>,
+    pub(crate) clock: SharedClock,
+    pub(crate) timers: Timers,
+    pub(crate) fetch_sessions: FetchSessions,
+    pub(crate) topics: Topics,
+    pub(crate) producer_ids: ProducerIds,
+    pub(crate) random: Random,
+    /// Drawn at random when this broker was made; tells it from its earlier lives.
+    pub(crate) incarnation: u128,
+    next_parked_id: AtomicU64,
+}
+
+impl Broker {
+    /// Puts a broker together. It serves what the metadata image says from the first request on.
+    pub fn new(parts: BrokerParts) -> Arc<Self> {
+        let BrokerParts { config, metadata, logs, clock, wake_flusher, seed } = parts;
+        let random = Random::new(seed);
+        let services = Arc::new(PartitionServices {
+            flush_queue: Arc::clone(logs.flush_queue()),
+            wake_flusher,
+            clock: Arc::clone(&clock),
+        });
+        let session_seed = random.next_u32();
+        Arc::new(Self {
+            fetch_sessions: FetchSessions::new(config.max_incremental_fetch_session_cache_slots, session_seed),
+            topics: Topics::new(services),
+            producer_ids: ProducerIds::default(),
+            timers: Timers::default(),
+            incarnation: random.next_u128(),
+            next_parked_id: AtomicU64::new(1),
+            random,
+            config,
+            metadata,
+            logs,
+            clock,
+        })
+    }
+
+    /// Runs one request to its answer or parks it. `frame` is the request without its length.
+    pub fn handle(self: &Arc<Self>, now: Now, connection: &Arc<Connection>, frame: BytesMut, responder: Responder) {
+        api::dispatch(self, now, connection, frame, responder);
+    }
+
+    /// The client is gone; what is parked for it is dropped.
+    pub fn connection_closed(&self, connection: &Arc<Connection>) {
+        connection.close();
+    }
+
+    /// Ends the wait of every parked request whose time is up, and gives the next deadline.
+    pub fn run_timers(&self, now: Now) -> Option<MonotonicMs> {
+        self.timers.run(now)
+    }
+
+    /// Sets what is called, from any thread, when a deadline appears that is earlier than all others. Only the
+    /// first call counts.
+    pub fn set_timer_waker(&self, waker: Box<dyn Fn(MonotonicMs) + Send + Sync>) {
+        let is_first = self.timers.set_waker(waker);
+        debug_assert!(is_first, "a broker has one timer thread");
+    }
+
+    /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
+    /// is part of the change is answered.
+    pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
+        self.topics.apply(self, image, delta);
+    }
+
+    /// This broker's node id.
+    pub fn node_id(&self) -> NodeId {
+        self.config.node_id
+    }
+
+    pub(crate) fn next_parked_id(&self) -> u64 {
+        self.next_parked_id.fetch_add(1, Ordering::Relaxed)
+    }
+}

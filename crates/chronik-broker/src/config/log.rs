@@ -1,0 +1,65 @@
+//! A topic's settings as its logs obey them.
+
+use std::sync::Arc;
+
+use chronik_log::{CleanupPolicy, LogConfig};
+use chronik_protocol::records::TimestampType;
+
+use super::{BrokerValues, TopicOverrides, TopicSettings};
+
+/// The log's part of a topic's effective settings.
+pub fn log_config(overrides: &TopicOverrides, broker: &BrokerValues) -> Arc<LogConfig> {
+    Arc::new(TopicSettings::resolve(overrides, broker).log_config())
+}
+
+/// `None` for "no limit", which Kafka writes as the largest number or as −1.
+fn limit(value: i64) -> Option<u64> {
+    if value == i64::MAX { None } else { u64::try_from(value).ok() }
+}
+
+/// For settings that the table keeps from being negative.
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+impl TopicSettings {
+    fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_bytes: unsigned(self.segment_bytes.into()),
+            segment_ms: unsigned(self.segment_ms),
+            segment_jitter_ms: unsigned(self.segment_jitter_ms),
+            segment_index_bytes: unsigned(self.segment_index_bytes.into()),
+            index_interval_bytes: unsigned(self.index_interval_bytes.into()),
+            retention_ms: limit(self.retention_ms),
+            retention_bytes: limit(self.retention_bytes),
+            cleanup_policy: CleanupPolicy::DELETE,
+            max_message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(0),
+            message_timestamp_type: if self.log_append_time {
+                TimestampType::LogAppendTime
+            } else {
+                TimestampType::CreateTime
+            },
+            message_timestamp_before_max_ms: limit(self.message_timestamp_before_max_ms),
+            message_timestamp_after_max_ms: limit(self.message_timestamp_after_max_ms),
+            flush_messages: limit(self.flush_messages),
+            flush_ms: limit(self.flush_ms),
+            file_delete_delay_ms: unsigned(self.file_delete_delay_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kafkas_defaults_are_the_logs_defaults() {
+        assert_eq!(*log_config(&TopicOverrides::new(), &BrokerValues::new()), LogConfig::default());
+    }
+
+    #[test]
+    fn minus_one_is_no_limit() {
+        let overrides = TopicOverrides::from([("retention.ms".to_owned(), "-1".to_owned())]);
+        assert_eq!(log_config(&overrides, &BrokerValues::new()).retention_ms, None);
+    }
+}

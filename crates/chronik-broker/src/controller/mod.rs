@@ -1,0 +1,19 @@
+//! What the controller decides before it proposes: names, ids, placement, who is registered.
+//!
+//! The metadata state machine never chooses. Everything that is a choice is made here, by the node that leads the
+//! metadata log, and put into commands.
+
+mod placement;
+mod registration;
+mod topic_creation;
+
+pub(crate) use placement::{check_manual, place};
+pub(crate) use topic_creation::{CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands, check_configs};
+
+/// Topics that belong to the broker itself.
+const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+/// Whether a topic belongs to the broker itself.
+pub(crate) fn is_internal_topic(name: &str) -> bool {
+    INTERNAL_TOPICS.contains(&name)
+}

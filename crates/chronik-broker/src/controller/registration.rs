@@ -1,0 +1,61 @@
+//! How a broker enters the cluster, and where clients are told to find it.
+
+use std::net::IpAddr;
+
+use chronik_raft::metadata::{
+    BrokerImage, CommandBatch, Endpoint, MetadataImage, RegisterBroker, SetClusterId, UnfenceBroker,
+};
+use chronik_raft::ProposalDone;
+
+use crate::broker::Broker;
+use crate::connection::Connection;
+
+/// The name of the one listener.
+const LISTENER: &str = "PLAINTEXT";
+
+impl Broker {
+    /// Registers this broker and puts it into service; names the cluster where it has no name yet. `done` is called
+    /// once this is so.
+    pub fn register(&self, done: ProposalDone) {
+        let (host, port) = self.config.advertised.as_ref().unwrap_or(&self.config.reached_at);
+        let endpoint = Endpoint {
+            listener: LISTENER.to_owned(),
+            host: host.clone(),
+            port: u32::from(*port),
+            security_protocol: 0,
+        };
+        let mut registration = RegisterBroker::new(self.node_id(), self.incarnation, vec![endpoint]);
+        registration.rack.clone_from(&self.config.rack);
+        let mut commands = Vec::new();
+        if self.metadata.image().cluster_id().is_none() {
+            commands.push(SetClusterId::new(self.random.uuid().to_string()).into());
+        }
+        commands.push(registration.into());
+        commands.push(UnfenceBroker::new(self.node_id(), None).into());
+        self.metadata.propose(CommandBatch::new(commands), done);
+    }
+
+    /// Where the client behind `connection` finds a broker. This broker, unless it advertises something else, is
+    /// found where that client has found it already: it works for every name and address that leads here.
+    pub(crate) fn endpoint_for(&self, registered: &BrokerImage, connection: &Connection) -> Option<(String, i32)> {
+        if registered.id == self.node_id() && self.config.advertised.is_none() {
+            let host = match connection.local.ip() {
+                IpAddr::V4(address) => address.to_string(),
+                // A socket that listens on IPv6 shows IPv4 clients in this form; they want to hear their own.
+                IpAddr::V6(address) => match address.to_ipv4_mapped() {
+                    Some(mapped) => mapped.to_string(),
+                    None => address.to_string(),
+                },
+            };
+            return Some((host, i32::from(connection.local.port())));
+        }
+        let endpoint = registered.endpoints.first()?;
+        Some((endpoint.host.clone(), i32::try_from(endpoint.port).ok()?))
+    }
+
+    /// The node that leads the metadata log, −1 where none is known.
+    pub(crate) fn controller_id(&self, image: &MetadataImage) -> i32 {
+        let leader = self.metadata.quorum().leader;
+        leader.filter(|leader| image.broker(*leader).is_some()).map_or(-1, chronik_types::NodeId::get)
+    }
+}

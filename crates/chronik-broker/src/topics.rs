@@ -1,0 +1,140 @@
+//! Which partitions this broker serves right now.
+//!
+//! The metadata image says what exists. A partition's log is opened when someone first asks for it, so that
+//! thousands of idle partitions cost nothing but their place in the image.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chronik_log::LogConfig;
+use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage, TopicImage};
+use chronik_types::{ErrorCode, Now, PartitionIndex, TopicId, TopicPartition};
+use parking_lot::{Mutex, RwLock};
+
+use crate::broker::Broker;
+use crate::config::{TopicOverrides, log_config};
+use crate::partition::{Partition, PartitionServices};
+
+/// The partitions that have been asked for.
+pub(crate) struct Topics {
+    services: Arc<PartitionServices>,
+    open: RwLock<HashMap<(TopicId, PartitionIndex), Arc<Partition>>>,
+    /// Held while a partition is opened or retired, so that none is opened for a topic that has just gone.
+    changing: Mutex<()>,
+}
+
+impl Topics {
+    pub(crate) fn new(services: Arc<PartitionServices>) -> Self {
+        Self { services, open: RwLock::default(), changing: Mutex::new(()) }
+    }
+
+    fn get(&self, topic_id: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
+        self.open.read().get(&(topic_id, index)).cloned()
+    }
+
+    /// Follows a change of the image.
+    pub(crate) fn apply(&self, broker: &Broker, image: &MetadataImage, delta: &Delta) {
+        let now = broker.clock.now();
+        let _changing = self.changing.lock();
+        for topic in &delta.topics_deleted {
+            self.retire(broker, now, topic);
+        }
+        for resource in &delta.configs_changed {
+            let ConfigResource::Topic(name) = resource else { continue };
+            let Some(topic) = image.topic(name) else { continue };
+            let config = broker.log_config_of(image, name);
+            for (index, _) in topic.partitions() {
+                if let Some(partition) = self.get(topic.id, index) {
+                    partition.log().update_config(Arc::clone(&config));
+                }
+            }
+        }
+        for change in &delta.partitions_changed {
+            let Some(partition) = self.get(change.topic_id, change.partition) else { continue };
+            if change.new.leader == Some(broker.node_id())
+                && let Err(error) = partition.become_leader(change.new.leader_epoch)
+            {
+                tracing::error!(
+                    topic = &*change.topic,
+                    partition = change.partition.get(),
+                    leader_epoch = change.new.leader_epoch.get(),
+                    "cannot take the lead: {error}"
+                );
+            }
+        }
+    }
+
+    fn retire(&self, broker: &Broker, now: Now, topic: &TopicImage) {
+        for (index, _) in topic.partitions() {
+            let partition = self.open.write().remove(&(topic.id, index));
+            if let Some(partition) = partition {
+                partition.retire(now);
+            }
+            let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+            if let Err(error) = broker.logs.delete(now, &name) {
+                tracing::error!(topic = &*topic.name, partition = index.get(), "cannot delete a log: {error}");
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// The settings of a topic's logs.
+    pub(crate) fn log_config_of(&self, image: &MetadataImage, topic: &Arc<str>) -> Arc<LogConfig> {
+        let overrides = image.configs(&ConfigResource::Topic(Arc::clone(topic)));
+        log_config(overrides.map_or(&TopicOverrides::new(), |overrides| overrides), &self.config.topic_values)
+    }
+
+    /// The partition of a topic known by name.
+    pub(crate) fn partition_by_name(&self, topic: &str, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let image = self.metadata.image();
+        let topic = image.topic(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        self.partition_of(topic, PartitionIndex(partition))
+    }
+
+    /// The partition of a topic known by id.
+    pub(crate) fn partition_by_id(&self, topic_id: TopicId, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let image = self.metadata.image();
+        let topic = image.topic_by_id(topic_id).ok_or(ErrorCode::UnknownTopicId)?;
+        self.partition_of(topic, PartitionIndex(partition))
+    }
+
+    /// The partition of a topic in the image, opened now where nobody has asked for it before.
+    pub(crate) fn partition_of(&self, topic: &TopicImage, index: PartitionIndex) -> Result<Arc<Partition>, ErrorCode> {
+        if let Some(partition) = self.topics.get(topic.id, index) {
+            return Ok(partition);
+        }
+        let state = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        if !state.replicas.contains(&self.node_id()) {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        let _changing = self.topics.changing.lock();
+        if let Some(partition) = self.topics.get(topic.id, index) {
+            return Ok(partition);
+        }
+        // The image may have moved on since the caller looked; what is opened now must exist now.
+        let image = self.metadata.image();
+        let topic = image.topic_by_id(topic.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let state = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        let now = self.clock.now();
+        let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+        let opened = self.logs.get_or_create(now, &name, topic.id, self.log_config_of(&image, &topic.name)).and_then(|log| {
+            let services = Arc::clone(&self.topics.services);
+            let partition = Partition::new(Arc::clone(&topic.name), topic.id, index, log, services);
+            if state.leader == Some(self.node_id()) {
+                partition.become_leader(state.leader_epoch)?;
+            }
+            Ok(Arc::new(partition))
+        });
+        match opened {
+            Ok(partition) => {
+                self.topics.open.write().insert((topic.id, index), Arc::clone(&partition));
+                Ok(partition)
+            }
+            Err(error) => {
+                tracing::error!(topic = &*topic.name, partition = index.get(), "cannot open a log: {error}");
+                Err(error.error_code())
+            }
+        }
+    }
+}
