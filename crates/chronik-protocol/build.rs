@@ -24,5 +24,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let out = env::var("OUT_DIR")?;
     fs::write(Path::new(&out).join("messages.rs"), chronik_protocol_gen::rust_module(&messages))?;
+    fs::write(Path::new(&out).join("messages_json.rs"), chronik_protocol_gen::json_module(&messages))?;
     Ok(())
 }

@@ -39,9 +39,11 @@
 //! several fields share stands in a `struct NAME VERSIONS` block at the end of its message instead.
 //! Versions are written `3`, `0-7`, `4+`.
 
+mod json;
 mod rust;
 mod schema;
 
+pub use json::json_module;
 pub use rust::rust_module;
 pub use schema::{
     Field, FieldType, Message, MessageKind, Primitive, SchemaError, SchemaErrorKind, Struct, Versions, parse,

@@ -137,9 +137,9 @@ fn message_impl(out: &mut String, message: &Message) {
 }
 
 fn structure(out: &mut String, message: &Message, owner: &Struct, about: &str) {
-    let derived = owner.fields.iter().all(|field| has_trivial_default(field));
+    let is_derived = owner.fields.iter().all(has_trivial_default);
     line(out, 1, &format!("/// {about}"));
-    let derives = if derived { "Clone, Debug, Default, PartialEq" } else { "Clone, Debug, PartialEq" };
+    let derives = if is_derived { "Clone, Debug, Default, PartialEq" } else { "Clone, Debug, PartialEq" };
     line(out, 1, &format!("#[derive({derives})]"));
     line(out, 1, &format!("pub struct {} {{", owner.name));
     for field in &owner.fields {
@@ -147,7 +147,7 @@ fn structure(out: &mut String, message: &Message, owner: &Struct, about: &str) {
         line(out, 2, &format!("pub {}: {},", field_name(field), rust_type(field)));
     }
     line(out, 1, "}");
-    if !derived {
+    if !is_derived {
         line(out, 1, &format!("impl Default for {} {{", owner.name));
         line(out, 2, "fn default() -> Self {");
         line(out, 3, "Self {");
@@ -610,8 +610,13 @@ pub(crate) fn is_option(field: &Field) -> bool {
 fn has_trivial_default(field: &Field) -> bool {
     match &field.field_type {
         FieldType::Primitive(Primitive::Records) => true,
-        _ if is_option(field) => field.default == "null",
-        _ => field.default.is_empty(),
+        FieldType::Primitive(_) | FieldType::Struct(_) | FieldType::Array(_) => {
+            if is_option(field) {
+                field.default == "null"
+            } else {
+                field.default.is_empty()
+            }
+        }
     }
 }
 

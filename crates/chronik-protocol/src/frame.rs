@@ -151,9 +151,13 @@ pub fn encode_response<M: Message>(correlation_id: i32, body: &M, version: i16) 
     )
 }
 
-/// Writes the answer to the request with that header.
-pub fn encode_response_frame<M: Message>(header: &RequestHeader, body: &M) -> Result<Bytes, FrameError> {
-    encode_response(header.correlation_id, body, header.api_version)
+/// Writes the answer to the request with that header, nearly always in the version of the request.
+pub fn encode_response_frame<M: Message>(
+    header: &RequestHeader,
+    body: &M,
+    version: i16,
+) -> Result<Bytes, FrameError> {
+    encode_response(header.correlation_id, body, version)
 }
 
 /// Reads a response whose API and version the caller remembers; gives its correlation id and body. Bytes after the
@@ -198,8 +202,8 @@ mod tests {
     };
 
     fn body_of(frame: &Bytes) -> Bytes {
-        let length = i32::from_be_bytes(frame[..4].try_into().expect("four bytes"));
-        assert_eq!(usize::try_from(length), Ok(frame.len() - 4));
+        let length = i32::from_be_bytes(*frame.first_chunk().expect("four bytes"));
+        assert_eq!(usize::try_from(length).ok(), frame.len().checked_sub(4));
         frame.slice(4..)
     }
 

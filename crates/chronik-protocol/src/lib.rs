@@ -6,6 +6,8 @@
 
 pub mod api;
 pub mod frame;
+#[cfg(feature = "json")]
+pub mod json;
 pub mod messages;
 pub mod records;
 pub mod wire;

@@ -83,3 +83,23 @@ mod generated {
 
     include!(concat!(env!("OUT_DIR"), "/messages.rs"));
 }
+
+#[cfg(feature = "json")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    unused_imports,
+    reason = "generated; what one message needs another does not"
+)]
+mod generated_json {
+    mod prelude {
+        pub(crate) use bytes::Bytes;
+        pub(crate) use chronik_types::TopicId;
+        pub(crate) use serde_json::{Map, Value};
+
+        pub(crate) use crate::json::{JsonError, JsonValue, field, nullable, object};
+        pub(crate) use crate::wire::EncodeError;
+    }
+
+    include!(concat!(env!("OUT_DIR"), "/messages_json.rs"));
+}
