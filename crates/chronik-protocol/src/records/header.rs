@@ -416,7 +416,7 @@ mod tests {
     fn sequences_and_offsets_end_where_kafka_says() {
         let header = BatchHeader::parse(&batch()).unwrap();
         let last = |base_sequence, last_offset_delta| {
-            BatchHeader { base_sequence, last_offset_delta, ..header }.last_sequence()
+            BatchHeader { last_offset_delta, base_sequence, ..header }.last_sequence()
         };
         assert_eq!(last(-1, 5), -1);
         assert_eq!(last(0, 0), 0);
