@@ -5,7 +5,10 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod api;
+pub mod fetch;
 pub mod frame;
 pub mod messages;
+pub mod produce;
 pub mod records;
+mod topic_ref;
 pub mod wire;
