@@ -4,6 +4,7 @@ mod api_versions;
 mod authorized_operations;
 mod fetch;
 mod metadata;
+mod produce;
 
 use std::sync::Arc;
 
@@ -59,9 +60,9 @@ pub const OFFERS: &[Offer] = &[
 ];
 
 fn is_offered(api_key: ApiKey, version: i16) -> bool {
-    OFFERS.iter().any(|offer| {
-        offer.api_key == api_key && offer.min_version <= version && version <= offer.max_version
-    })
+    OFFERS
+        .iter()
+        .any(|offer| offer.api_key == api_key && offer.min_version <= version && version <= offer.max_version)
 }
 
 /// Runs one request to its answer, or parks it.
@@ -113,6 +114,7 @@ macro_rules! decoded {
 
 fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
     match context.api_key() {
+        ApiKey::Produce => produce::handle(broker, context, body),
         ApiKey::Fetch => fetch::handle(broker, context, body),
         ApiKey::Metadata => decoded!(context, body, metadata::handle, broker),
         ApiKey::ApiVersions => api_versions::handle(context, &body),
