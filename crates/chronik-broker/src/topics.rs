@@ -12,8 +12,11 @@ use chronik_types::{ErrorCode, Now, PartitionIndex, TopicId, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 
 use crate::broker::Broker;
-use crate::config::{BrokerValues, TopicOverrides, TopicSettings, log_config};
+use crate::config::{BrokerValues, TopicOverrides, log_config};
 use crate::partition::{Partition, PartitionServices};
+
+/// The config that says it, on topics and on the broker alike.
+const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// The partitions that have been asked for.
 pub(crate) struct Topics {
@@ -95,10 +98,11 @@ impl Broker {
         topic_log_config(image, &self.config.topic_values, topic)
     }
 
-    /// A topic's effective settings.
-    pub(crate) fn topic_settings(&self, image: &MetadataImage, topic: &Arc<str>) -> TopicSettings {
-        let overrides = image.configs(&ConfigResource::Topic(Arc::clone(topic)));
-        TopicSettings::resolve(overrides.map_or(&TopicOverrides::new(), |set| set), &self.config.topic_values)
+    /// How many replicas must be in sync for a produce with `acks=all` to a topic. Every such produce asks.
+    pub(crate) fn min_insync_replicas(&self, image: &MetadataImage, topic: &Arc<str>) -> usize {
+        let own = image.config(&ConfigResource::Topic(Arc::clone(topic)), MIN_INSYNC_REPLICAS);
+        let value = own.or_else(|| self.config.topic_values.get(MIN_INSYNC_REPLICAS).map(String::as_str));
+        value.and_then(|value| value.parse().ok()).unwrap_or(1)
     }
 
     /// The partition of a topic known by name.

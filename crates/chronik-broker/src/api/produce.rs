@@ -20,7 +20,6 @@ use chronik_types::{ErrorCode, NodeId, Now, PartitionIndex, validate_topic_name}
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
-use crate::config::TopicSettings;
 use crate::context::RequestContext;
 use crate::controller::is_internal_topic;
 use crate::partition::Partition;
@@ -176,14 +175,12 @@ fn check(
     partition.check_leader().map_err(|code| (code, None))?;
     if wanted.acks == -1 {
         let in_sync = topic.partition(wanted.index).map_or(0, |state| state.isr.len());
-        let settings = broker.topic_settings(image, &topic.name);
-        check_in_sync(&settings, in_sync, broker.node_id())?;
+        check_in_sync(broker.min_insync_replicas(image, &topic.name), in_sync, broker.node_id())?;
     }
     Ok((partition, records))
 }
 
-fn check_in_sync(settings: &TopicSettings, in_sync: usize, node: NodeId) -> Result<(), Refusal> {
-    let min = usize::try_from(settings.min_insync_replicas).unwrap_or(1);
+fn check_in_sync(min: usize, in_sync: usize, node: NodeId) -> Result<(), Refusal> {
     if in_sync >= min {
         return Ok(());
     }
