@@ -307,4 +307,30 @@ mod tests {
         let header = RequestHeader::decode(&mut Reader::new(&frame)).expect("a header");
         assert_eq!(header.client_id.as_deref(), Some("a\u{fffd}"));
     }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_of_a_header_is_survived() {
+        let frame = encode_request(7, Some("client"), &MetadataRequest::default(), 13).expect("encodes");
+        let frame = body_of(&frame);
+        // Key, version, correlation id and client id with its length, then the tagged fields.
+        let header_bytes = 2 + 2 + 4 + 2 + 6 + 1;
+        for end in 0..header_bytes {
+            let cut = frame.slice(..end);
+            assert!(RequestHeader::decode(&mut Reader::new(&cut)).is_err(), "cut at {end}");
+        }
+        for position in 0..header_bytes {
+            for byte in 0..=u8::MAX {
+                let mut changed = frame.to_vec();
+                if let Some(place) = changed.get_mut(position) {
+                    *place = byte;
+                }
+                let changed = Bytes::from(changed);
+                if let Ok(header) = RequestHeader::decode(&mut Reader::new(&changed)) {
+                    let versions =
+                        header.versions().expect("a decoded header has an API that the codec speaks");
+                    assert!(versions.contains(header.api_version), "{header:?}");
+                }
+            }
+        }
+    }
 }
