@@ -5,4 +5,9 @@
 
 pub mod clock;
 pub mod config;
+pub mod logging;
 pub mod net;
+pub mod process;
+pub mod signals;
+pub mod system;
+pub mod threads;

@@ -6,7 +6,6 @@
 //! into memory of its length. After a large frame, only the length of the next is read into the shared buffer, so
 //! that a stream of large frames is never copied.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -31,11 +30,13 @@ use super::limits::{
     BYTES_PER_TURN_MAX, FIRST_FRAME_BYTES_MAX, FRAME_BYTES_MIN, Limits, REQUESTS_PER_TURN_MAX,
     SLOW_SENDER_BYTES_PER_S,
 };
+use super::log_gate::LogGate;
 use super::outbox::{Outbox, Taken};
 use super::registry::{Phase, Place};
 use super::sender::Sender;
 use super::service::Service;
 use crate::clock::Clock;
+use crate::threads::panic_text;
 
 /// The buffer that the connections of a thread read small frames into.
 const SHARED_BUFFER_BYTES: usize = 64 * 1024;
@@ -62,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) clock: Clock,
+    /// Lets through some of the lines about clients that misbehave.
+    pub(crate) client_faults: LogGate,
 }
 
 /// Why a connection ended.
@@ -114,10 +117,10 @@ pub(crate) async fn run(
     let connection = Arc::new(Connection::new(place.id(), local, peer));
     let mut task = Task::new(shared, place, stream, connection);
     let reason = poll_fn(|cx| task.poll(cx)).await;
-    log_end(&task.connection, &reason);
+    log_end(&task.shared, &task.connection, &reason);
 }
 
-fn log_end(connection: &Connection, reason: &CloseReason) {
+fn log_end(shared: &Shared, connection: &Connection, reason: &CloseReason) {
     let (id, peer) = (connection.id, connection.peer);
     match reason {
         CloseReason::ClientClosed
@@ -131,7 +134,9 @@ fn log_end(connection: &Connection, reason: &CloseReason) {
         | CloseReason::SlowSender
         | CloseReason::SlowReader(_)
         | CloseReason::Broker(_)
-        | CloseReason::Unanswered => tracing::warn!("Closed connection {id} from {peer}: {reason}"),
+        | CloseReason::Unanswered => shared.client_faults.log(shared.clock.monotonic(), || {
+            tracing::warn!("Closed connection {id} from {peer}: {reason}");
+        }),
         CloseReason::HandlerPanicked(_) => tracing::error!("Closed connection {id} from {peer}: {reason}"),
     }
 }
@@ -544,9 +549,4 @@ impl Drop for Task {
         let now = self.shared.clock.now();
         self.shared.service.connection_closed(now, &self.connection);
     }
-}
-
-fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

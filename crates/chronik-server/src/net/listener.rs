@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use super::budget::Budget;
 use super::connection::{self, Shared};
 use super::limits::Limits;
+use super::log_gate::LogGate;
 use super::registry::{Phase, Registry};
 use super::service::Service;
 use crate::clock::Clock;
@@ -191,7 +192,13 @@ impl Listener {
         let registry = Registry::new(limits.connections_per_ip_max);
         let budget = Budget::new(limits.bytes_in_flight_max);
         let permits = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
-        let shared = Arc::new(Shared { service, limits, budget: Arc::clone(&budget), clock });
+        let shared = Arc::new(Shared {
+            service,
+            limits,
+            budget: Arc::clone(&budget),
+            clock,
+            client_faults: LogGate::default(),
+        });
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
         let accepting = sockets
             .into_iter()
@@ -281,11 +288,13 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         let peer = canonical(peer);
         let Ok(local) = stream.local_addr().map(canonical) else { continue };
         let Some(place) = registry.admit(peer.ip()) else {
-            tracing::warn!(
-                "Refused a connection from {}: it has as many as one address may have \
-                 (max.connections.per.ip)",
-                peer.ip()
-            );
+            shared.client_faults.log(shared.clock.monotonic(), || {
+                tracing::warn!(
+                    "Refused a connection from {}: it has as many as one address may have \
+                     (max.connections.per.ip)",
+                    peer.ip()
+                );
+            });
             continue;
         };
         if let Err(error) = set_up(&stream) {

@@ -8,6 +8,7 @@ mod connection;
 mod file_region;
 mod limits;
 mod listener;
+mod log_gate;
 mod outbox;
 mod registry;
 mod sender;
