@@ -1,6 +1,7 @@
 //! Every API that this broker offers, one file each.
 
 mod api_versions;
+mod authorized_operations;
 mod create_partitions;
 mod create_topics;
 mod delete_records;
@@ -16,6 +17,7 @@ mod list_offsets;
 mod list_partition_reassignments;
 mod metadata;
 mod offset_for_leader_epoch;
+mod outcomes;
 mod produce;
 
 use std::sync::Arc;
