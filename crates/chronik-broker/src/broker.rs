@@ -67,7 +67,10 @@ impl Broker {
         });
         let session_seed = random.next_u32();
         Arc::new(Self {
-            fetch_sessions: FetchSessions::new(config.max_incremental_fetch_session_cache_slots, session_seed),
+            fetch_sessions: FetchSessions::new(
+                config.max_incremental_fetch_session_cache_slots,
+                session_seed,
+            ),
             topics: Topics::new(services),
             producer_ids: ProducerIds::default(),
             timers: Timers::default(),
@@ -82,7 +85,13 @@ impl Broker {
     }
 
     /// Runs one request to its answer or parks it. `frame` is the request without its length.
-    pub fn handle(self: &Arc<Self>, now: Now, connection: &Arc<Connection>, frame: BytesMut, responder: Responder) {
+    pub fn handle(
+        self: &Arc<Self>,
+        now: Now,
+        connection: &Arc<Connection>,
+        frame: BytesMut,
+        responder: Responder,
+    ) {
         api::dispatch(self, now, connection, frame, responder);
     }
 

@@ -48,7 +48,14 @@ impl fmt::Debug for Connection {
 impl Connection {
     /// A connection that has just been accepted.
     pub fn new(id: ConnectionId, local: SocketAddr, peer: SocketAddr) -> Self {
-        Self { id, local, peer, client_software: OnceLock::new(), closed: AtomicBool::new(false), parked: Mutex::default() }
+        Self {
+            id,
+            local,
+            peer,
+            client_software: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            parked: Mutex::default(),
+        }
     }
 
     /// The client is gone: everything that is parked for it is dropped, and nothing is parked from now on.

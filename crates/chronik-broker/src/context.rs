@@ -23,7 +23,12 @@ pub(crate) struct RequestContext {
 }
 
 impl RequestContext {
-    pub(crate) fn new(now: Now, connection: Arc<Connection>, header: RequestHeader, responder: Responder) -> Self {
+    pub(crate) fn new(
+        now: Now,
+        connection: Arc<Connection>,
+        header: RequestHeader,
+        responder: Responder,
+    ) -> Self {
         Self { now, connection, header, responder }
     }
 
@@ -46,11 +51,15 @@ impl RequestContext {
 
     /// Answers with a message of the request's version.
     pub(crate) fn reply<M: Message>(self, response: &M) {
-        match frame::encode_response_frame(&self.header, response) {
+        match frame::encode_response_frame(&self.header, response, self.version()) {
             Ok(bytes) => self.send(Response::from(bytes)),
             Err(error) => {
                 // Only a handler that fills a field which the version lacks comes here: a defect, not bad input.
-                tracing::error!(api = self.api_key().name(), version = self.version(), "cannot answer: {error}");
+                tracing::error!(
+                    api = self.api_key().name(),
+                    version = self.version(),
+                    "cannot answer: {error}"
+                );
                 self.close(&error);
             }
         }

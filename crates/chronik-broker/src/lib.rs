@@ -25,3 +25,4 @@ pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
 pub use reply::{Reply, Responder, Response, ResponsePart};
+pub use topics::topic_log_config;

@@ -136,7 +136,13 @@ impl Partition {
     }
 
     /// Queues a batch. It is written by this call, or by another thread that is writing to this partition now.
-    pub(crate) fn append(self: &Arc<Self>, now: Now, batch: BytesMut, origin: AppendOrigin, done: AppendDone) {
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        now: Now,
+        batch: BytesMut,
+        origin: AppendOrigin,
+        done: AppendDone,
+    ) {
         self.appends.lock().push(AppendJob { pending: PendingBatch { batch, origin }, done });
         // Whoever pushes after the holder's last look at the queue finds the lock free: the holder looks again
         // after it has let go.
@@ -146,7 +152,8 @@ impl Partition {
             if jobs.is_empty() {
                 continue;
             }
-            let (batches, dones): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.pending, job.done)).unzip();
+            let (batches, dones): (Vec<_>, Vec<_>) =
+                jobs.into_iter().map(|job| (job.pending, job.done)).unzip();
             let sizes: Vec<u64> = batches.iter().map(|pending| pending.batch.len() as u64).collect();
             let results = if self.is_deleted.load(Ordering::Acquire) {
                 batches.iter().map(|_| Err(AppendError::Log(LogError::Closed))).collect()

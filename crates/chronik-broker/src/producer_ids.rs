@@ -56,8 +56,10 @@ impl Broker {
             Box::new(move |outcome| {
                 let block = outcome.map_err(|error| refused(&error)).and_then(|applied| {
                     let block = applied.outputs.into_iter().find_map(|output| match output {
-                        CommandOutput::ProducerIds { first, count } => Some((first.get(), i64::from(count))),
-                        _ => None,
+                        CommandOutput::ProducerIdsAllocated { first, count } => {
+                            Some((first.get(), i64::from(count)))
+                        }
+                        CommandOutput::Done | CommandOutput::BrokerRegistered { .. } => None,
                     });
                     block.ok_or(ErrorCode::UnknownServerError)
                 });

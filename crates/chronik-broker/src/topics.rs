@@ -12,8 +12,11 @@ use chronik_types::{ErrorCode, Now, PartitionIndex, TopicId, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 
 use crate::broker::Broker;
-use crate::config::{TopicOverrides, log_config};
+use crate::config::{BrokerValues, TopicOverrides, log_config};
 use crate::partition::{Partition, PartitionServices};
+
+/// The config that says it, on topics and on the broker alike.
+const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 
 /// The partitions that have been asked for.
 pub(crate) struct Topics {
@@ -72,17 +75,34 @@ impl Topics {
             }
             let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
             if let Err(error) = broker.logs.delete(now, &name) {
-                tracing::error!(topic = &*topic.name, partition = index.get(), "cannot delete a log: {error}");
+                tracing::error!(
+                    topic = &*topic.name,
+                    partition = index.get(),
+                    "cannot delete a log: {error}"
+                );
             }
         }
     }
 }
 
+/// The settings of the logs of `topic`, as the image and the broker's own values have them. Logs are opened with it
+/// before there is a broker.
+pub fn topic_log_config(image: &MetadataImage, values: &BrokerValues, topic: &str) -> Arc<LogConfig> {
+    let overrides = image.configs(&ConfigResource::Topic(topic.into()));
+    log_config(overrides.map_or(&TopicOverrides::new(), |set| set), values)
+}
+
 impl Broker {
     /// The settings of a topic's logs.
     pub(crate) fn log_config_of(&self, image: &MetadataImage, topic: &Arc<str>) -> Arc<LogConfig> {
-        let overrides = image.configs(&ConfigResource::Topic(Arc::clone(topic)));
-        log_config(overrides.map_or(&TopicOverrides::new(), |overrides| overrides), &self.config.topic_values)
+        topic_log_config(image, &self.config.topic_values, topic)
+    }
+
+    /// How many replicas must be in sync for a produce with `acks=all` to a topic. Every such produce asks.
+    pub(crate) fn min_insync_replicas(&self, image: &MetadataImage, topic: &Arc<str>) -> usize {
+        let own = image.config(&ConfigResource::Topic(Arc::clone(topic)), MIN_INSYNC_REPLICAS);
+        let value = own.or_else(|| self.config.topic_values.get(MIN_INSYNC_REPLICAS).map(String::as_str));
+        value.and_then(|value| value.parse().ok()).unwrap_or(1)
     }
 
     /// The partition of a topic known by name.
@@ -93,14 +113,22 @@ impl Broker {
     }
 
     /// The partition of a topic known by id.
-    pub(crate) fn partition_by_id(&self, topic_id: TopicId, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
+    pub(crate) fn partition_by_id(
+        &self,
+        topic_id: TopicId,
+        partition: i32,
+    ) -> Result<Arc<Partition>, ErrorCode> {
         let image = self.metadata.image();
         let topic = image.topic_by_id(topic_id).ok_or(ErrorCode::UnknownTopicId)?;
         self.partition_of(topic, PartitionIndex(partition))
     }
 
     /// The partition of a topic in the image, opened now where nobody has asked for it before.
-    pub(crate) fn partition_of(&self, topic: &TopicImage, index: PartitionIndex) -> Result<Arc<Partition>, ErrorCode> {
+    pub(crate) fn partition_of(
+        &self,
+        topic: &TopicImage,
+        index: PartitionIndex,
+    ) -> Result<Arc<Partition>, ErrorCode> {
         if let Some(partition) = self.topics.get(topic.id, index) {
             return Ok(partition);
         }
@@ -118,14 +146,17 @@ impl Broker {
         let state = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let now = self.clock.now();
         let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
-        let opened = self.logs.get_or_create(now, &name, topic.id, self.log_config_of(&image, &topic.name)).and_then(|log| {
-            let services = Arc::clone(&self.topics.services);
-            let partition = Partition::new(Arc::clone(&topic.name), topic.id, index, log, services);
-            if state.leader == Some(self.node_id()) {
-                partition.become_leader(state.leader_epoch)?;
-            }
-            Ok(Arc::new(partition))
-        });
+        let opened = self
+            .logs
+            .get_or_create(now, &name, topic.id, self.log_config_of(&image, &topic.name))
+            .and_then(|log| {
+                let services = Arc::clone(&self.topics.services);
+                let partition = Partition::new(Arc::clone(&topic.name), topic.id, index, log, services);
+                if state.leader == Some(self.node_id()) {
+                    partition.become_leader(state.leader_epoch)?;
+                }
+                Ok(Arc::new(partition))
+            });
         match opened {
             Ok(partition) => {
                 self.topics.open.write().insert((topic.id, index), Arc::clone(&partition));

@@ -128,6 +128,7 @@ impl AppendError {
                 ErrorCode::UnknownServerError
             }
             Self::Log(error) => error.error_code(),
+            Self::Batch(_) => ErrorCode::InvalidRecord,
         }
     }
 }

@@ -5,9 +5,12 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 pub mod api;
+pub mod fetch;
 pub mod frame;
 #[cfg(feature = "json")]
 pub mod json;
 pub mod messages;
+pub mod produce;
 pub mod records;
+mod topic_ref;
 pub mod wire;

@@ -8,7 +8,7 @@ use chronik_types::{LogIndex, NodeId, Term};
 use parking_lot::Mutex;
 
 use crate::log::{Applied, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
-use crate::metadata::{Application, BatchOutcome, CommandBatch, MetadataImage};
+use crate::metadata::{Application, BatchOutcome, CommandBatch, Delta, MetadataImage};
 
 /// The one term of a log that never elects.
 const ONLY_TERM: Term = Term(1);
@@ -18,29 +18,30 @@ pub struct InMemoryMetadata {
     node_id: NodeId,
     image: ArcSwap<MetadataImage>,
     /// Held while a batch is applied, so that batches have an order.
-    applying: Mutex<()>,
-    listener: MetadataListener,
+    listener: Mutex<Option<MetadataListener>>,
 }
 
 impl InMemoryMetadata {
-    /// An empty log of the node `node_id`. The listener must not propose.
-    pub fn new(node_id: NodeId, listener: MetadataListener) -> Self {
+    /// An empty log of the node `node_id`. Its listener must not propose: that would wait for itself.
+    pub fn new(node_id: NodeId) -> Self {
         let image = ArcSwap::from_pointee(MetadataImage::default());
-        Self { node_id, image, applying: Mutex::new(()), listener }
+        Self { node_id, image, listener: Mutex::new(None) }
     }
 }
 
 impl MetadataLog for InMemoryMetadata {
     fn propose(&self, batch: CommandBatch, done: ProposalDone) {
         let outcome = {
-            let _applying = self.applying.lock();
+            let listener = self.listener.lock();
             let image = self.image.load_full();
             let index = LogIndex(image.applied_index().get().saturating_add(1));
             match image.apply(index, ONLY_TERM, &batch) {
                 Ok(Application { image, delta, outcome, first_index }) => {
                     let image = Arc::new(image);
                     self.image.store(Arc::clone(&image));
-                    (self.listener)(&image, &delta);
+                    if let Some(listener) = listener.as_ref() {
+                        listener(&image, &delta);
+                    }
                     match outcome {
                         BatchOutcome::Applied(outputs) => Ok(Applied { index: first_index, outputs }),
                         BatchOutcome::Refused { command_position, error } => {
@@ -56,6 +57,13 @@ impl MetadataLog for InMemoryMetadata {
 
     fn image(&self) -> Arc<MetadataImage> {
         self.image.load_full()
+    }
+
+    fn subscribe(&self, listener: MetadataListener) {
+        let mut slot = self.listener.lock();
+        let image = self.image.load_full();
+        listener(&image, &Delta::between(&MetadataImage::default(), &image));
+        *slot = Some(listener);
     }
 
     fn quorum(&self) -> QuorumState {
@@ -85,13 +93,10 @@ mod tests {
     fn a_proposal_is_visible_when_it_is_answered() {
         let told_count = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&told_count);
-        let log = Arc::new(InMemoryMetadata::new(
-            NodeId(7),
-            Box::new(move |image, delta| {
-                assert_eq!(image.applied_index().get(), 1 + counter.load(Ordering::Relaxed) as u64);
-                counter.fetch_add(delta.topics_created.len(), Ordering::Relaxed);
-            }),
-        ));
+        let log = Arc::new(InMemoryMetadata::new(NodeId(7)));
+        log.subscribe(Box::new(move |_, delta| {
+            counter.fetch_add(delta.topics_created.len(), Ordering::Relaxed);
+        }));
         let create = Command::from(CreateTopic::new("orders", TopicId(5), 1, 1));
         let (reader, told) = (Arc::clone(&log), Arc::clone(&told_count));
         log.propose(
@@ -112,6 +117,13 @@ mod tests {
         assert!(matches!(error, ProposeError::Refused { command_position: 1, .. }), "{error:?}");
         assert!(log.image().topic("orders").is_some(), "the whole batch was refused");
         assert!(log.is_leader());
+        log.subscribe(Box::new(|image, delta| {
+            assert_eq!(
+                (image.topic_count(), delta.topics_created.len()),
+                (1, 1),
+                "what is there is told first"
+            );
+        }));
         assert_eq!(log.quorum().leader, Some(NodeId(7)));
     }
 }

@@ -12,7 +12,7 @@ use crate::metadata::{ApplyError, CommandBatch, CommandError, CommandOutput, Del
 pub type ProposalDone = Box<dyn FnOnce(Result<Applied, ProposeError>) + Send>;
 
 /// Told of every change of the image, in order and on the metadata log's own thread, after the new image has
-/// become visible and before any proposal in it is answered.
+/// become visible and before any proposal in it is answered. It must neither propose and wait, nor subscribe.
 pub type MetadataListener = Box<dyn Fn(&Arc<MetadataImage>, &Delta) + Send + Sync>;
 
 /// What the broker needs of the metadata log: propose, and read the current image.
@@ -22,6 +22,10 @@ pub trait MetadataLog: Send + Sync {
 
     /// The newest image that this node has applied.
     fn image(&self) -> Arc<MetadataImage>;
+
+    /// Sets who is told of changes from now on, in place of whoever was told before. The listener is called at
+    /// once, on the caller's thread, with all that differs from an empty image; no change is missed or told twice.
+    fn subscribe(&self, listener: MetadataListener);
 
     /// Whether this node leads the metadata log, and so is the controller.
     fn is_leader(&self) -> bool {

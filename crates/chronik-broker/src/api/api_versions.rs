@@ -19,7 +19,8 @@ pub(super) fn handle(context: RequestContext, body: &Bytes) {
     let Some((context, request)) = context.decode::<ApiVersionsRequest>(body) else { return };
     let mut response = ApiVersionsResponse::default();
     if context.version() >= 3
-        && !(is_software_word(&request.client_software_name) && is_software_word(&request.client_software_version))
+        && !(is_software_word(&request.client_software_name)
+            && is_software_word(&request.client_software_version))
     {
         response.error_code = ErrorCode::InvalidRequest.code();
         context.reply(&response);
@@ -38,7 +39,8 @@ pub(super) fn handle(context: RequestContext, body: &Bytes) {
 pub(super) fn refuse_version(correlation_id: i32, responder: Responder) {
     let mut response =
         ApiVersionsResponse { error_code: ErrorCode::UnsupportedVersion.code(), ..Default::default() };
-    response.api_keys = OFFERS.iter().filter(|offer| offer.api_key == ApiKey::ApiVersions).map(entry).collect();
+    response.api_keys =
+        OFFERS.iter().filter(|offer| offer.api_key == ApiKey::ApiVersions).map(entry).collect();
     match frame::encode_response(correlation_id, &response, 0) {
         Ok(bytes) => responder(Reply::Response(Response::from(bytes))),
         Err(error) => responder(Reply::Close(error.to_string())),

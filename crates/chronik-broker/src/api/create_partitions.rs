@@ -143,20 +143,10 @@ fn check_assignments(
             ),
         ));
     }
-    let lists: Vec<Vec<i32>> = assignments.iter().map(|assignment| assignment.broker_ids.clone()).collect();
-    let placed = check_manual(image, &lists)?;
-    let factor = replication_factor(topic);
-    if let Some(other) = placed.iter().find(|replicas| replicas.len() != factor) {
-        return Err(CreationError::new(
-            ErrorCode::InvalidReplicaAssignment,
-            format!(
-                "The manual partition assignment includes a partition with {} replica(s), but this is not consistent \
-                 with previous partitions, which have {factor} replica(s).",
-                other.len()
-            ),
-        ));
-    }
-    Ok(placed)
+    let first = topic.next_partition().get();
+    let lists: Vec<(i32, Vec<i32>)> =
+        (first..).zip(assignments.iter().map(|assignment| assignment.broker_ids.clone())).collect();
+    check_manual(image, first, Some(replication_factor(topic)), &lists)
 }
 
 fn answer(context: RequestContext, answers: Vec<Answer>, mut outcomes: Vec<Option<Result<(), CreationError>>>) {

@@ -74,9 +74,9 @@ pub const OFFERS: &[Offer] = &[
 ];
 
 fn is_offered(api_key: ApiKey, version: i16) -> bool {
-    OFFERS.iter().any(|offer| {
-        offer.api_key == api_key && offer.min_version <= version && version <= offer.max_version
-    })
+    OFFERS
+        .iter()
+        .any(|offer| offer.api_key == api_key && offer.min_version <= version && version <= offer.max_version)
 }
 
 /// Runs one request to its answer, or parks it.

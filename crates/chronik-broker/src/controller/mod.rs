@@ -8,7 +8,9 @@ mod registration;
 mod topic_creation;
 
 pub(crate) use placement::{check_manual, place};
-pub(crate) use topic_creation::{CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands, check_configs};
+pub(crate) use topic_creation::{
+    CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands, check_configs,
+};
 
 /// Topics that belong to the broker itself.
 const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];

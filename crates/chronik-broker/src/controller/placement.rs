@@ -1,5 +1,8 @@
-//! Where partitions go.
+//! Where partitions go: the rules are those of `chronik-assignment`, the words for the client are here.
 
+use std::collections::BTreeSet;
+
+use chronik_assignment::{AssignmentError, Candidate, assign, validate_manual};
 use chronik_raft::metadata::MetadataImage;
 use chronik_types::{ErrorCode, NodeId};
 
@@ -12,66 +15,45 @@ pub(crate) fn place(
     count: i32,
     replication_factor: usize,
 ) -> Result<Vec<Vec<NodeId>>, CreationError> {
-    if count > PARTITIONS_PER_REQUEST_MAX {
-        return Err(CreationError::new(
-            ErrorCode::PolicyViolation,
-            format!("{count} partitions are more than one request may add ({PARTITIONS_PER_REQUEST_MAX})"),
-        ));
-    }
-    let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
-    if replication_factor > live.len() {
-        return Err(CreationError::new(
-            ErrorCode::InvalidReplicationFactor,
-            format!(
-                "Unable to replicate the partition {replication_factor} time(s): The target replication factor of \
-                 {replication_factor} cannot be reached because only {} broker(s) are registered.",
-                live.len()
-            ),
-        ));
-    }
-    let ring = live.iter().copied().cycle();
-    let start = |partition: i32| usize::try_from(partition).unwrap_or(0) % live.len().max(1);
-    Ok((first..first.saturating_add(count))
-        .map(|partition| ring.clone().skip(start(partition)).take(replication_factor).collect())
-        .collect())
+    check_count(count)?;
+    let live: Vec<Candidate> =
+        image.live_brokers().map(|broker| Candidate { node: broker.id, rack: broker.rack.clone() }).collect();
+    let factor = i32::try_from(replication_factor).unwrap_or(i32::MAX);
+    assign(&live, first, count, factor).map_err(|error| refused(&error))
 }
 
-/// Checks replicas that a client chose: as many for each partition, each broker known and named once.
-pub(crate) fn check_manual(image: &MetadataImage, lists: &[Vec<i32>]) -> Result<Vec<Vec<NodeId>>, CreationError> {
-    let invalid = |message: String| CreationError::new(ErrorCode::InvalidReplicaAssignment, message);
-    if i32::try_from(lists.len()).map_or(true, |count| count > PARTITIONS_PER_REQUEST_MAX) {
-        return Err(CreationError::new(
-            ErrorCode::PolicyViolation,
-            format!("more partitions than one request may add ({PARTITIONS_PER_REQUEST_MAX})"),
-        ));
+/// Checks replicas that a client chose for partitions from number 0 on, or from `first` on for a topic that has
+/// partitions with `replication_factor` replicas already.
+pub(crate) fn check_manual(
+    image: &MetadataImage,
+    first: i32,
+    replication_factor: Option<usize>,
+    lists: &[(i32, Vec<i32>)],
+) -> Result<Vec<Vec<NodeId>>, CreationError> {
+    check_count(i32::try_from(lists.len()).unwrap_or(i32::MAX))?;
+    let known: BTreeSet<NodeId> = image.brokers().map(|broker| broker.id).collect();
+    let live: BTreeSet<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
+    let lists: Vec<(i32, Vec<NodeId>)> =
+        lists.iter().map(|(index, nodes)| (*index, nodes.iter().copied().map(NodeId).collect())).collect();
+    validate_manual(&known, &live, first, replication_factor, &lists).map_err(|error| refused(&error))
+}
+
+fn check_count(count: i32) -> Result<(), CreationError> {
+    if count <= PARTITIONS_PER_REQUEST_MAX {
+        return Ok(());
     }
-    let factor = lists.first().map_or(0, Vec::len);
-    let mut placed = Vec::with_capacity(lists.len());
-    for list in lists {
-        if list.is_empty() {
-            return Err(invalid("The manual partition assignment includes an empty replica list.".to_owned()));
-        }
-        if list.len() != factor {
-            return Err(invalid(format!(
-                "The manual partition assignment includes a partition with {} replica(s), but this is not \
-                 consistent with previous partitions, which have {factor} replica(s).",
-                list.len()
-            )));
-        }
-        let mut nodes = Vec::with_capacity(list.len());
-        for id in list {
-            let node = NodeId(*id);
-            if image.broker(node).is_none() {
-                return Err(invalid(format!(
-                    "The manual partition assignment includes broker {id}, but no such broker is registered."
-                )));
-            }
-            if nodes.contains(&node) {
-                return Err(invalid(format!("The manual partition assignment includes the broker {id} more than once.")));
-            }
-            nodes.push(node);
-        }
-        placed.push(nodes);
-    }
-    Ok(placed)
+    Err(CreationError::new(
+        ErrorCode::PolicyViolation,
+        format!("{count} partitions are more than one request may add ({PARTITIONS_PER_REQUEST_MAX})"),
+    ))
+}
+
+fn refused(error: &AssignmentError) -> CreationError {
+    let code = match error {
+        AssignmentError::ReplicationFactorTooSmall { .. }
+        | AssignmentError::ReplicationFactorTooLarge { .. } => ErrorCode::InvalidReplicationFactor,
+        AssignmentError::InvalidPartitionCount { .. } => ErrorCode::InvalidPartitions,
+        _ => ErrorCode::InvalidReplicaAssignment,
+    };
+    CreationError::new(code, error.to_string())
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
+use chronik_raft::ProposalDone;
 use chronik_raft::metadata::{
     BrokerImage, CommandBatch, Endpoint, MetadataImage, RegisterBroker, SetClusterId, UnfenceBroker,
 };
-use chronik_raft::ProposalDone;
 
 use crate::broker::Broker;
 use crate::connection::Connection;
@@ -37,7 +37,11 @@ impl Broker {
 
     /// Where the client behind `connection` finds a broker. This broker, unless it advertises something else, is
     /// found where that client has found it already: it works for every name and address that leads here.
-    pub(crate) fn endpoint_for(&self, registered: &BrokerImage, connection: &Connection) -> Option<(String, i32)> {
+    pub(crate) fn endpoint_for(
+        &self,
+        registered: &BrokerImage,
+        connection: &Connection,
+    ) -> Option<(String, i32)> {
         if registered.id == self.node_id() && self.config.advertised.is_none() {
             let host = match connection.local.ip() {
                 IpAddr::V4(address) => address.to_string(),

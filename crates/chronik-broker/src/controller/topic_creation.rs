@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use chronik_raft::ProposeError;
 use chronik_raft::metadata::{
-    AssignPartition, Command, CommandBatch, CommandError, CreateTopic, MetadataImage, SetPartitionLeader, UpdateIsr,
+    AssignPartition, Command, CommandBatch, CommandError, CreateTopic, MetadataImage, SetPartitionLeader,
+    UpdateIsr,
 };
 use chronik_types::{ErrorCode, NodeId, PartitionIndex, TopicId, validate_topic_name};
 use parking_lot::Mutex;
@@ -73,7 +74,11 @@ type AutoCreated = Box<dyn FnOnce(Vec<(String, ErrorCode)>) + Send>;
 impl Broker {
     /// Decides everything about a new topic: its id, where its partitions go, who leads them (KIP-455's manual
     /// assignments honoured). Proposes nothing.
-    pub(crate) fn plan_topic(&self, image: &MetadataImage, wanted: &NewTopic) -> Result<PlannedTopic, CreationError> {
+    pub(crate) fn plan_topic(
+        &self,
+        image: &MetadataImage,
+        wanted: &NewTopic,
+    ) -> Result<PlannedTopic, CreationError> {
         check_name(image, &wanted.name)?;
         let configs = check_configs(&wanted.configs)?;
         let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
@@ -126,11 +131,8 @@ impl Broker {
             failures: Vec<(String, ErrorCode)>,
             done: Option<AutoCreated>,
         }
-        let progress = Arc::new(Mutex::new(Progress {
-            remaining: names.len(),
-            failures: Vec::new(),
-            done: Some(done),
-        }));
+        let progress =
+            Arc::new(Mutex::new(Progress { remaining: names.len(), failures: Vec::new(), done: Some(done) }));
         let finish_one = move |progress: &Mutex<Progress>, failure: Option<(String, ErrorCode)>| {
             let finished = {
                 let mut progress = progress.lock();
@@ -148,8 +150,12 @@ impl Broker {
         for name in names {
             tracing::info!("Topic '{name}' not found, attempting auto-creation");
             let image = self.metadata.image();
-            let wanted =
-                NewTopic { name: name.clone(), partition_count: -1, replication_factor: -1, ..Default::default() };
+            let wanted = NewTopic {
+                name: name.clone(),
+                partition_count: -1,
+                replication_factor: -1,
+                ..Default::default()
+            };
             let planned = match self.plan_topic(&image, &wanted) {
                 Ok(planned) => planned,
                 Err(error) => {
@@ -158,7 +164,8 @@ impl Broker {
                     continue;
                 }
             };
-            let (partition_count, replication_factor) = (planned.replicas.len(), planned.replication_factor());
+            let (partition_count, replication_factor) =
+                (planned.replicas.len(), planned.replication_factor());
             let progress = Arc::clone(&progress);
             self.metadata.propose(
                 CommandBatch::new(planned.commands),
@@ -196,8 +203,9 @@ pub(crate) fn assignment_commands(topic_id: TopicId, first: i32, replicas: &[Vec
 }
 
 fn check_name(image: &MetadataImage, name: &str) -> Result<(), CreationError> {
-    validate_topic_name(name)
-        .map_err(|error| CreationError::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {error}")))?;
+    validate_topic_name(name).map_err(|error| {
+        CreationError::new(ErrorCode::InvalidTopicException, format!("Topic name is invalid: {error}"))
+    })?;
     if image.topic(name).is_some() {
         let message = format!("Topic '{name}' already exists.");
         return Err(CreationError::new(ErrorCode::TopicAlreadyExists, message));
@@ -205,7 +213,9 @@ fn check_name(image: &MetadataImage, name: &str) -> Result<(), CreationError> {
     // Metric names turn dots into underscores, so that two topics that differ in nothing else would share theirs.
     if name.contains(['.', '_']) {
         let folded = name.replace('.', "_");
-        let twin = image.topics().find(|topic| topic.name.len() == name.len() && topic.name.replace('.', "_") == folded);
+        let twin = image
+            .topics()
+            .find(|topic| topic.name.len() == name.len() && topic.name.replace('.', "_") == folded);
         if let Some(twin) = twin {
             let message = format!("Topic '{name}' collides with existing topic: {}", twin.name);
             return Err(CreationError::new(ErrorCode::InvalidTopicException, message));
@@ -236,24 +246,12 @@ pub(crate) fn check_configs(
 fn check_assignments(image: &MetadataImage, wanted: &NewTopic) -> Result<Vec<Vec<NodeId>>, CreationError> {
     let invalid = |message: &str| Err(CreationError::new(ErrorCode::InvalidRequest, message));
     if wanted.replication_factor != -1 {
-        return invalid("A manual partition assignment was specified, but replication factor was not set to -1.");
+        return invalid(
+            "A manual partition assignment was specified, but replication factor was not set to -1.",
+        );
     }
     if wanted.partition_count != -1 {
         return invalid("A manual partition assignment was specified, but numPartitions was not set to -1.");
     }
-    let mut by_index = BTreeMap::new();
-    for (index, replicas) in &wanted.assignments {
-        if by_index.insert(*index, replicas.clone()).is_some() {
-            let message = format!("Found multiple manual partition assignments for partition {index}");
-            return Err(CreationError::new(ErrorCode::InvalidReplicaAssignment, message));
-        }
-    }
-    if !(0..).zip(by_index.keys()).all(|(expected, index)| expected == *index) {
-        return Err(CreationError::new(
-            ErrorCode::InvalidReplicaAssignment,
-            "partitions should be a consecutive 0-based integer sequence",
-        ));
-    }
-    let lists: Vec<Vec<i32>> = by_index.into_values().collect();
-    placement::check_manual(image, &lists)
+    placement::check_manual(image, 0, None, &wanted.assignments)
 }

@@ -341,3 +341,90 @@ fn field<const N: usize>(header: &[u8; BATCH_HEADER_BYTES], at: usize) -> [u8; N
 fn set_field<const N: usize>(header: &mut [u8; BATCH_HEADER_BYTES], at: usize, value: [u8; N]) {
     header[at..at + N].copy_from_slice(&value);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{BatchBuilder, BatchOptions};
+
+    fn batch() -> Vec<u8> {
+        let mut builder = BatchBuilder::new(BatchOptions {
+            base_offset: Offset(0x0102_0304_0506_0708),
+            partition_leader_epoch: LeaderEpoch(0x1112_1314),
+            compression: Compression::Zstd,
+            producer_id: ProducerId(0x2122_2324_2526_2728),
+            producer_epoch: ProducerEpoch(0x3132),
+            base_sequence: 0x4142_4344,
+            is_transactional: true,
+            ..BatchOptions::default()
+        });
+        builder.append(TimestampMs(0x5152_5354_5556_5758), None, None, &[]).unwrap();
+        builder.append(TimestampMs(0x6162_6364_6566_6768), None, None, &[]).unwrap();
+        builder.finish().unwrap().to_vec()
+    }
+
+    #[test]
+    fn every_field_is_where_the_format_has_it() {
+        let bytes = batch();
+        assert_eq!(bytes[0..8], [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(bytes[12..17], [0x11, 0x12, 0x13, 0x14, 2]);
+        assert_eq!(bytes[21..27], [0, 0x14, 0, 0, 0, 1]);
+        assert_eq!(bytes[27..31], [0x51, 0x52, 0x53, 0x54]);
+        assert_eq!(bytes[35..39], [0x61, 0x62, 0x63, 0x64]);
+        assert_eq!(bytes[43..47], [0x21, 0x22, 0x23, 0x24]);
+        assert_eq!(bytes[51..53], [0x31, 0x32]);
+        assert_eq!(bytes[53..61], [0x41, 0x42, 0x43, 0x44, 0, 0, 0, 2]);
+        let header = BatchHeader::parse(&bytes).unwrap();
+        assert_eq!(header.size_bytes, bytes.len());
+        assert_eq!(header.check_crc(&bytes), Ok(()));
+        // What follows the batch is no part of it.
+        let more = [&bytes[..], b"more"].concat();
+        assert_eq!(header.check_crc(&more), Ok(()));
+        assert!(matches!(header.check_crc(&bytes[..70]), Err(BatchError::Truncated { .. })));
+    }
+
+    #[test]
+    fn stamping_an_offset_leaves_the_crc_valid() {
+        let mut bytes = batch();
+        let before = BatchHeader::parse(&bytes).unwrap();
+        patch_append(&mut bytes, Offset(77), LeaderEpoch(8));
+        let after = BatchHeader::parse(&bytes).unwrap();
+        let expected =
+            BatchHeader { base_offset: Offset(77), partition_leader_epoch: LeaderEpoch(8), ..before };
+        assert_eq!(after, expected);
+        assert_eq!(after.check_crc(&bytes), Ok(()));
+    }
+
+    #[test]
+    fn stamping_a_time_renews_the_crc() {
+        let mut bytes = batch();
+        let before = BatchHeader::parse(&bytes).unwrap();
+        for (timestamp_type, flag) in
+            [(TimestampType::LogAppendTime, 0x1c), (TimestampType::CreateTime, 0x14)]
+        {
+            patch_max_timestamp(&mut bytes, timestamp_type, TimestampMs(123));
+            let after = BatchHeader::parse(&bytes).unwrap();
+            assert_eq!(after.attributes, BatchAttributes(flag));
+            assert_eq!(after.attributes.timestamp_type(), timestamp_type);
+            assert_eq!(after.max_timestamp, TimestampMs(123));
+            assert_eq!(after.base_timestamp, before.base_timestamp);
+            assert_eq!(after.check_crc(&bytes), Ok(()));
+        }
+    }
+
+    #[test]
+    fn sequences_and_offsets_end_where_kafka_says() {
+        let header = BatchHeader::parse(&batch()).unwrap();
+        let last = |base_sequence, last_offset_delta| {
+            BatchHeader { last_offset_delta, base_sequence, ..header }.last_sequence()
+        };
+        assert_eq!(last(-1, 5), -1);
+        assert_eq!(last(0, 0), 0);
+        assert_eq!(last(i32::MAX, 0), i32::MAX);
+        assert_eq!(last(i32::MAX, 1), 0);
+        assert_eq!(last(i32::MAX - 1, 5), 3);
+        assert_eq!(last(i32::MAX, i32::MAX), i32::MAX - 1);
+        let beyond = BatchHeader { base_offset: Offset(i64::MAX), last_offset_delta: 1, ..header };
+        assert_eq!(beyond.last_offset(), None);
+    }
+}

@@ -68,7 +68,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let has_partitions = plan.targets.iter().any(|target| target.partition.is_ok());
     let has_enough = reading.bytes >= u64::try_from(limits.min_bytes).unwrap_or(0);
     if limits.max_wait_ms <= 0 || !has_partitions || has_enough || reading.is_urgent {
-        respond::fetched(broker, context, &plan, reading);
+        respond::fetched(context, &plan, reading);
     } else {
         plan.seen_high_watermarks = reading.outcomes.iter().map(|outcome| outcome.high_watermark).collect();
         parked::park(broker, context, plan, reading.bytes);
@@ -76,9 +76,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
 }
 
 /// Reads again and answers with what there is now.
-fn answer(broker: &Arc<Broker>, context: RequestContext, plan: FetchPlan) {
+fn answer(context: RequestContext, plan: FetchPlan) {
     let reading = read_all(&plan.limits, &plan.targets);
-    respond::fetched(broker, context, &plan, reading);
+    respond::fetched(context, &plan, reading);
 }
 
 type NamedFetch = (TopicId, String, i32, PartitionFetch);
@@ -122,7 +122,8 @@ fn name_partitions(
         let topic = match &last {
             Some(last) if **last == *name => Arc::clone(last),
             Some(_) | None => {
-                let known = if by_id { None } else { image.topic(&name).map(|topic| Arc::clone(&topic.name)) };
+                let known =
+                    if by_id { None } else { image.topic(&name).map(|topic| Arc::clone(&topic.name)) };
                 let shared = known.unwrap_or_else(|| Arc::from(name));
                 last = Some(Arc::clone(&shared));
                 shared
@@ -146,7 +147,9 @@ fn target(broker: &Arc<Broker>, key: SessionKey, fetch: PartitionFetch, by_id: b
         broker.partition_by_name(&key.topic, key.partition)
     };
     let partition = match partition {
-        Err(ErrorCode::UnknownTopicId) if key.topic_id == TopicId::ZERO && by_id => Err(ErrorCode::UnknownTopicId),
+        Err(ErrorCode::UnknownTopicId) if key.topic_id == TopicId::ZERO && by_id => {
+            Err(ErrorCode::UnknownTopicId)
+        }
         other => other,
     };
     Target { key, fetch, partition }

@@ -55,8 +55,9 @@ pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPla
     let armed = parked.timer.set(key);
     debug_assert!(armed.is_ok(), "a fetch is armed once");
     // What was appended between the read and the registration told nobody. Looking again closes the gap.
-    let has_moved =
-        seen.iter().any(|(partition, seen)| partition.high_watermark().get() != *seen || partition.check_leader().is_err());
+    let has_moved = seen.iter().any(|(partition, seen)| {
+        partition.high_watermark().get() != *seen || partition.check_leader().is_err()
+    });
     if connection.is_closed() {
         parked.cancel();
     } else if has_moved {
@@ -84,7 +85,7 @@ impl ParkedFetch {
     fn finish(&self, now: Now) {
         if let Some((mut context, plan)) = self.take() {
             context.now = now;
-            answer(&self.broker, context, plan);
+            answer(context, plan);
         }
     }
 }

@@ -165,9 +165,8 @@ fn divergence(partition: &Partition, fetch: &PartitionFetch) -> Result<Option<Ep
         return Ok(None);
     }
     let log = partition.log();
-    let end = log
-        .end_offset_for_epoch(LeaderEpoch(fetch.last_fetched_epoch))
-        .ok_or(ErrorCode::OffsetOutOfRange)?;
+    let end =
+        log.end_offset_for_epoch(LeaderEpoch(fetch.last_fetched_epoch)).ok_or(ErrorCode::OffsetOutOfRange)?;
     if fetch.fetch_offset < log.log_start_offset().get() {
         return Err(ErrorCode::OffsetOutOfRange);
     }
