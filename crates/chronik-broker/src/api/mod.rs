@@ -2,8 +2,22 @@
 
 mod api_versions;
 mod authorized_operations;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
 mod fetch;
+mod init_producer_id;
+mod list_offsets;
+mod list_partition_reassignments;
 mod metadata;
+mod offset_for_leader_epoch;
+mod outcomes;
 mod produce;
 
 use std::sync::Arc;
@@ -116,8 +130,23 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
     match context.api_key() {
         ApiKey::Produce => produce::handle(broker, context, body),
         ApiKey::Fetch => fetch::handle(broker, context, body),
+        ApiKey::ListOffsets => decoded!(context, body, list_offsets::handle, broker),
         ApiKey::Metadata => decoded!(context, body, metadata::handle, broker),
         ApiKey::ApiVersions => api_versions::handle(context, &body),
+        ApiKey::CreateTopics => decoded!(context, body, create_topics::handle, broker),
+        ApiKey::DeleteTopics => decoded!(context, body, delete_topics::handle, broker),
+        ApiKey::DeleteRecords => decoded!(context, body, delete_records::handle, broker),
+        ApiKey::InitProducerId => decoded!(context, body, init_producer_id::handle, broker),
+        ApiKey::OffsetForLeaderEpoch => decoded!(context, body, offset_for_leader_epoch::handle, broker),
+        ApiKey::DescribeConfigs => decoded!(context, body, describe_configs::handle, broker),
+        ApiKey::DescribeLogDirs => decoded!(context, body, describe_log_dirs::handle, broker),
+        ApiKey::CreatePartitions => decoded!(context, body, create_partitions::handle, broker),
+        ApiKey::ListPartitionReassignments => {
+            decoded!(context, body, list_partition_reassignments::handle, broker);
+        }
+        ApiKey::DescribeCluster => decoded!(context, body, describe_cluster::handle, broker),
+        ApiKey::DescribeProducers => decoded!(context, body, describe_producers::handle, broker),
+        ApiKey::DescribeTopicPartitions => decoded!(context, body, describe_topic_partitions::handle, broker),
         other => {
             // The offers are the routes; the test below holds them to it.
             context.close_because(format!("{other} has no handler"));
