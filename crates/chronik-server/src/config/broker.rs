@@ -21,6 +21,7 @@ impl Config {
                 .advertise
                 .as_ref()
                 .map(|advertise| (advertise.host.clone(), advertise.port.unwrap_or(kafka_port))),
+            reached_at: ("localhost".to_owned(), kafka_port),
             rack: self.rack.clone(),
             num_partitions: self.num_partitions,
             default_replication_factor: self.replication_factor,
