@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod logging;
 pub mod net;
+pub mod node;
 pub mod process;
 pub mod signals;
 pub mod system;

@@ -2,10 +2,8 @@
 
 use std::process::ExitCode;
 
-use chronik_server::process;
+use chronik_server::{node, process};
 
 fn main() -> ExitCode {
-    process::run(std::env::args_os(), std::env::vars_os(), |_context| {
-        Err("the broker is not part of this build yet".into())
-    })
+    process::run(std::env::args_os(), std::env::vars_os(), node::open)
 }

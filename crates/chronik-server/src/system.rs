@@ -54,6 +54,20 @@ pub enum DataDirError {
     },
 }
 
+/// What the operating system calls this boot; empty where it does not say, which makes every start one after a power
+/// loss.
+#[expect(clippy::disallowed_methods, reason = "the kernel's own file, of which no simulated disk knows")]
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// A seed that no other process has, from the operating system.
+pub(crate) fn random_seed() -> io::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(io::Error::other)?;
+    Ok(seed)
+}
+
 /// Makes sure that there is a directory that can be written to, and returns its absolute path.
 #[expect(clippy::disallowed_methods, reason = "before there is a disk to go through")]
 pub(crate) fn prepare_data_dir(path: &Path) -> Result<PathBuf, DataDirError> {

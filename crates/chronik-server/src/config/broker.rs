@@ -2,6 +2,8 @@
 
 use chronik_broker::config::{BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, TOPIC_CONFIGS};
 
+use chronik_log::ManagerOptions;
+
 use super::load::Origin;
 use super::options::{Config, OPTIONS, OptionSpec};
 use super::value::ValueType;
@@ -47,6 +49,15 @@ impl Config {
             bytes_in_flight_max: u64::try_from(self.queued_max_request_bytes).unwrap_or(u64::MAX / 2),
             idle_ms_max: self.connections_max_idle_ms,
             ..Limits::default()
+        }
+    }
+
+    /// What the logs are told.
+    pub fn manager_options(&self) -> ManagerOptions {
+        ManagerOptions {
+            retention_check_interval_ms: self.log_retention_check_interval_ms,
+            producer_id_expiration_ms: u64::try_from(self.producer_id_expiration_ms).unwrap_or(u64::MAX),
+            ..ManagerOptions::default()
         }
     }
 

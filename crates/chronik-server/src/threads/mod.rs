@@ -8,7 +8,7 @@ mod worker;
 
 pub use fsync::start_fsync;
 pub use maintenance::{MAINTENANCE_INTERVAL_MS, start_maintenance};
-pub use metadata::{METADATA_QUEUE_MAX, MetadataDriver, MetadataInbox, MetadataInboxFull, start_metadata};
+pub use metadata::{MetadataThread, start_metadata};
 pub use timers::start_timers;
 pub use worker::{Duty, OnPanic, Waker, Worker};
 

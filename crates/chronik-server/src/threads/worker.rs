@@ -4,6 +4,7 @@
 //! metadata log differ only in what they do when they run, and in when they want to run next.
 
 use std::any::Any;
+use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -107,10 +108,16 @@ impl Waker {
 }
 
 /// A running thread with its duty. Dropping it stops the thread and waits for it.
-#[derive(Debug)]
 pub struct Worker {
     waker: Waker,
+    stop: Box<dyn Fn() + Send>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("thread", &self.thread).finish_non_exhaustive()
+    }
 }
 
 impl Worker {
@@ -124,20 +131,37 @@ impl Worker {
     ) -> io::Result<Self> {
         waker.wake();
         let own = waker.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                while own.wait(&clock) {
-                    if let Some(deadline) = duty.run(clock.now()) {
-                        own.wake_at(deadline);
-                    }
+        let stopping = waker.clone();
+        let body = move || {
+            while own.wait(&clock) {
+                if let Some(deadline) = duty.run(clock.now()) {
+                    own.wake_at(deadline);
                 }
-                duty.finish(clock.now());
-            }));
-            if let Err(panic) = outcome {
-                on_panic(name, &panic_text(panic.as_ref()));
+            }
+            duty.finish(clock.now());
+            Ok(())
+        };
+        let mut worker = Self::run(name, body, move || stopping.stop(), on_panic)?;
+        worker.waker = waker;
+        Ok(worker)
+    }
+
+    /// Starts a thread that waits in a way of its own. `stop` makes `body` return; an error that it returns is told
+    /// as a panic would be.
+    pub fn run(
+        name: &'static str,
+        body: impl FnOnce() -> Result<(), String> + Send + 'static,
+        stop: impl Fn() + Send + 'static,
+        on_panic: OnPanic,
+    ) -> io::Result<Self> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(Ok(())) => {}
+                Ok(Err(text)) => on_panic(name, &text),
+                Err(panic) => on_panic(name, &panic_text(panic.as_ref())),
             }
         })?;
-        Ok(Self { waker, thread: Some(thread) })
+        Ok(Self { waker: Waker::new(), stop: Box::new(stop), thread: Some(thread) })
     }
 
     /// Wakes the thread.
@@ -151,7 +175,7 @@ impl Worker {
     }
 
     fn end(&mut self) {
-        self.waker.stop();
+        (self.stop)();
         if let Some(thread) = self.thread.take() {
             // A panic in it has been reported by `on_panic` already.
             drop(thread.join());
