@@ -1,0 +1,211 @@
+//! What can go wrong with a log, and the Kafka error code for each.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chronik_protocol::records::BatchError;
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs, TopicId};
+
+/// Why a batch was not appended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The bytes are not one whole, intact batch that may be appended.
+    #[error("the batch is refused: {0}")]
+    Batch(#[source] BatchError),
+    /// The batch is larger than a whole segment may be.
+    #[error("the batch has {size_bytes} bytes and segment.bytes allows {max_bytes}")]
+    LargerThanSegment {
+        /// The size of the batch.
+        size_bytes: u64,
+        /// `segment.bytes`.
+        max_bytes: u64,
+    },
+    /// A timestamp lies outside what `message.timestamp.before.max.ms` and `.after.max.ms` allow, or the client
+    /// claims that the broker set it.
+    #[error("the batch timestamp {timestamp} is out of range or of the wrong type at time {now}")]
+    Timestamp {
+        /// The offending timestamp.
+        timestamp: TimestampMs,
+        /// The time of the append.
+        now: TimestampMs,
+    },
+    /// The sequence number does not follow the producer's last one.
+    #[error("producer {producer_id} sent sequence {sequence} after {last_sequence}")]
+    OutOfOrderSequence {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The first sequence number of the batch.
+        sequence: i32,
+        /// The last one that was appended, −1 where there is none.
+        last_sequence: i32,
+    },
+    /// The producer has a newer epoch.
+    #[error("producer {producer_id} has epoch {current_epoch} and the batch {epoch}")]
+    InvalidProducerEpoch {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The batch's epoch.
+        epoch: ProducerEpoch,
+        /// The newest epoch that was appended.
+        current_epoch: ProducerEpoch,
+    },
+    /// A batch outside a transaction from a producer that has one open.
+    #[error("producer {producer_id} has a transaction open and sent a batch outside it")]
+    InvalidTxnState {
+        /// The producer.
+        producer_id: ProducerId,
+    },
+    /// The marker of a coordinator that a newer one replaced.
+    #[error("coordinator epoch {epoch} is older than {current_epoch} for producer {producer_id}")]
+    TransactionCoordinatorFenced {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The marker's coordinator epoch.
+        epoch: i32,
+        /// The newest that was appended.
+        current_epoch: i32,
+    },
+    /// A batch replicated from the leader does not start at or after the log's end.
+    #[error("a replicated batch starts at offset {base_offset} and the log ends at {log_end_offset}")]
+    UnexpectedOffset {
+        /// The batch's base offset.
+        base_offset: Offset,
+        /// The log's end.
+        log_end_offset: Offset,
+    },
+    /// A batch carries an older leader epoch than the log already holds (LOG-1).
+    #[error("a batch carries leader epoch {epoch} and the log already holds {latest_epoch}")]
+    LeaderEpochRegressed {
+        /// The batch's epoch.
+        epoch: LeaderEpoch,
+        /// The log's newest.
+        latest_epoch: LeaderEpoch,
+    },
+    /// The log has used up the range of offsets.
+    #[error("the log has no offsets left")]
+    OffsetsExhausted,
+    /// The log itself cannot take it.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl AppendError {
+    /// The error code that Kafka answers with.
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            Self::Batch(error) => error.error_code(),
+            Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
+            Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+            Self::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+            Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
+            Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
+            Self::UnexpectedOffset { .. } | Self::LeaderEpochRegressed { .. } | Self::OffsetsExhausted => {
+                ErrorCode::UnknownServerError
+            }
+            Self::Log(error) => error.error_code(),
+        }
+    }
+}
+
+/// Why a log could not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LogError {
+    /// The offset lies outside the log.
+    #[error("offset {offset} is outside the log, which holds {log_start_offset} to {log_end_offset}")]
+    OffsetOutOfRange {
+        /// The offset asked for.
+        offset: Offset,
+        /// The first offset that the log holds.
+        log_start_offset: Offset,
+        /// The offset after the last.
+        log_end_offset: Offset,
+    },
+    /// The file system is full. Nothing was appended; the same append succeeds once space is back.
+    #[error("no space left on the file system of {path} while trying to {attempt}; free space or add some")]
+    DiskFull {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The log's directory failed before and takes no requests (LOG-3).
+    #[error("log directory {dir} is offline since: {reason}; repair the disk and restart")]
+    Offline {
+        /// The log directory.
+        dir: PathBuf,
+        /// Its first failure.
+        reason: Arc<str>,
+    },
+    /// A file operation failed.
+    #[error("cannot {attempt} {path}: {source}")]
+    Io {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// A stored batch does not check (LOG-2).
+    #[error("{path} holds a bad batch at byte {position}: {source}")]
+    Corrupt {
+        /// The segment file.
+        path: PathBuf,
+        /// Where the batch starts.
+        position: u64,
+        /// What is wrong with it.
+        #[source]
+        source: BatchError,
+    },
+    /// The log was deleted or closed.
+    #[error("the log is closed")]
+    Closed,
+    /// The partition's directory belongs to a topic of the same name with another id.
+    #[error("the directory of the partition belongs to topic id {found}, not {expected}")]
+    InconsistentTopicId {
+        /// The id on disk.
+        found: TopicId,
+        /// The id asked for.
+        expected: TopicId,
+    },
+    /// Another process uses the log directory.
+    #[error("log directory {0} is in use by another process; stop it, or name another directory")]
+    Locked(PathBuf),
+}
+
+impl LogError {
+    /// The error code that Kafka answers with.
+    pub fn error_code(&self) -> ErrorCode {
+        match self {
+            Self::OffsetOutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::DiskFull { .. } | Self::Offline { .. } | Self::Io { .. } | Self::Locked(_) => {
+                ErrorCode::KafkaStorageError
+            }
+            Self::Corrupt { .. } => ErrorCode::CorruptMessage,
+            Self::Closed => ErrorCode::NotLeaderOrFollower,
+            Self::InconsistentTopicId { .. } => ErrorCode::InconsistentTopicId,
+        }
+    }
+
+    /// The error of a file operation: a full file system is told apart from everything else.
+    pub(crate) fn io(attempt: &'static str, path: &Path, source: io::Error) -> Self {
+        if is_disk_full(&source) {
+            Self::DiskFull { attempt, path: path.to_owned() }
+        } else {
+            Self::Io { attempt, path: path.to_owned(), source: Arc::new(source) }
+        }
+    }
+}
+
+/// Whether an operation failed for want of space only.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an operation failed because the process (EMFILE) or the system (ENFILE) has too many files open.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
