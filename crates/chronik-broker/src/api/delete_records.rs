@@ -65,7 +65,7 @@ fn delete(broker: &Arc<Broker>, now: Now, topic: &str, index: i32, before: i64) 
     if before < Offset::ZERO || high_watermark < before {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    log.delete_records(now, before).map_err(|error| {
+    log.delete_records(before).map_err(|error| {
         tracing::warn!(topic, partition = index, before = before.get(), "cannot delete records: {error}");
         error.error_code()
     })
