@@ -146,3 +146,22 @@ fn limits_come_from_topic_and_version() {
     let gzip = batch(BatchOptions { compression: Compression::Gzip, ..BatchOptions::default() });
     assert!(validate_client_batch(&gzip, ClientBatchLimits { produce_version: 3, ..LIMITS }).is_ok());
 }
+
+#[test]
+fn a_count_that_lies_is_refused() {
+    // Count and last offset delta agree with each other, and not with the records.
+    for (count, code) in
+        [(2_i32, "there are bytes after the last record"), (4, "a record ends in the middle of a field")]
+    {
+        let mut bytes = patched(57, &count.to_be_bytes());
+        bytes[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        check(&bytes, BatchError::Inconsistent(code), ErrorCode::InvalidRecord);
+    }
+    check(
+        &patched(61, &[0x01]),
+        BatchError::Inconsistent("a record has a negative length"),
+        ErrorCode::InvalidRecord,
+    );
+}
