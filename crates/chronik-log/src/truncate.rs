@@ -25,7 +25,8 @@ impl Log {
             return Ok(false);
         }
         let first = self.view.lock().segments.first().map(|segment| segment.base_offset);
-        if offset < self.log_start_offset() || first.is_none_or(|first| offset.get() <= first) {
+        let log_start_offset = self.log_start_offset();
+        if offset <= log_start_offset || first.is_none_or(|first| offset.get() <= first) {
             self.clear(&mut writer, now, offset.get())?;
             return Ok(true);
         }
@@ -58,6 +59,11 @@ impl Log {
             if let Some(slot) = view.segments.last_mut() {
                 *slot = segment;
             }
+        }
+        if end_offset < log_start_offset.get() {
+            // The batch that went reached below the start of the log. Nothing is left.
+            self.clear(&mut writer, now, log_start_offset.get())?;
+            return Ok(true);
         }
         self.end_at(&mut writer, end_offset)?;
         self.reload_producers(&mut writer, end_offset)?;

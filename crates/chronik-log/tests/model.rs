@@ -61,7 +61,10 @@ impl Model {
         // A batch is cut as a whole.
         let cut = self.records.iter().find(|record| record.offset >= offset).map_or(offset, |r| r.batch.min(offset));
         self.records.retain(|record| record.offset < cut);
-        self.end = cut;
+        self.end = cut.max(self.start);
+        if cut < self.start {
+            self.records.clear();
+        }
     }
 }
 
