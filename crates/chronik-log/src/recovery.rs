@@ -112,7 +112,11 @@ impl Recovery<'_> {
         let mut segments = Vec::new();
         for (at, &(base_offset, len)) in bases.iter().enumerate() {
             if self.is_beyond_a_hole(&segments, base_offset) {
-                self.warn(base_offset, names::LOG, "the power loss took what came before; the segment and those after it are removed");
+                self.warn(
+                    base_offset,
+                    names::LOG,
+                    "the power loss took what came before; the segment and those after it are removed",
+                );
                 for &(lost, _) in bases.get(at..).unwrap_or_default() {
                     self.remove_segment_files(lost)?;
                 }

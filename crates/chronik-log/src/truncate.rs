@@ -286,10 +286,7 @@ impl Log {
 }
 
 /// Finds a cut segment's largest timestamp: the time index knows it up to its last entry, the rest is walked.
-fn refresh_max_timestamp(
-    segment: &mut Segment,
-    file: &dyn chronik_disk::DiskFile,
-) -> Result<(), ScanError> {
+fn refresh_max_timestamp(segment: &mut Segment, file: &dyn chronik_disk::DiskFile) -> Result<(), ScanError> {
     let indexed = segment.time_index.last();
     segment.max_timestamp = indexed.map_or(-1, |entry| entry.timestamp);
     segment.offset_of_max_timestamp =

@@ -59,7 +59,11 @@ impl Model {
 
     fn truncate(&mut self, offset: i64) {
         // A batch is cut as a whole.
-        let cut = self.records.iter().find(|record| record.offset >= offset).map_or(offset, |r| r.batch.min(offset));
+        let cut = self
+            .records
+            .iter()
+            .find(|record| record.offset >= offset)
+            .map_or(offset, |r| r.batch.min(offset));
         self.records.retain(|record| record.offset < cut);
         self.end = cut.max(self.start);
         if cut < self.start {
@@ -141,8 +145,7 @@ impl History {
     fn append(&mut self) {
         let (batch, values) = self.some_batch();
         let log = self.log();
-        let appended =
-            log.append(self.now(), batch, AppendOrigin::Client, LeaderEpoch(self.epoch)).unwrap();
+        let appended = log.append(self.now(), batch, AppendOrigin::Client, LeaderEpoch(self.epoch)).unwrap();
         assert_eq!(appended.first_offset.get(), self.model.end);
         self.note_appended(appended.first_offset.get(), values);
     }
@@ -222,7 +225,8 @@ impl History {
         let latest = log.offset_for(OffsetQuery::Latest).unwrap().unwrap();
         assert_eq!((earliest.offset.get(), latest.offset.get()), (self.model.start, self.model.end));
         // Whole segments stay for a while after their records are deleted, as in Kafka.
-        let newest = self.model.records.iter().filter(|r| r.offset >= self.model.start).map(|r| r.timestamp).max();
+        let newest =
+            self.model.records.iter().filter(|r| r.offset >= self.model.start).map(|r| r.timestamp).max();
         let found = log.offset_for(OffsetQuery::MaxTimestamp).unwrap();
         assert!(found.map(|found| found.timestamp.get()) >= newest);
     }
