@@ -28,7 +28,7 @@ pub struct Appended {
     pub first_offset: Offset,
     /// The offset of its last record.
     pub last_offset: Offset,
-    /// What Produce answers as log append time: the broker's time with LogAppendTime, the earlier batch's
+    /// What Produce answers as log append time: the broker's time with `LogAppendTime`, the earlier batch's
     /// timestamp for a duplicate, −1 otherwise.
     pub log_append_time: TimestampMs,
     /// The log's first offset at that moment.

@@ -10,23 +10,9 @@ use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, T
 /// Why a batch was not appended.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The bytes are not one whole, intact batch.
+    /// The bytes are not one whole, intact batch that may be appended.
     #[error("the batch is refused: {0}")]
     Batch(#[source] BatchError),
-    /// The request holds no batch, or more than one.
-    #[error("a produce request holds exactly one batch for a partition")]
-    BatchCount,
-    /// A client sets the base offset to 0; the log assigns it.
-    #[error("the base offset of a produced batch is {0} and must be 0")]
-    BaseOffset(Offset),
-    /// The batch is larger than `max.message.bytes`.
-    #[error("the batch has {size_bytes} bytes and max.message.bytes allows {max_bytes}")]
-    TooLarge {
-        /// The size of the batch.
-        size_bytes: usize,
-        /// `max.message.bytes`.
-        max_bytes: usize,
-    },
     /// The batch is larger than a whole segment may be.
     #[error("the batch has {size_bytes} bytes and segment.bytes allows {max_bytes}")]
     LargerThanSegment {
@@ -108,16 +94,7 @@ impl AppendError {
     /// The error code that Kafka answers with.
     pub fn error_code(&self) -> ErrorCode {
         match self {
-            Self::Batch(BatchError::Crc { .. } | BatchError::Truncated { .. } | BatchError::Length(_)) => {
-                ErrorCode::CorruptMessage
-            }
-            Self::Batch(BatchError::Magic(_)) => ErrorCode::InvalidRecord,
-            Self::Batch(
-                BatchError::Codec(_) | BatchError::Inconsistent(_) | BatchError::Decompression(_),
-            )
-            | Self::BatchCount
-            | Self::BaseOffset(_) => ErrorCode::InvalidRecord,
-            Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
+            Self::Batch(error) => error.error_code(),
             Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
             Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
             Self::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
@@ -128,7 +105,6 @@ impl AppendError {
                 ErrorCode::UnknownServerError
             }
             Self::Log(error) => error.error_code(),
-            Self::Batch(_) => ErrorCode::InvalidRecord,
         }
     }
 }
@@ -227,4 +203,9 @@ impl LogError {
 /// Whether an operation failed for want of space only.
 pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an operation failed because the process (EMFILE) or the system (ENFILE) has too many files open.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
 }

@@ -1,22 +1,89 @@
 //! One partition's log.
 //!
-//! A `Log` is shared behind an `Arc` and synchronizes itself. Everything that changes it (append, truncate, delete
-//! records, roll) takes the writer's lock and runs one after the other. Reads, lookups and getters take only the
-//! view's lock, for a few memory operations, and never wait for an append's write: they may run at any time, from
-//! any number of threads.
+//! A [`Log`] is shared behind an `Arc` and synchronizes itself, with two locks. Everything that changes it (append,
+//! truncate, delete records, roll) takes the writer's lock and runs one after the other. What readers need is in the
+//! view, whose lock is held for a few memory operations only: reads, lookups and getters never wait for a write, and
+//! may run at any time, from any number of threads. The order is writer before view; no thread takes a writer's lock
+//! while it holds a view's.
+//!
+//! A log that was never written has a directory with `partition.metadata` in it, no other file, and no segment.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use bytes::{Bytes, BytesMut};
-use chronik_types::{LeaderEpoch, Now, Offset, TopicId, TopicPartition};
+use chronik_disk::{DiskFile, OpenMode};
+use chronik_types::{LeaderEpoch, MonotonicMs, Offset, TopicId, TopicPartition};
+use parking_lot::{Mutex, RwLock};
 
-use crate::{
-    AppendError, AppendOrigin, Appended, LogConfig, LogError, OffsetQuery, PendingBatch, ProducerSummary,
-    ReadRequest, ReadResult, ReplicaAppended, TimestampAndOffset,
-};
+use crate::dir::LogDir;
+use crate::epoch_cache::EpochCache;
+use crate::file_cache::{FileKey, FileKind};
+use crate::journal::NoteKind;
+use crate::producer_state::ProducerState;
+use crate::segment::Segment;
+use crate::tail_ring::TailRing;
+use crate::{LogConfig, LogError, ProducerSummary, names};
+
+/// Stands for "no open transaction" where the first unstable offset is kept.
+const STABLE: i64 = i64::MAX;
 
 /// One partition's log.
-pub struct Log {}
+#[expect(clippy::struct_field_names, reason = "log start and log end offset are Kafka's names")]
+pub struct Log {
+    pub(crate) partition: TopicPartition,
+    topic_id: Mutex<TopicId>,
+    pub(crate) dir: Arc<LogDir>,
+    config: RwLock<Arc<LogConfig>>,
+    pub(crate) log_start_offset: AtomicI64,
+    pub(crate) log_end_offset: AtomicI64,
+    pub(crate) high_watermark: AtomicI64,
+    /// Everything below is durable.
+    pub(crate) recovery_point: AtomicI64,
+    first_unstable_offset: AtomicI64,
+    pub(crate) size_bytes: AtomicU64,
+    closed: AtomicBool,
+    /// Held while the log is synced, and while it is cut: what a sync has noted must not be cut meanwhile. Taken before
+    /// the writer's lock.
+    pub(crate) syncing: Mutex<()>,
+    pub(crate) writer: Mutex<Writer>,
+    pub(crate) view: Mutex<View>,
+}
+
+/// What only those who change the log look at.
+#[derive(Default)]
+pub(crate) struct Writer {
+    /// The file of the last segment, once it was appended to.
+    pub(crate) active_file: Option<Arc<dyn DiskFile>>,
+    pub(crate) producers: ProducerState,
+    /// Offsets of the producer snapshots on disk.
+    pub(crate) snapshots: BTreeSet<i64>,
+    /// The journal generation under which this log noted itself.
+    pub(crate) noted_generation: Option<u64>,
+    /// Segments, by base offset, that hold bytes which are not synced. Empty for a log that is.
+    pub(crate) unsynced: BTreeSet<i64>,
+    /// Whether files were made or renamed since the directory was synced.
+    pub(crate) dir_unsynced: bool,
+    /// Records appended since the last sync was asked for.
+    pub(crate) unsynced_record_count: u64,
+    /// When the oldest append that is not synced was made.
+    pub(crate) unsynced_since: Option<MonotonicMs>,
+    pub(crate) last_append: MonotonicMs,
+}
+
+/// What readers see.
+#[derive(Default)]
+pub(crate) struct View {
+    /// Tells the open files of this log from those of any other, and from those that it had before it threw away
+    /// segments whose names it may use again.
+    pub(crate) file_number: u64,
+    /// By base offset; the last one is appended to.
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) ring: Option<Box<TailRing>>,
+    pub(crate) epochs: EpochCache,
+}
 
 /// The end of a leader epoch in a log (KIP-101).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,134 +94,270 @@ pub struct EpochEndOffset {
     pub end_offset: Offset,
 }
 
+/// What a log is put together from, by recovery or for a new partition.
+#[derive(Default)]
+pub(crate) struct LogParts {
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) epochs: EpochCache,
+    pub(crate) producers: ProducerState,
+    pub(crate) snapshots: BTreeSet<i64>,
+    pub(crate) log_start_offset: i64,
+    pub(crate) log_end_offset: i64,
+    pub(crate) high_watermark: i64,
+    pub(crate) recovery_point: i64,
+}
+
 impl Log {
+    pub(crate) fn new(
+        dir: Arc<LogDir>,
+        partition: TopicPartition,
+        topic_id: TopicId,
+        config: Arc<LogConfig>,
+        parts: LogParts,
+    ) -> Self {
+        let file_number = dir.shared.next_file_number();
+        let size_bytes = parts.segments.iter().map(|segment| segment.size_bytes).sum();
+        // What lies above the recovery point was not synced by anyone yet.
+        let unsynced = parts
+            .segments
+            .iter()
+            .filter(|segment| parts.recovery_point < segment.next_offset)
+            .map(|segment| segment.base_offset)
+            .collect::<BTreeSet<_>>();
+        let first_unstable_offset = parts.producers.first_unstable_offset().unwrap_or(STABLE);
+        Self {
+            partition,
+            topic_id: Mutex::new(topic_id),
+            dir,
+            config: RwLock::new(config),
+            log_start_offset: AtomicI64::new(parts.log_start_offset),
+            log_end_offset: AtomicI64::new(parts.log_end_offset),
+            high_watermark: AtomicI64::new(
+                parts.high_watermark.clamp(parts.log_start_offset, parts.log_end_offset),
+            ),
+            recovery_point: AtomicI64::new(parts.recovery_point.min(parts.log_end_offset)),
+            first_unstable_offset: AtomicI64::new(first_unstable_offset),
+            size_bytes: AtomicU64::new(size_bytes),
+            closed: AtomicBool::new(false),
+            syncing: Mutex::new(()),
+            writer: Mutex::new(Writer {
+                producers: parts.producers,
+                snapshots: parts.snapshots,
+                dir_unsynced: !unsynced.is_empty(),
+                unsynced,
+                ..Writer::default()
+            }),
+            view: Mutex::new(View {
+                file_number,
+                segments: parts.segments,
+                ring: None,
+                epochs: parts.epochs,
+            }),
+        }
+    }
+
     /// The partition.
     pub fn topic_partition(&self) -> &TopicPartition {
-        unimplemented!()
+        &self.partition
     }
 
     /// The topic's id.
     pub fn topic_id(&self) -> TopicId {
-        unimplemented!()
+        *self.topic_id.lock()
+    }
+
+    /// Gives a topic id to a log whose own was lost.
+    pub(crate) fn adopt_topic_id(&self, topic_id: TopicId) {
+        *self.topic_id.lock() = topic_id;
     }
 
     /// The first offset that the log holds.
     pub fn log_start_offset(&self) -> Offset {
-        unimplemented!()
+        Offset(self.log_start_offset.load(Ordering::Acquire))
     }
 
     /// The offset that the next record gets.
     pub fn log_end_offset(&self) -> Offset {
-        unimplemented!()
+        Offset(self.log_end_offset.load(Ordering::Acquire))
     }
 
     /// The high watermark that was last set; recovered from the checkpoint, never above the log's end.
     pub fn high_watermark(&self) -> Offset {
-        unimplemented!()
+        Offset(self.high_watermark.load(Ordering::Acquire))
     }
 
     /// Remembers the high watermark. Retention and `delete_records` stop at it. Kept within the log's bounds.
-    pub fn set_high_watermark(&self, _high_watermark: Offset) {
-        unimplemented!()
+    pub fn set_high_watermark(&self, high_watermark: Offset) {
+        let (start, end) = (self.log_start_offset().get(), self.log_end_offset().get());
+        self.high_watermark.store(high_watermark.get().min(end).max(start), Ordering::Release);
     }
 
     /// Everything below this offset is durable.
     pub fn recovery_point(&self) -> Offset {
-        unimplemented!()
+        Offset(self.recovery_point.load(Ordering::Acquire))
     }
 
     /// The smallest first offset of the transactions that are open, if any.
     pub fn first_unstable_offset(&self) -> Option<Offset> {
-        unimplemented!()
+        let offset = self.first_unstable_offset.load(Ordering::Acquire);
+        (offset != STABLE).then_some(Offset(offset))
+    }
+
+    pub(crate) fn publish_first_unstable_offset(&self, producers: &ProducerState) {
+        let offset = producers.first_unstable_offset().unwrap_or(STABLE);
+        self.first_unstable_offset.store(offset, Ordering::Release);
     }
 
     /// The settings in force.
     pub fn config(&self) -> Arc<LogConfig> {
-        unimplemented!()
+        Arc::clone(&self.config.read())
     }
 
     /// Replaces the settings.
-    pub fn update_config(&self, _config: Arc<LogConfig>) {
-        unimplemented!()
-    }
-
-    /// Appends one batch under `leader_epoch`.
-    pub fn append(
-        &self,
-        _now: Now,
-        _batch: BytesMut,
-        _origin: AppendOrigin,
-        _leader_epoch: LeaderEpoch,
-    ) -> Result<Appended, AppendError> {
-        unimplemented!()
-    }
-
-    /// Appends several batches with one vectored write. Each has its own result, in order: one that is refused
-    /// does not fail the others.
-    pub fn append_many(
-        &self,
-        _now: Now,
-        _batches: Vec<PendingBatch>,
-        _leader_epoch: LeaderEpoch,
-    ) -> Vec<Result<Appended, AppendError>> {
-        unimplemented!()
-    }
-
-    /// Appends what was fetched from the leader, verbatim: whole batches, offsets at or after the log's end. A
-    /// last batch that is cut off is ignored.
-    pub fn append_as_follower(&self, _now: Now, _records: Bytes) -> Result<ReplicaAppended, AppendError> {
-        unimplemented!()
-    }
-
-    /// Reads batches from an offset on. Fails when the offset lies outside the log; an offset at or above the
-    /// upper bound gives no data.
-    pub fn read(&self, _request: ReadRequest) -> Result<ReadResult, LogError> {
-        unimplemented!()
-    }
-
-    /// Finds an offset by time.
-    pub fn offset_for(&self, _query: OffsetQuery) -> Result<Option<TimestampAndOffset>, LogError> {
-        unimplemented!()
-    }
-
-    /// The newest leader epoch that the log holds.
-    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
-        unimplemented!()
-    }
-
-    /// Notes that `leader_epoch` begins at the log's end, before its leader appends anything.
-    pub fn begin_epoch(&self, _leader_epoch: LeaderEpoch) -> Result<(), LogError> {
-        unimplemented!()
-    }
-
-    /// Where `leader_epoch` ends, or `None` where the log does not know.
-    pub fn end_offset_for_epoch(&self, _leader_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
-        unimplemented!()
-    }
-
-    /// Cuts the log so that it ends at or before `offset`. False where it ended there already.
-    pub fn truncate_to(&self, _now: Now, _offset: Offset) -> Result<bool, LogError> {
-        unimplemented!()
-    }
-
-    /// Throws everything away and starts at `offset`.
-    pub fn truncate_fully_and_start_at(&self, _now: Now, _offset: Offset) -> Result<(), LogError> {
-        unimplemented!()
-    }
-
-    /// Moves the log's start to `offset` (KIP-107), which must not be above the high watermark, and gives the new
-    /// start. Whole segments before it go with the next maintenance.
-    pub fn delete_records(&self, _now: Now, _offset: Offset) -> Result<Offset, LogError> {
-        unimplemented!()
+    pub fn update_config(&self, config: Arc<LogConfig>) {
+        *self.config.write() = config;
     }
 
     /// Bytes of record data.
     pub fn size_bytes(&self) -> u64 {
-        unimplemented!()
+        self.size_bytes.load(Ordering::Relaxed)
     }
 
-    /// Producers with state in this log (DescribeProducers).
-    pub fn active_producers(&self) -> Vec<ProducerSummary> {
-        unimplemented!()
+    /// The log directory that holds this log.
+    pub fn log_dir(&self) -> &Path {
+        &self.dir.path
     }
+
+    /// Producers with state in this log (`DescribeProducers`).
+    pub fn active_producers(&self) -> Vec<ProducerSummary> {
+        self.writer.lock().producers.summaries()
+    }
+
+    /// How many segments the log has.
+    pub fn segment_count(&self) -> usize {
+        self.view.lock().segments.len()
+    }
+
+    /// The newest leader epoch that the log holds.
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        self.view.lock().epochs.latest().map(|entry| LeaderEpoch(entry.epoch))
+    }
+
+    /// Where `leader_epoch` ends, or `None` where the log does not know.
+    pub fn end_offset_for_epoch(&self, leader_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
+        let view = self.view.lock();
+        let log_end_offset = self.log_end_offset().get();
+        let (epoch, end_offset) = view.epochs.end_offset_for(leader_epoch.get(), log_end_offset)?;
+        Some(EpochEndOffset { leader_epoch: LeaderEpoch(epoch), end_offset: Offset(end_offset) })
+    }
+
+    /// Notes that `leader_epoch` begins at the log's end, before its leader appends anything.
+    pub fn begin_epoch(&self, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        self.assign_epoch(&mut writer, leader_epoch.get(), self.log_end_offset().get())
+    }
+
+    /// Fails once the log is closed or its directory offline.
+    pub(crate) fn check_usable(&self) -> Result<(), LogError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(LogError::Closed);
+        }
+        self.dir.check_online()
+    }
+
+    /// Closes the log for good: later calls fail, and its open files are let go.
+    pub(crate) fn close(&self) {
+        let mut writer = self.writer.lock();
+        self.closed.store(true, Ordering::Release);
+        writer.active_file = None;
+        let mut view = self.view.lock();
+        view.ring = None;
+        self.renew_file_number(&mut view);
+    }
+
+    /// Makes sure that no file opened so far is taken for one made from now on.
+    pub(crate) fn renew_file_number(&self, view: &mut View) {
+        self.dir.shared.files.forget_log(view.file_number);
+        view.file_number = self.dir.shared.next_file_number();
+    }
+
+    /// The partition's directory.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.dir.partition_path(&self.partition)
+    }
+
+    /// The path of one of its numbered files.
+    pub(crate) fn file_path(&self, offset: i64, extension: &str) -> PathBuf {
+        self.dir.file_path(&self.partition, offset, extension)
+    }
+
+    /// A segment's file for reading, opened at most once as long as it is in use. `file_number` is the view's.
+    pub(crate) fn open_file(
+        &self,
+        file_number: u64,
+        base_offset: i64,
+        kind: FileKind,
+    ) -> io::Result<Arc<dyn DiskFile>> {
+        let extension = match kind {
+            FileKind::Log => names::LOG,
+            FileKind::Index => names::INDEX,
+            FileKind::TimeIndex => names::TIME_INDEX,
+        };
+        self.dir.shared.files.get(FileKey { log: file_number, base_offset, kind }, || {
+            self.dir.open(&self.file_path(base_offset, extension), OpenMode::Read)
+        })
+    }
+
+    /// Notes in the journal what is about to happen, unless that was done since the last checkpoint.
+    pub(crate) fn note(&self, writer: &mut Writer, kind: NoteKind) -> Result<(), LogError> {
+        if kind == NoteKind::Append && writer.noted_generation == Some(self.dir.generation()) {
+            return Ok(());
+        }
+        writer.noted_generation = Some(self.dir.note(&self.partition, kind, 0)?);
+        Ok(())
+    }
+
+    /// Notes that an epoch starts, in the file first: the epoch must be there before data of it is.
+    pub(crate) fn assign_epoch(
+        &self,
+        writer: &mut Writer,
+        epoch: i32,
+        start_offset: i64,
+    ) -> Result<(), LogError> {
+        let mut epochs = {
+            let view = self.view.lock();
+            if !view.epochs.would_assign(epoch, start_offset) {
+                return Ok(());
+            }
+            view.epochs.clone()
+        };
+        epochs.assign(epoch, start_offset);
+        self.store_epochs(writer, epochs)
+    }
+
+    /// Writes the epochs' file and lets readers see them.
+    pub(crate) fn store_epochs(&self, writer: &mut Writer, epochs: EpochCache) -> Result<(), LogError> {
+        let path = self.path().join(names::LEADER_EPOCH_CHECKPOINT);
+        replace_unsynced(&self.dir, &path, epochs.to_file().as_bytes())?;
+        writer.dir_unsynced = true;
+        self.dir.mark_changed();
+        self.view.lock().epochs = epochs;
+        Ok(())
+    }
+}
+
+/// Replaces a small file so that whoever dies meanwhile leaves the old or the new one; the next sync of the log makes
+/// it durable.
+pub(crate) fn replace_unsynced(dir: &LogDir, path: &Path, contents: &[u8]) -> Result<(), LogError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(names::TMP);
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let file = dir.open(&temporary, OpenMode::Create)?;
+        file.truncate(0)?;
+        file.write_all_at(contents, 0)?;
+        dir.disk.rename(&temporary, path)
+    };
+    write().map_err(|source| dir.write_failed("write", path, source))
 }

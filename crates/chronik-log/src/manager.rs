@@ -1,40 +1,57 @@
 //! All logs of this broker.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use chronik_disk::Disk;
+use chronik_disk::{Disk, DiskLock};
 use chronik_types::{MonotonicMs, Now, TopicId, TopicPartition};
+use parking_lot::{Mutex, RwLock};
 
-use crate::{FlushQueue, Log, LogConfig, LogError, ManagerOptions};
+use crate::dir::{LogDir, Shared};
+use crate::journal::NoteKind;
+use crate::log::{LogParts, replace_unsynced};
+use crate::startup::{Recovered, StartingLogManager};
+use crate::stats::LogStats;
+use crate::{FlushQueue, Log, LogConfig, LogError, ManagerOptions, names, partition_metadata};
 
 /// Says what a topic's settings are, at start and when a log is created.
 pub type ConfigSource = dyn Fn(&str) -> Arc<LogConfig> + Send + Sync;
-
-/// Log directories that are being opened: locked and listed, their partitions waiting to be recovered.
-///
-/// [`recover_next`](Self::recover_next) may be called from several threads until it says that nothing is left.
-pub struct StartingLogManager {}
-
-impl StartingLogManager {
-    /// Recovers one more partition. False when there is none left to begin with.
-    pub fn recover_next(&self, _now: Now) -> bool {
-        unimplemented!()
-    }
-
-    /// Recovers what is left and gives the manager.
-    pub fn finish(self, _now: Now) -> Arc<LogManager> {
-        unimplemented!()
-    }
-}
 
 /// All logs of this broker.
 ///
 /// Every method may be called from any thread. [`maintain`](Self::maintain) is for one thread at a time, the one
 /// that the server keeps for it.
-pub struct LogManager {}
+pub struct LogManager {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dirs: Vec<ManagedDir>,
+    logs: RwLock<BTreeMap<TopicPartition, Arc<Log>>>,
+    failed: RwLock<BTreeMap<TopicPartition, LogError>>,
+    /// Held while a log is made, deleted or retired.
+    creating: Mutex<()>,
+    flush_queue: Arc<FlushQueue>,
+    renamed_count: AtomicU64,
+    pub(crate) maintenance: Mutex<crate::maintenance::Due>,
+}
 
-/// One log directory as DescribeLogDirs shows it.
+/// A log directory with what only the manager needs of it.
+pub(crate) struct ManagedDir {
+    pub(crate) dir: Arc<LogDir>,
+    /// Given back at shutdown.
+    pub(crate) lock: Mutex<Option<Box<dyn DiskLock>>>,
+    /// Journals that the next checkpoint makes superfluous.
+    pub(crate) old_journals: Mutex<Vec<u64>>,
+}
+
+impl ManagedDir {
+    pub(crate) fn new(dir: Arc<LogDir>, lock: Box<dyn DiskLock>, journals: Vec<u64>) -> Self {
+        Self { dir, lock: Mutex::new(Some(lock)), old_journals: Mutex::new(journals) }
+    }
+}
+
+/// One log directory as `DescribeLogDirs` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogDirDescription {
     /// The directory.
@@ -53,73 +70,213 @@ impl LogManager {
     /// Locks the directories (made where they are missing), reads their checkpoints and lists their partitions.
     /// `config_for` says each topic's settings.
     pub fn open(
-        _disk: Arc<dyn Disk>,
-        _log_dirs: Vec<PathBuf>,
-        _options: ManagerOptions,
-        _config_for: Arc<ConfigSource>,
-        _now: Now,
+        disk: Arc<dyn Disk>,
+        log_dirs: Vec<PathBuf>,
+        options: ManagerOptions,
+        config_for: Arc<ConfigSource>,
+        now: Now,
     ) -> Result<StartingLogManager, LogError> {
-        unimplemented!()
+        StartingLogManager::open(disk, log_dirs, options, config_for, now)
+    }
+
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        shared: Arc<Shared>,
+        dirs: Vec<ManagedDir>,
+        recovered: Recovered,
+        now: Now,
+    ) -> Self {
+        let maintenance = Mutex::new(crate::maintenance::Due::first(&shared.options, now));
+        Self {
+            disk,
+            shared,
+            dirs,
+            logs: RwLock::new(recovered.logs),
+            failed: RwLock::new(recovered.failed),
+            creating: Mutex::new(()),
+            flush_queue: Arc::default(),
+            renamed_count: AtomicU64::new(0),
+            maintenance,
+        }
     }
 
     /// The partition's log, if there is one.
-    pub fn get(&self, _partition: &TopicPartition) -> Option<Arc<Log>> {
-        unimplemented!()
+    pub fn get(&self, partition: &TopicPartition) -> Option<Arc<Log>> {
+        self.logs.read().get(partition).cloned()
     }
 
     /// The partition's log, made where there is none. Fails with `InconsistentTopicId` where the directory belongs
     /// to another topic of that name: retire it first.
     pub fn get_or_create(
         &self,
-        _now: Now,
-        _partition: &TopicPartition,
-        _topic_id: TopicId,
-        _config: Arc<LogConfig>,
+        partition: &TopicPartition,
+        topic_id: TopicId,
+        config: Arc<LogConfig>,
     ) -> Result<Arc<Log>, LogError> {
-        unimplemented!()
+        let _creating = self.creating.lock();
+        if let Some(log) = self.get(partition) {
+            return Self::claim(log, topic_id, config);
+        }
+        if let Some(error) = self.failed.read().get(partition) {
+            return Err(error.clone());
+        }
+        let dir = self.choose_dir()?;
+        let path = dir.partition_path(partition);
+        dir.disk
+            .create_dir_all(&path)
+            .map_err(|source| dir.write_failed("make the directory", &path, source))?;
+        let metadata = partition_metadata::format(topic_id);
+        replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
+        let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, LogParts::default());
+        log.writer.lock().dir_unsynced = true;
+        dir.mark_changed();
+        let log = Arc::new(log);
+        self.logs.write().insert(partition.clone(), Arc::clone(&log));
+        Ok(log)
+    }
+
+    /// A log that is there, if it is this topic's.
+    fn claim(log: Arc<Log>, topic_id: TopicId, config: Arc<LogConfig>) -> Result<Arc<Log>, LogError> {
+        let found = log.topic_id();
+        if found == TopicId::ZERO {
+            let path = log.path().join(names::PARTITION_METADATA);
+            replace_unsynced(&log.dir, &path, partition_metadata::format(topic_id).as_bytes())?;
+            log.adopt_topic_id(topic_id);
+            log.dir.mark_changed();
+        } else if found != topic_id {
+            return Err(LogError::InconsistentTopicId { found, expected: topic_id });
+        }
+        log.update_config(config);
+        Ok(log)
+    }
+
+    /// The directory that takes the next partition: of those that work, the one with the fewest.
+    fn choose_dir(&self) -> Result<Arc<LogDir>, LogError> {
+        if let [only] = self.dirs.as_slice() {
+            only.dir.check_online()?;
+            return Ok(Arc::clone(&only.dir));
+        }
+        let mut counts: BTreeMap<&PathBuf, usize> = BTreeMap::new();
+        let logs = self.logs();
+        for log in &logs {
+            *counts.entry(&log.dir.path).or_default() += 1;
+        }
+        let online = self.dirs.iter().filter(|home| home.dir.check_online().is_ok());
+        let least = online.min_by_key(|home| counts.get(&home.dir.path).copied().unwrap_or(0));
+        match (least, self.dirs.first()) {
+            (Some(home), _) => Ok(Arc::clone(&home.dir)),
+            (None, Some(first)) => Err(first.dir.check_online().err().unwrap_or(LogError::Closed)),
+            (None, None) => Err(LogError::Closed),
+        }
     }
 
     /// Closes the partition's log and renames its directory; maintenance removes it later. False where there is
     /// none.
-    pub fn delete(&self, _now: Now, _partition: &TopicPartition) -> Result<bool, LogError> {
-        unimplemented!()
+    pub fn delete(&self, now: Now, partition: &TopicPartition) -> Result<bool, LogError> {
+        let delay_ms = self.get(partition).map_or(0, |log| log.config().file_delete_delay_ms);
+        let Some((dir, path)) = self.rename_away(now, partition, names::DELETE_DIR)? else {
+            return Ok(false);
+        };
+        dir.removals.push_dir(now.monotonic.plus_ms(delay_ms), path);
+        Ok(true)
     }
 
     /// Closes a log that the metadata does not know and renames its directory to `…-stray`, where it stays until an
     /// operator looks at it. False where there is none.
-    pub fn retire_stray(&self, _now: Now, _partition: &TopicPartition) -> Result<bool, LogError> {
-        unimplemented!()
+    pub fn retire_stray(&self, now: Now, partition: &TopicPartition) -> Result<bool, LogError> {
+        let Some((_, path)) = self.rename_away(now, partition, names::STRAY_DIR)? else { return Ok(false) };
+        tracing::warn!(%partition, path = %path.display(), "no topic claims this partition; its directory was renamed and is kept");
+        Ok(true)
+    }
+
+    fn rename_away(
+        &self,
+        now: Now,
+        partition: &TopicPartition,
+        suffix: &str,
+    ) -> Result<Option<(Arc<LogDir>, PathBuf)>, LogError> {
+        let _creating = self.creating.lock();
+        let Some(log) = self.get(partition) else { return Ok(None) };
+        let dir = Arc::clone(&log.dir);
+        log.close();
+        match dir.note(partition, NoteKind::Delete, 0) {
+            // A full disk must not keep anyone from making room on it.
+            Ok(_) | Err(LogError::DiskFull { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let count = self.renamed_count.fetch_add(1, Ordering::Relaxed);
+        let unique = (u128::from(now.wall.get().unsigned_abs()) << 64) | u128::from(count);
+        let from = dir.partition_path(partition);
+        let to = dir.path.join(names::renamed_dir(partition, unique, suffix));
+        dir.disk.rename(&from, &to).map_err(|source| dir.write_failed("rename", &from, source))?;
+        self.logs.write().remove(partition);
+        dir.mark_changed();
+        Ok(Some((dir, to)))
     }
 
     /// All logs, sorted by partition.
     pub fn logs(&self) -> Vec<Arc<Log>> {
-        unimplemented!()
+        self.logs.read().values().cloned().collect()
+    }
+
+    /// Partitions whose logs could not be recovered, with the reason.
+    pub fn failed(&self) -> Vec<(TopicPartition, LogError)> {
+        self.failed.read().iter().map(|(partition, error)| (partition.clone(), error.clone())).collect()
     }
 
     /// The directories with what they hold.
     pub fn describe_dirs(&self) -> Vec<LogDirDescription> {
-        unimplemented!()
+        let logs = self.logs();
+        let describe = |home: &ManagedDir| {
+            let dir = &home.dir;
+            let space = self.disk.space(&dir.path).ok();
+            let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+            LogDirDescription {
+                path: dir.path.clone(),
+                offline_reason: dir.offline_reason(),
+                usable_bytes: space.map_or(-1, |space| bytes(space.usable_bytes)),
+                total_bytes: space.map_or(-1, |space| bytes(space.total_bytes)),
+                partitions: logs
+                    .iter()
+                    .filter(|log| Arc::ptr_eq(&log.dir, dir))
+                    .map(|log| (log.topic_partition().clone(), log.size_bytes()))
+                    .collect(),
+            }
+        };
+        self.dirs.iter().map(describe).collect()
     }
 
     /// The queue that the server's syncing thread drives.
     pub fn flush_queue(&self) -> &Arc<FlushQueue> {
-        unimplemented!()
+        &self.flush_queue
+    }
+
+    /// What the logs have done so far, for the metrics.
+    pub fn stats(&self) -> LogStats {
+        self.shared.counters.snapshot()
+    }
+
+    /// Bytes of recent batches in memory.
+    pub fn tail_memory_bytes(&self) -> u64 {
+        self.shared.tail_memory.used_bytes()
     }
 
     /// Sets what is called when maintenance is wanted before its time, such as when many bytes were appended since
-    /// the last checkpoint. It must be quick: appends call it.
-    pub fn set_maintenance_waker(&self, _wake: Box<dyn Fn() + Send + Sync>) {
-        unimplemented!()
+    /// the last checkpoint. It must be quick: appends call it. Only the first one counts.
+    pub fn set_maintenance_waker(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        // A second waker would mean a second maintenance thread, which there is not.
+        drop(self.shared.waker.set(wake));
     }
 
-    /// Does what is due: checkpoints, retention, rolling by time, `flush.ms`, removal of deleted files, expiry of
-    /// producers and of idle memory. Gives when it wants to be called again.
-    pub fn maintain(&self, _now: Now) -> MonotonicMs {
-        unimplemented!()
+    /// Does what is due: checkpoints, retention, `flush.ms`, removal of deleted files, expiry of producers and of idle
+    /// memory. Gives when it wants to be called again.
+    pub fn maintain(&self, now: Now) -> MonotonicMs {
+        crate::maintenance::run(self, now)
     }
 
-    /// Syncs all logs, writes the last checkpoint and the mark of a clean shutdown, and gives the directories back.
-    pub fn shutdown(&self, _now: Now) -> Result<(), LogError> {
-        unimplemented!()
+    /// Syncs all logs, writes the last checkpoint and the mark of a clean shutdown, and gives the directories back. The
+    /// first failure is told; what can be written is written nevertheless.
+    pub fn shutdown(&self, now: Now) -> Result<(), LogError> {
+        crate::maintenance::shut_down(self, now)
     }
 }

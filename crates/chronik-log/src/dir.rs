@@ -1,0 +1,216 @@
+//! What the logs of one log directory share: its disk, whether it still works, and what is to be noted there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use chronik_disk::{Disk, DiskFile, OpenMode};
+use chronik_types::TopicPartition;
+use parking_lot::Mutex;
+
+use crate::LogError;
+use crate::config::ManagerOptions;
+use crate::error::{is_disk_full, is_out_of_files};
+use crate::file_cache::FileCache;
+use crate::journal::{Journal, NoteKind};
+use crate::names;
+use crate::removal::RemovalQueue;
+use crate::stats::LogCounters;
+use crate::tail_ring::MemoryBudget;
+
+/// Called when maintenance is wanted at once.
+pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
+
+/// What all log directories of a broker share.
+pub(crate) struct Shared {
+    pub(crate) options: ManagerOptions,
+    pub(crate) files: FileCache,
+    pub(crate) tail_memory: Arc<MemoryBudget>,
+    pub(crate) counters: LogCounters,
+    pub(crate) waker: OnceLock<Waker>,
+    /// Numbers the logs, so that a file of a deleted log is never taken for one of its successor.
+    next_file_number: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(options: ManagerOptions) -> Self {
+        Self {
+            files: FileCache::new(options.open_files_max),
+            tail_memory: Arc::new(MemoryBudget::new(options.tail_memory_bytes_max)),
+            options,
+            counters: LogCounters::default(),
+            waker: OnceLock::new(),
+            next_file_number: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn next_file_number(&self) -> u64 {
+        self.next_file_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn wake_maintenance(&self) {
+        if let Some(wake) = self.waker.get() {
+            wake();
+        }
+    }
+}
+
+/// One log directory.
+pub(crate) struct LogDir {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) path: PathBuf,
+    pub(crate) shared: Arc<Shared>,
+    offline: OnceLock<Arc<str>>,
+    journal: Mutex<Journal>,
+    /// The generation of `journal`, readable without its lock. A log that noted itself under an older generation
+    /// notes itself again before it writes.
+    generation: AtomicU64,
+    /// Bytes appended since the last checkpoint.
+    uncheckpointed_bytes: AtomicU64,
+    /// Whether a log's start moved, so that segments can go.
+    start_moved: AtomicBool,
+    /// Whether anything changed since the last checkpoint.
+    changed: AtomicBool,
+    pub(crate) removals: RemovalQueue,
+}
+
+impl LogDir {
+    pub(crate) fn new(disk: Arc<dyn Disk>, path: PathBuf, shared: Arc<Shared>) -> Self {
+        let journal = Mutex::new(Journal::new(path.clone(), 0));
+        Self {
+            disk,
+            path,
+            shared,
+            offline: OnceLock::new(),
+            journal,
+            generation: AtomicU64::new(0),
+            uncheckpointed_bytes: AtomicU64::new(0),
+            start_moved: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            removals: RemovalQueue::default(),
+        }
+    }
+
+    /// The directory of a partition.
+    pub(crate) fn partition_path(&self, partition: &TopicPartition) -> PathBuf {
+        self.path.join(partition.to_string())
+    }
+
+    /// The path of a partition's file.
+    pub(crate) fn file_path(&self, partition: &TopicPartition, offset: i64, extension: &str) -> PathBuf {
+        self.partition_path(partition).join(names::file(offset, extension))
+    }
+
+    /// Fails once the directory is offline.
+    pub(crate) fn check_online(&self) -> Result<(), LogError> {
+        match self.offline.get() {
+            None => Ok(()),
+            Some(reason) => Err(LogError::Offline { dir: self.path.clone(), reason: Arc::clone(reason) }),
+        }
+    }
+
+    /// Why the directory is offline, if it is.
+    pub(crate) fn offline_reason(&self) -> Option<Arc<str>> {
+        self.offline.get().cloned()
+    }
+
+    /// Takes the directory offline, for good (LOG-3).
+    pub(crate) fn take_offline(&self, error: &LogError) {
+        let reason: Arc<str> = error.to_string().into();
+        if self.offline.set(reason).is_ok() {
+            tracing::error!(dir = %self.path.display(), %error, "log directory goes offline; its partitions take no requests until the disk is repaired and the broker restarted");
+        }
+    }
+
+    /// What a failed write means: a full disk and too many open files are only reported, as both pass; anything else
+    /// takes the directory offline.
+    pub(crate) fn write_failed(&self, attempt: &'static str, path: &Path, source: io::Error) -> LogError {
+        let passes = is_disk_full(&source) || is_out_of_files(&source);
+        let error = LogError::io(attempt, path, source);
+        if !passes {
+            self.take_offline(&error);
+        }
+        error
+    }
+
+    /// What a failed step of a cut means: the directory is offline, as the log is neither what it was nor what it was
+    /// to become.
+    pub(crate) fn cut_failed(&self, attempt: &'static str, path: &Path, source: io::Error) -> LogError {
+        let error = LogError::io(attempt, path, source);
+        self.take_offline(&error);
+        error
+    }
+
+    /// What a failed sync means: the directory is offline, even where the disk was only full, as nobody knows what
+    /// of the data is lost (LOG-3).
+    pub(crate) fn sync_failed(&self, path: &Path, source: io::Error) -> LogError {
+        let error = LogError::io("sync", path, source);
+        self.take_offline(&error);
+        error
+    }
+
+    pub(crate) fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(path, mode)
+    }
+
+    /// The journal's generation; a log that noted itself under it need not do so again.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Notes in the journal what is about to happen to a partition, and gives the journal's generation.
+    pub(crate) fn note(
+        &self,
+        partition: &TopicPartition,
+        kind: NoteKind,
+        offset: i64,
+    ) -> Result<u64, LogError> {
+        self.changed.store(true, Ordering::Release);
+        let mut journal = self.journal.lock();
+        journal
+            .note(&*self.disk, partition, kind, offset)
+            .map_err(|source| self.write_failed("write the journal", &journal.path(), source))?;
+        Ok(journal.generation())
+    }
+
+    /// Starts a new journal, for the checkpoint of `generation` that is about to be made.
+    pub(crate) fn start_journal(&self, generation: u64) {
+        let mut journal = self.journal.lock();
+        *journal = Journal::new(self.path.clone(), generation);
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    pub(crate) fn count_appended(&self, bytes: u64) {
+        let before = self.uncheckpointed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let limit = self.shared.options.checkpoint_bytes_max;
+        if before < limit && limit <= before.saturating_add(bytes) {
+            self.shared.wake_maintenance();
+        }
+    }
+
+    /// Whether so much was appended since the last checkpoint that the next one is due.
+    pub(crate) fn checkpoint_is_due(&self) -> bool {
+        self.uncheckpointed_bytes.load(Ordering::Relaxed) >= self.shared.options.checkpoint_bytes_max
+    }
+
+    pub(crate) fn mark_start_moved(&self) {
+        self.start_moved.store(true, Ordering::Release);
+        self.shared.wake_maintenance();
+    }
+
+    pub(crate) fn take_start_moved(&self) -> bool {
+        self.start_moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Notes that something changed which the next checkpoint must hold.
+    pub(crate) fn mark_changed(&self) {
+        self.changed.store(true, Ordering::Release);
+    }
+
+    /// Whether anything changed since this was asked last; the bytes are counted anew.
+    pub(crate) fn take_changed(&self) -> bool {
+        self.uncheckpointed_bytes.store(0, Ordering::Relaxed);
+        self.changed.swap(false, Ordering::AcqRel)
+    }
+}

@@ -1,0 +1,287 @@
+//! What is done for the logs from time to time, and at the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chronik_types::{MonotonicMs, Now, TopicPartition};
+
+use crate::checkpoint::{self, CheckpointWriter, SYNCED_INTERVAL_MS};
+use crate::file_cache::FileKind;
+use crate::log::{Log, replace_unsynced};
+use crate::manager::{LogManager, ManagedDir};
+use crate::stats::add;
+use crate::{LogError, ManagerOptions, journal, kafka_checkpoint, names};
+
+/// How long between two looks at what has no date of its own (`flush.ms`, removals), at most.
+const PASS_MS_MAX: u64 = 1_000;
+
+/// When what is due next.
+pub(crate) struct Due {
+    checkpoint: MonotonicMs,
+    synced_checkpoint: MonotonicMs,
+    retention: MonotonicMs,
+}
+
+impl Due {
+    pub(crate) fn first(options: &ManagerOptions, now: Now) -> Self {
+        Self {
+            checkpoint: now.monotonic.plus_ms(options.checkpoint_interval_ms),
+            synced_checkpoint: now.monotonic,
+            retention: now.monotonic.plus_ms(options.retention_check_interval_ms.min(30_000)),
+        }
+    }
+}
+
+pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
+    let mut due = manager.maintenance.lock();
+    let options = &manager.shared.options;
+    let logs = manager.logs();
+    let retention_is_due = due.retention <= now.monotonic;
+    if retention_is_due {
+        due.retention = now.monotonic.plus_ms(options.retention_check_interval_ms);
+    }
+    for home in &manager.dirs {
+        if home.dir.check_online().is_err() {
+            continue;
+        }
+        let starts_moved = home.dir.take_start_moved();
+        if retention_is_due || starts_moved {
+            for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, &home.dir)) {
+                if let Err(error) = log.delete_old_segments(now) {
+                    tracing::warn!(partition = %log.topic_partition(), %error, "cannot delete old segments");
+                }
+                if retention_is_due {
+                    log.expire_producers(now);
+                }
+            }
+        }
+        home.dir.removals.remove_due(&*manager.disk, now.monotonic);
+        if due.checkpoint <= now.monotonic || home.dir.checkpoint_is_due() {
+            let synced = due.synced_checkpoint <= now.monotonic;
+            match write_checkpoint(manager, home, &logs, synced, false) {
+                Ok(true) if synced => {
+                    due.synced_checkpoint = now.monotonic.plus_ms(SYNCED_INTERVAL_MS);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(dir = %home.dir.path.display(), %error, "cannot write the checkpoint; it is tried again");
+                }
+            }
+        }
+    }
+    if due.checkpoint <= now.monotonic {
+        due.checkpoint = now.monotonic.plus_ms(options.checkpoint_interval_ms);
+        for log in &logs {
+            log.release_idle(now, options.tail_idle_ms);
+        }
+    }
+    let mut next = now.monotonic.plus_ms(PASS_MS_MAX).min(due.checkpoint).min(due.retention);
+    for log in &logs {
+        match log.wants_sync(now) {
+            SyncWish::Now => {
+                manager.flush_queue().request(log, log.log_end_offset(), None);
+            }
+            SyncWish::At(at) => next = next.min(at),
+            SyncWish::None => {}
+        }
+    }
+    let removal = manager.dirs.iter().filter_map(|home| home.dir.removals.next_due()).min();
+    removal.map_or(next, |removal| next.min(removal.max(now.monotonic.plus_ms(1))))
+}
+
+/// Whether a log is to be synced without anyone having asked.
+enum SyncWish {
+    None,
+    Now,
+    At(MonotonicMs),
+}
+
+impl Log {
+    /// `flush.ms` asks for old data to be synced; a segment that was closed is synced in any case, so that a restart
+    /// after a power loss need not read it.
+    fn wants_sync(&self, now: Now) -> SyncWish {
+        let flush_ms = self.config().flush_ms;
+        let writer = self.writer.lock();
+        if writer.unsynced.len() > 1 {
+            return SyncWish::Now;
+        }
+        let (Some(flush_ms), Some(since)) = (flush_ms, writer.unsynced_since) else { return SyncWish::None };
+        let at = since.plus_ms(flush_ms);
+        if at <= now.monotonic { SyncWish::Now } else { SyncWish::At(at) }
+    }
+
+    fn expire_producers(&self, now: Now) {
+        let expiration_ms = self.dir.shared.options.producer_id_expiration_ms;
+        let mut writer = self.writer.lock();
+        if !writer.producers.is_empty() && writer.producers.expire(now.wall, expiration_ms) > 0 {
+            self.dir.mark_changed();
+        }
+    }
+
+    /// Gives back the memory and the open file of a log that nothing is appended to.
+    fn release_idle(&self, now: Now, idle_ms: u64) {
+        let mut writer = self.writer.lock();
+        let is_open = writer.active_file.is_some();
+        if is_open && now.monotonic.since_ms(writer.last_append) >= idle_ms {
+            writer.active_file = None;
+            self.view.lock().ring = None;
+        }
+    }
+
+    /// Adds this log to a checkpoint, with its index entries on disk so that a restart finds them.
+    fn add_to_checkpoint(&self, checkpoint: &mut CheckpointWriter) {
+        let writer = self.writer.lock();
+        if self.check_usable().is_err() {
+            return;
+        }
+        let unwritten = {
+            let view = self.view.lock();
+            view.segments
+                .last()
+                .filter(|segment| {
+                    !segment.offset_index.unwritten().is_empty() || !segment.time_index.unwritten().is_empty()
+                })
+                .map(|segment| segment.base_offset)
+        };
+        if let Some(base_offset) = unwritten
+            && let Err(error) = self.write_indexes(base_offset)
+        {
+            // The entries stay in memory and are written later; without them a restart only seeks longer.
+            tracing::warn!(partition = %self.partition, %error, "cannot write the indexes");
+        }
+        let view = self.view.lock();
+        checkpoint.add(
+            &self.partition,
+            self.topic_id(),
+            [
+                self.log_start_offset().get(),
+                self.log_end_offset().get(),
+                self.high_watermark().get(),
+                self.recovery_point().get(),
+            ],
+            &view.segments,
+            &view.epochs,
+            &writer.producers,
+        );
+    }
+
+    /// Brings everything to the disk that a start would have to make anew otherwise.
+    fn prepare_shutdown(&self) -> Result<(), LogError> {
+        self.sync()?;
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let log_end_offset = self.log_end_offset().get();
+        if !writer.producers.is_empty() && !writer.snapshots.contains(&log_end_offset) {
+            self.take_snapshot(&mut writer, log_end_offset)?;
+        }
+        let active = {
+            let mut view = self.view.lock();
+            view.segments.last_mut().and_then(|segment| {
+                segment.add_time_entry();
+                let written =
+                    segment.offset_index.unwritten().is_empty() && segment.time_index.unwritten().is_empty();
+                (!written).then_some(segment.base_offset)
+            })
+        };
+        let Some(base_offset) = active else { return Ok(()) };
+        self.write_indexes(base_offset)?;
+        let file_number = self.view.lock().file_number;
+        for (kind, extension) in [(FileKind::Index, names::INDEX), (FileKind::TimeIndex, names::TIME_INDEX)] {
+            let path = self.file_path(base_offset, extension);
+            let synced = self.open_file(file_number, base_offset, kind).and_then(|file| file.sync_data());
+            synced.map_err(|source| self.dir.sync_failed(&path, source))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a directory's checkpoint where anything changed, and says whether it did.
+fn write_checkpoint(
+    manager: &LogManager,
+    home: &ManagedDir,
+    logs: &[Arc<Log>],
+    synced: bool,
+    clean: bool,
+) -> Result<bool, LogError> {
+    let dir = &home.dir;
+    if !dir.take_changed() && !clean {
+        return Ok(false);
+    }
+    // From here on logs note themselves in the next journal. What they did before is in the checkpoint, as each is
+    // looked at only now; what they do meanwhile may be in both, which does no harm.
+    let old_generation = dir.generation();
+    let generation = old_generation + 1;
+    dir.start_journal(generation);
+    home.old_journals.lock().push(old_generation);
+    let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
+    for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
+        log.add_to_checkpoint(&mut checkpoint);
+    }
+    let contents = checkpoint.finish();
+    if let Err(source) = checkpoint::store(&*manager.disk, &dir.path, &contents, synced) {
+        dir.mark_changed();
+        return Err(LogError::io("write the checkpoint of", &dir.path, source));
+    }
+    add(&manager.shared.counters.checkpoint_count, 1);
+    for generation in std::mem::take(&mut *home.old_journals.lock()) {
+        let path = journal::path(&dir.path, generation);
+        match manager.disk.remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old journal");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(true)
+}
+
+pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> {
+    let mut first_error = None;
+    let logs = manager.logs();
+    // Whoever waits is answered now; a failure shows below again.
+    manager.flush_queue().sync_batch();
+    for home in &manager.dirs {
+        let dir = &home.dir;
+        let mut result = dir.check_online();
+        for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
+            let prepared = log.prepare_shutdown();
+            result = result.and(prepared);
+        }
+        dir.removals.remove_due(&*manager.disk, now.monotonic);
+        let result = result.and_then(|()| {
+            write_checkpoint(manager, home, &logs, true, true)?;
+            write_kafka_files(manager, home, &logs)
+        });
+        if let Err(error) = result {
+            tracing::error!(dir = %dir.path.display(), %error, "the log directory could not be shut down cleanly");
+            first_error.get_or_insert(error);
+        }
+        for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
+            log.close();
+        }
+        drop(home.lock.lock().take());
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+/// Leaves what Kafka looks for in a log directory.
+fn write_kafka_files(manager: &LogManager, home: &ManagedDir, logs: &[Arc<Log>]) -> Result<(), LogError> {
+    let dir = &home.dir;
+    let offsets = |offset: fn(&Log) -> i64| -> BTreeMap<TopicPartition, i64> {
+        logs.iter()
+            .filter(|log| Arc::ptr_eq(&log.dir, dir))
+            .map(|log| (log.topic_partition().clone(), offset(log)))
+            .collect()
+    };
+    let files = [
+        (names::RECOVERY_POINT_CHECKPOINT, offsets(|log| log.recovery_point().get())),
+        (names::HIGH_WATERMARK_CHECKPOINT, offsets(|log| log.high_watermark().get())),
+        (names::LOG_START_CHECKPOINT, offsets(|log| log.log_start_offset().get())),
+    ];
+    for (name, offsets) in files {
+        replace_unsynced(dir, &dir.path.join(name), kafka_checkpoint::format(&offsets).as_bytes())?;
+    }
+    let path = dir.path.join(names::CLEAN_SHUTDOWN);
+    replace_unsynced(dir, &path, br#"{"version":0,"brokerEpoch":-1}"#)?;
+    manager.disk.sync_dir(&dir.path).map_err(|source| dir.sync_failed(&dir.path, source))
+}

@@ -1,0 +1,97 @@
+//! Deleting old segments, by time, by size, and below the log's start.
+
+use chronik_types::Now;
+
+use crate::log::{Log, Writer};
+use crate::segment::Segment;
+use crate::stats::add;
+use crate::{LogConfig, LogError};
+
+impl Log {
+    /// Deletes the segments that retention or a moved start no longer keeps, and gives their number. What is not below
+    /// the high watermark stays.
+    pub(crate) fn delete_old_segments(&self, now: Now) -> Result<usize, LogError> {
+        let config = self.config();
+        // Most of the time there is nothing to do; that is found out without the writer's lock.
+        if self.deletable_count(&config, now) == 0 {
+            return Ok(0);
+        }
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        match self.deletable_count(&config, now) {
+            0 => Ok(0),
+            count => self.delete_first_segments(&mut writer, &config, now, count),
+        }
+    }
+
+    fn deletable_count(&self, config: &LogConfig, now: Now) -> usize {
+        let log_start_offset = self.log_start_offset().get();
+        let high_watermark = self.high_watermark().get();
+        let view = self.view.lock();
+        let mut size_left = self.size_bytes();
+        let mut count = 0;
+        for segment in &view.segments {
+            let last_is_empty = segment.size_bytes == 0 && count + 1 == view.segments.len();
+            if last_is_empty || high_watermark < segment.next_offset {
+                break;
+            }
+            let below_start = segment.next_offset <= log_start_offset;
+            let too_old = config.cleanup_policy.delete
+                && config.retention_ms.is_some_and(|limit| age_ms(segment, now) > limit);
+            let too_much = config.cleanup_policy.delete
+                && config.retention_bytes.is_some_and(|limit| {
+                    size_left.checked_sub(segment.size_bytes).is_some_and(|rest| limit <= rest)
+                });
+            if !(below_start || too_old || too_much) {
+                break;
+            }
+            size_left = size_left.saturating_sub(segment.size_bytes);
+            count += 1;
+        }
+        count
+    }
+
+    fn delete_first_segments(
+        &self,
+        writer: &mut Writer,
+        config: &LogConfig,
+        now: Now,
+        mut count: usize,
+    ) -> Result<usize, LogError> {
+        let all = self.view.lock().segments.len() <= count;
+        if all {
+            // The log goes on in a new segment, so that the one it appends to can go.
+            match self.roll(writer, now, self.log_end_offset().get()) {
+                // The others make room for it.
+                Err(LogError::DiskFull { .. }) => count -= 1,
+                rolled => rolled?,
+            }
+        }
+        let gone: Vec<Segment> = {
+            let mut view = self.view.lock();
+            view.segments.drain(..count).collect()
+        };
+        let new_start = self.view.lock().segments.first().map(|segment| segment.base_offset);
+        if let Some(new_start) = new_start {
+            self.move_start(writer, new_start)?;
+        }
+        for segment in gone {
+            self.retire_segment(writer, now, segment.base_offset, config.file_delete_delay_ms)?;
+            self.dir.shared.files.forget_segment(self.view.lock().file_number, segment.base_offset);
+            self.size_bytes.fetch_sub(segment.size_bytes, std::sync::atomic::Ordering::Relaxed);
+            add(&self.dir.shared.counters.deleted_segment_count, 1);
+        }
+        Ok(count)
+    }
+}
+
+/// How old a segment is: by its newest record, but never newer than the last append to it, so that a timestamp from
+/// the future cannot keep it for ever.
+fn age_ms(segment: &Segment, now: Now) -> u64 {
+    let newest = if segment.max_timestamp < 0 {
+        segment.last_append_ms
+    } else {
+        segment.max_timestamp.min(segment.last_append_ms)
+    };
+    u64::try_from(now.wall.get().saturating_sub(newest)).unwrap_or(0)
+}

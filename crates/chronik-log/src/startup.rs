@@ -1,0 +1,210 @@
+//! Opening the log directories: lock, checkpoint, journal, listing; then recovery, partition by partition.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use chronik_disk::{Disk, DiskLock};
+use chronik_types::{Now, TopicPartition};
+use parking_lot::Mutex;
+
+use crate::checkpoint::{self, PartitionCheckpoint};
+use crate::dir::{LogDir, Shared};
+use crate::journal::{self, Note, NoteKind};
+use crate::manager::{ConfigSource, LogManager, ManagedDir};
+use crate::recovery::{Known, recover};
+use crate::{Log, LogError, ManagerOptions, kafka_checkpoint, names};
+
+/// Log directories that are being opened: locked and listed, their partitions waiting to be recovered.
+///
+/// [`recover_next`](Self::recover_next) may be called from several threads until it says that nothing is left.
+pub struct StartingLogManager {
+    disk: Arc<dyn Disk>,
+    shared: Arc<Shared>,
+    config_for: Arc<ConfigSource>,
+    dirs: Vec<ManagedDir>,
+    tasks: Vec<Mutex<Option<Task>>>,
+    next_task: AtomicUsize,
+    recovered: Mutex<Recovered>,
+}
+
+/// One partition to recover.
+struct Task {
+    dir: Arc<LogDir>,
+    partition: TopicPartition,
+    known: Known,
+}
+
+#[derive(Default)]
+pub(crate) struct Recovered {
+    pub(crate) logs: BTreeMap<TopicPartition, Arc<Log>>,
+    /// Partitions that could not be recovered, so that no empty log takes their place.
+    pub(crate) failed: BTreeMap<TopicPartition, LogError>,
+}
+
+impl StartingLogManager {
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        log_dirs: Vec<PathBuf>,
+        options: ManagerOptions,
+        config_for: Arc<ConfigSource>,
+        now: Now,
+    ) -> Result<Self, LogError> {
+        let shared = Arc::new(Shared::new(options));
+        let mut starting = Self {
+            disk,
+            shared,
+            config_for,
+            dirs: Vec::new(),
+            tasks: Vec::new(),
+            next_task: AtomicUsize::new(0),
+            recovered: Mutex::default(),
+        };
+        for path in log_dirs {
+            starting.open_dir(&path, now)?;
+        }
+        Ok(starting)
+    }
+
+    /// How many partitions there are to recover in all.
+    pub fn partition_count(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Recovers one more partition. False when there is none left to begin with.
+    pub fn recover_next(&self, now: Now) -> bool {
+        let at = self.next_task.fetch_add(1, Ordering::Relaxed);
+        let Some(task) = self.tasks.get(at).and_then(|task| task.lock().take()) else { return false };
+        let Task { dir, partition, known } = task;
+        let config = (self.config_for)(&partition.topic);
+        match recover(&dir, &partition, known, config, now) {
+            Ok(log) => {
+                self.recovered.lock().logs.insert(partition, Arc::new(log));
+            }
+            Err(error) => {
+                tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
+                self.recovered.lock().failed.insert(partition, error);
+            }
+        }
+        true
+    }
+
+    /// Recovers what is left and gives the manager.
+    pub fn finish(self, now: Now) -> Arc<LogManager> {
+        while self.recover_next(now) {}
+        let recovered = self.recovered.into_inner();
+        Arc::new(LogManager::new(self.disk, self.shared, self.dirs, recovered, now))
+    }
+
+    fn open_dir(&mut self, path: &Path, now: Now) -> Result<(), LogError> {
+        let disk = Arc::clone(&self.disk);
+        let failed = |attempt, path: &Path| {
+            let path = path.to_owned();
+            move |source| LogError::io(attempt, &path, source)
+        };
+        disk.create_dir_all(path).map_err(failed("make the log directory", path))?;
+        let lock = lock_dir(&*disk, path)?;
+        let entries = disk.read_dir(path).map_err(failed("list", path))?;
+        let loaded = checkpoint::load(&*disk, path);
+        for damaged in &loaded.damaged {
+            tracing::warn!(path = %damaged.display(), "the checkpoint is damaged; what it knew is read from the logs");
+        }
+        let checkpoint = loaded.checkpoint.unwrap_or_default();
+        let rebooted = checkpoint.boot_id != self.shared.options.boot_id;
+        let clean_file = path.join(names::CLEAN_SHUTDOWN);
+        if entries.iter().any(|entry| entry.name == names::CLEAN_SHUTDOWN) {
+            disk.remove_file(&clean_file).map_err(failed("remove", &clean_file))?;
+        }
+        let dir = Arc::new(LogDir::new(Arc::clone(&disk), path.to_owned(), Arc::clone(&self.shared)));
+        let mut known: BTreeMap<String, PartitionCheckpoint> =
+            checkpoint.partitions.into_iter().map(|entry| (entry.partition.to_string(), entry)).collect();
+        let mut notes: BTreeMap<String, Vec<Note>> = BTreeMap::new();
+        let mut journals = Vec::new();
+        let mut generation = checkpoint.generation;
+        for entry in &entries {
+            let Some(found) = journal::parse_name(&entry.name) else { continue };
+            journals.push(found);
+            generation = generation.max(found);
+        }
+        journals.sort_unstable();
+        for &found in journals.iter().filter(|&&found| checkpoint.generation <= found) {
+            read_journal(&*disk, path, found, &mut notes);
+        }
+        // Notes are only ever added to a journal of this process's own, never behind the torn end of another.
+        dir.start_journal(generation + 1);
+        let read_kafka = |name| {
+            disk.read_file(&path.join(name))
+                .ok()
+                .as_deref()
+                .and_then(kafka_checkpoint::parse)
+                .unwrap_or_default()
+        };
+        let (kafka_log_start, kafka_high_watermark) =
+            (read_kafka(names::LOG_START_CHECKPOINT), read_kafka(names::HIGH_WATERMARK_CHECKPOINT));
+        for entry in entries.iter().filter(|entry| entry.is_dir) {
+            if entry.name.ends_with(names::DELETE_DIR) {
+                dir.removals.push_dir(now.monotonic, path.join(&entry.name));
+            }
+            let Some(partition) = names::parse_partition_dir(&entry.name) else { continue };
+            let known = Known {
+                checkpoint: known.remove(&entry.name),
+                notes: notes.remove(&entry.name).unwrap_or_default(),
+                rebooted,
+                clean: checkpoint.clean,
+                kafka_log_start: kafka_log_start.get(&partition).copied(),
+                kafka_high_watermark: kafka_high_watermark.get(&partition).copied(),
+            };
+            self.add_task(Task { dir: Arc::clone(&dir), partition, known });
+        }
+        for (name, lost) in known {
+            let deleted =
+                notes.get(&name).is_some_and(|notes| notes.iter().any(|note| note.kind == NoteKind::Delete));
+            if !deleted && lost.log_end_offset > lost.log_start_offset {
+                tracing::warn!(dir = %path.display(), partition = %name, "the directory of a partition is gone, with its records");
+            }
+        }
+        self.dirs.push(ManagedDir::new(dir, lock, journals));
+        Ok(())
+    }
+
+    fn add_task(&mut self, task: Task) {
+        let twice = self.tasks.iter().find_map(|other| {
+            let other = other.lock();
+            let other = other.as_ref()?;
+            (other.dir.path != task.dir.path && other.partition == task.partition)
+                .then(|| other.dir.path.clone())
+        });
+        if let Some(first) = twice {
+            tracing::error!(partition = %task.partition, first = %first.display(), second = %task.dir.path.display(), "two log directories hold the same partition; the second is left alone");
+            return;
+        }
+        self.tasks.push(Mutex::new(Some(task)));
+    }
+}
+
+fn lock_dir(disk: &dyn Disk, path: &Path) -> Result<Box<dyn DiskLock>, LogError> {
+    let file = path.join(names::LOCK);
+    disk.lock(&file).map_err(|error| {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            LogError::Locked(path.to_owned())
+        } else {
+            LogError::io("lock", &file, error)
+        }
+    })
+}
+
+fn read_journal(disk: &dyn Disk, dir: &Path, generation: u64, notes: &mut BTreeMap<String, Vec<Note>>) {
+    let path = journal::path(dir, generation);
+    let (found, whole) = match disk.read_file(&path) {
+        Ok(contents) => journal::read(&contents),
+        Err(_) => (Vec::new(), false),
+    };
+    if !whole {
+        tracing::warn!(path = %path.display(), "the journal ends in a note that is damaged; the sizes of the logs tell what it was to tell");
+    }
+    for note in found {
+        notes.entry(note.partition.clone()).or_default().push(note);
+    }
+}

@@ -1,0 +1,306 @@
+//! Cutting a log: at its end when a replica diverged from its leader, at its start when records are deleted.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use chronik_disk::OpenMode;
+use chronik_types::{Now, Offset};
+
+use crate::error::is_disk_full;
+use crate::index::{OffsetEntry, TimeEntry};
+use crate::journal::NoteKind;
+use crate::log::{Log, Writer};
+use crate::recovery::rebuild_producers;
+use crate::scan::{BatchWalker, ScanError};
+use crate::segment::Segment;
+use crate::{LogError, names};
+
+impl Log {
+    /// Cuts the log so that it ends at or before `offset`. False where it ended there already.
+    pub fn truncate_to(&self, now: Now, offset: Offset) -> Result<bool, LogError> {
+        let _syncing = self.syncing.lock();
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        if self.log_end_offset() <= offset {
+            return Ok(false);
+        }
+        let first = self.view.lock().segments.first().map(|segment| segment.base_offset);
+        if offset < self.log_start_offset() || first.is_none_or(|first| offset.get() <= first) {
+            self.clear(&mut writer, now, offset.get())?;
+            return Ok(true);
+        }
+        // Whatever is appended after the cut is under the same note.
+        writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, offset.get())?);
+        let gone = {
+            let mut view = self.view.lock();
+            if let Some(ring) = &mut view.ring {
+                ring.truncate(offset.get());
+            }
+            let keep = view.segments.partition_point(|segment| segment.base_offset < offset.get());
+            let gone = view.segments.split_off(keep);
+            if !gone.is_empty() {
+                self.renew_file_number(&mut view);
+            }
+            gone
+        };
+        if !gone.is_empty() {
+            writer.active_file = None;
+        }
+        let delay_ms = self.config().file_delete_delay_ms;
+        for segment in &gone {
+            self.retire_segment(&mut writer, now, segment.base_offset, delay_ms)?;
+        }
+        let last = self.view.lock().segments.last().cloned();
+        let mut end_offset = offset.get();
+        if let Some(mut segment) = last {
+            end_offset = self.cut_segment(&mut writer, &mut segment, offset.get())?;
+            let mut view = self.view.lock();
+            if let Some(slot) = view.segments.last_mut() {
+                *slot = segment;
+            }
+        }
+        self.end_at(&mut writer, end_offset)?;
+        self.reload_producers(&mut writer, end_offset)?;
+        self.dir.mark_changed();
+        Ok(true)
+    }
+
+    /// Throws everything away and starts at `offset`.
+    pub fn truncate_fully_and_start_at(&self, now: Now, offset: Offset) -> Result<(), LogError> {
+        let _syncing = self.syncing.lock();
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        self.clear(&mut writer, now, offset.get())
+    }
+
+    fn clear(&self, writer: &mut Writer, now: Now, offset: i64) -> Result<(), LogError> {
+        writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Restart, offset)?);
+        let gone = {
+            let mut view = self.view.lock();
+            view.ring = None;
+            self.renew_file_number(&mut view);
+            self.log_start_offset.store(offset, Ordering::Release);
+            self.log_end_offset.store(offset, Ordering::Release);
+            self.high_watermark.store(offset, Ordering::Release);
+            std::mem::take(&mut view.segments)
+        };
+        writer.active_file = None;
+        self.size_bytes.store(0, Ordering::Relaxed);
+        self.recovery_point.store(offset, Ordering::Release);
+        for segment in &gone {
+            self.retire_segment(writer, now, segment.base_offset, 0)?;
+        }
+        self.remove_snapshots(writer, |_| true)?;
+        writer.unsynced.clear();
+        writer.producers.clear();
+        self.publish_first_unstable_offset(&writer.producers);
+        let mut epochs = self.view.lock().epochs.clone();
+        epochs.clear();
+        self.store_epochs(writer, epochs)
+    }
+
+    /// Moves the log's start to `offset` (KIP-107), which must not be above the high watermark, and gives the new
+    /// start. Whole segments before it go with the next maintenance.
+    pub fn delete_records(&self, offset: Offset) -> Result<Offset, LogError> {
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let (log_start_offset, log_end_offset) = (self.log_start_offset(), self.log_end_offset());
+        if self.high_watermark() < offset {
+            return Err(LogError::OffsetOutOfRange { offset, log_start_offset, log_end_offset });
+        }
+        if offset <= log_start_offset {
+            return Ok(log_start_offset);
+        }
+        // The journal has it before the client has its answer: deleted records do not come back.
+        match self.dir.note(&self.partition, NoteKind::LogStart, offset.get()) {
+            // A full disk must not keep anyone from making room on it. The next checkpoint has the new start.
+            Ok(_) | Err(LogError::DiskFull { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.move_start(&mut writer, offset.get())?;
+        self.dir.mark_start_moved();
+        Ok(offset)
+    }
+
+    /// Lets the log start at `offset` from now on.
+    pub(crate) fn move_start(&self, writer: &mut Writer, offset: i64) -> Result<(), LogError> {
+        self.log_start_offset.fetch_max(offset, Ordering::AcqRel);
+        self.high_watermark.fetch_max(offset, Ordering::AcqRel);
+        self.recovery_point.fetch_max(offset, Ordering::AcqRel);
+        let mut epochs = self.view.lock().epochs.clone();
+        if epochs.truncate_from_start(offset) {
+            match self.store_epochs(writer, epochs.clone()) {
+                // As above; the file is put right when it is written next.
+                Err(LogError::DiskFull { .. }) => self.view.lock().epochs = epochs,
+                stored => stored?,
+            }
+        }
+        self.dir.mark_changed();
+        Ok(())
+    }
+
+    /// Takes a segment's files out of the log: they lose their names now and are removed after the delay.
+    pub(crate) fn retire_segment(
+        &self,
+        writer: &mut Writer,
+        now: Now,
+        base_offset: i64,
+        delay_ms: u64,
+    ) -> Result<(), LogError> {
+        writer.unsynced.remove(&base_offset);
+        writer.dir_unsynced = true;
+        writer.snapshots.remove(&base_offset);
+        let due = now.monotonic.plus_ms(delay_ms);
+        // The data goes last: a segment that still has its data is whole again after a restart.
+        let extensions = [names::SNAPSHOT, names::TXN_INDEX, names::TIME_INDEX, names::INDEX, names::LOG];
+        for extension in extensions {
+            let path = self.file_path(base_offset, extension);
+            let retired = self.file_path(base_offset, &format!("{extension}{}", names::DELETED));
+            match self.dir.disk.rename(&path, &retired) {
+                Ok(()) => self.dir.removals.push_file(due, retired),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // Even a new name can want space; without it the file goes at once.
+                Err(error) if is_disk_full(&error) => {
+                    let removed = self.dir.disk.remove_file(&path);
+                    removed.map_err(|source| self.dir.cut_failed("remove", &path, source))?;
+                }
+                Err(error) => return Err(self.dir.cut_failed("rename", &path, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts the last segment before the batch that holds `offset`, and gives the offset at which the log ends then.
+    fn cut_segment(&self, writer: &mut Writer, segment: &mut Segment, offset: i64) -> Result<i64, LogError> {
+        let base_offset = segment.base_offset;
+        let file = self.active_file(writer, base_offset)?;
+        let failed = |error| self.read_failed(base_offset, error);
+        let file_number = self.view.lock().file_number;
+        let from =
+            self.position_before(file_number, base_offset, segment.size_bytes, offset).map_err(failed)?;
+        let mut walker = BatchWalker::headers(&*file, from, segment.size_bytes);
+        let mut end = (segment.size_bytes, offset);
+        while let Some(found) = walker.next_header().map_err(failed)? {
+            if offset <= found.last_offset() {
+                end = (found.position, offset.min(found.header.base_offset.get()));
+                break;
+            }
+        }
+        let path = self.file_path(base_offset, names::LOG);
+        file.truncate(end.0).map_err(|source| self.dir.cut_failed("cut", &path, source))?;
+        let relative = segment.relative(end.1).unwrap_or(0);
+        self.cut_indexes(segment, relative)?;
+        segment.size_bytes = end.0;
+        segment.next_offset = end.1;
+        self.refresh_max_timestamp(segment, &*file).map_err(failed)?;
+        writer.unsynced.insert(base_offset);
+        Ok(end.1)
+    }
+
+    fn cut_indexes(&self, segment: &mut Segment, relative_end: u32) -> Result<(), LogError> {
+        let path = self.file_path(segment.base_offset, names::INDEX);
+        let index = self.open_index(&path, segment.offset_index.on_disk_count())?;
+        segment
+            .offset_index
+            .truncate(index.as_deref(), |entry: &OffsetEntry| entry.relative_offset < relative_end)
+            .map_err(|source| self.dir.cut_failed("cut", &path, source))?;
+        let path = self.file_path(segment.base_offset, names::TIME_INDEX);
+        let index = self.open_index(&path, segment.time_index.on_disk_count())?;
+        segment
+            .time_index
+            .truncate(index.as_deref(), |entry: &TimeEntry| entry.relative_offset < relative_end)
+            .map_err(|source| self.dir.cut_failed("cut", &path, source))
+    }
+
+    fn open_index(
+        &self,
+        path: &std::path::Path,
+        on_disk_count: u32,
+    ) -> Result<Option<std::sync::Arc<dyn chronik_disk::DiskFile>>, LogError> {
+        if on_disk_count == 0 {
+            return Ok(None);
+        }
+        match self.dir.open(path, OpenMode::ReadWrite) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.dir.cut_failed("open", path, source)),
+        }
+    }
+
+    /// Finds a cut segment's largest timestamp: the time index knows it up to its last entry, the rest is walked.
+    fn refresh_max_timestamp(
+        &self,
+        segment: &mut Segment,
+        file: &dyn chronik_disk::DiskFile,
+    ) -> Result<(), ScanError> {
+        let indexed = segment.time_index.last();
+        segment.max_timestamp = indexed.map_or(-1, |entry| entry.timestamp);
+        segment.offset_of_max_timestamp =
+            indexed.map_or(-1, |entry| segment.base_offset.saturating_add(i64::from(entry.relative_offset)));
+        let from = segment.offset_index.last().map_or(0, |entry| u64::from(entry.position));
+        segment.bytes_since_index = segment.size_bytes.saturating_sub(from);
+        let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
+        while let Some(found) = walker.next_header()? {
+            let timestamp = found.header.max_timestamp.get();
+            if timestamp > segment.max_timestamp {
+                segment.max_timestamp = timestamp;
+                segment.offset_of_max_timestamp = found.last_offset();
+            }
+        }
+        if segment.size_bytes == 0 {
+            segment.first_timestamp = -1;
+        }
+        Ok(())
+    }
+
+    /// Sets the log's end after a cut, and what must not lie beyond it.
+    fn end_at(&self, writer: &mut Writer, end_offset: i64) -> Result<(), LogError> {
+        let mut epochs = {
+            let view = self.view.lock();
+            self.log_end_offset.store(end_offset, Ordering::Release);
+            let size_bytes = view.segments.iter().map(|segment| segment.size_bytes).sum();
+            self.size_bytes.store(size_bytes, Ordering::Relaxed);
+            view.epochs.clone()
+        };
+        self.high_watermark.fetch_min(end_offset, Ordering::AcqRel);
+        self.recovery_point.fetch_min(end_offset, Ordering::AcqRel);
+        if epochs.truncate_from_end(end_offset) {
+            self.store_epochs(writer, epochs)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the producers' state back to what it was when the log ended at `end_offset`.
+    fn reload_producers(&self, writer: &mut Writer, end_offset: i64) -> Result<(), LogError> {
+        self.remove_snapshots(writer, |snapshot| end_offset < snapshot)?;
+        let segments = self.view.lock().segments.clone();
+        let (producers, damaged) =
+            rebuild_producers(&self.dir, &self.partition, &segments, &writer.snapshots, end_offset)?;
+        for snapshot in damaged {
+            writer.snapshots.remove(&snapshot);
+        }
+        self.publish_first_unstable_offset(&producers);
+        writer.producers = producers;
+        Ok(())
+    }
+
+    pub(crate) fn remove_snapshots(
+        &self,
+        writer: &mut Writer,
+        gone: impl Fn(i64) -> bool,
+    ) -> Result<(), LogError> {
+        let (remove, keep): (BTreeSet<i64>, BTreeSet<i64>) =
+            writer.snapshots.iter().partition(|&&snapshot| gone(snapshot));
+        writer.snapshots = keep;
+        for snapshot in remove {
+            let path = self.file_path(snapshot, names::SNAPSHOT);
+            match self.dir.disk.remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(self.dir.cut_failed("remove", &path, error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
