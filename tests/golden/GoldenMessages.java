@@ -111,6 +111,46 @@ public class GoldenMessages {
             return node;
         }
 
+        /** A value of the last version that differs from the defaults in one field alone, of one structure. */
+        ObjectNode sole(String struct, String targetStruct, String targetField, int last, int older) {
+            ObjectNode node = NODES.objectNode();
+            for (JsonNode field : structs.get(struct)) {
+                String name = field.get("name").asText();
+                String type = field.get("type").asText();
+                String element = type.replace("[]", "");
+                Versions versions = Versions.parse(field.has("versions") ? field.get("versions") : field.get("taggedVersions"));
+                boolean tagged = Versions.parse(field.get("taggedVersions")).has(last);
+                if (!versions.has(last)) continue;
+                String key = Character.toLowerCase(name.charAt(0)) + name.substring(1);
+                boolean isTarget = struct.equals(targetStruct) && name.equals(targetField);
+                if (isTarget) {
+                    node.set(key, value(type, last));
+                } else if (structs.containsKey(element) && versions.has(older)) {
+                    ObjectNode inner = sole(element, targetStruct, targetField, last, older);
+                    node.set(key, type.startsWith("[]") ? NODES.arrayNode().add(inner) : inner);
+                } else if (!tagged) {
+                    node.set(key, defaultValue(field, type, last));
+                }
+            }
+            return node;
+        }
+
+        JsonNode defaultValue(JsonNode field, String type, int version) {
+            String text = field.has("default") && !field.get("default").isNull() ? field.get("default").asText() : "";
+            if (text.equals("null") || type.equals("records")) return NullNode.instance;
+            if (type.startsWith("[]")) return NODES.arrayNode();
+            switch (type) {
+                case "bool": return BooleanNode.valueOf(text.equals("true"));
+                case "int8", "int16", "int32", "int64", "uint16", "uint32":
+                    return LongNode.valueOf(text.isEmpty() ? 0 : Long.decode(text));
+                case "float64": return DoubleNode.valueOf(text.isEmpty() ? 0 : Double.parseDouble(text));
+                case "uuid": return TextNode.valueOf(Uuid.ZERO_UUID.toString());
+                case "string": return TextNode.valueOf(text);
+                case "bytes": return BinaryNode.valueOf(new byte[0]);
+                default: return sole(type, "", "", version, version);
+            }
+        }
+
         JsonNode value(String type, int version) {
             if (type.startsWith("[]")) {
                 int count = lean == Lean.LOW ? 0 : lean == Lean.HIGH ? 2 : random.nextInt(4);
@@ -307,14 +347,30 @@ public class GoldenMessages {
                 values.lean = lean;
                 value(out, subject, version, lean.name().toLowerCase(), values.object(name, version));
             }
+            if (version == last) continue;
             // A value with everything that the last version has, in a version that may lack some of it.
-            if (version < last) {
-                values.lean = version % 2 == 0 ? Lean.RANDOM : Lean.LOW;
-                ObjectNode input = values.object(name, last);
-                Message message = subject.fromJson(input, last);
-                line(out, subject, version, "of-last", hexOrRefused(message, (short) version), MAPPER.writeValueAsString(input));
+            for (Lean lean : List.of(Lean.LOW, Lean.RANDOM)) {
+                values.lean = lean;
+                ofLast(out, subject, version, last, values.object(name, last));
             }
         }
+        // One by one, every field that a later version brought or dropped, in the version beside that change.
+        values.lean = Lean.HIGH;
+        for (Map.Entry<String, JsonNode> struct : values.structs.entrySet()) {
+            for (JsonNode field : struct.getValue()) {
+                Versions has = Versions.parse(field.has("versions") ? field.get("versions") : field.get("taggedVersions"));
+                if (!has.has(last)) continue;
+                int older = has.first() - 1;
+                if (older < first) continue;
+                String target = field.get("name").asText();
+                ofLast(out, subject, older, last, values.sole(name, struct.getKey(), target, last, older));
+            }
+        }
+    }
+
+    static void ofLast(PrintWriter out, Subject subject, int version, short last, ObjectNode input) throws Exception {
+        Message message = subject.fromJson(input, last);
+        line(out, subject, version, "of-last", hexOrRefused(message, (short) version), MAPPER.writeValueAsString(input));
     }
 
     public static void main(String[] args) throws Exception {

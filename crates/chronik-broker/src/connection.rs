@@ -58,9 +58,14 @@ impl Connection {
         }
     }
 
+    /// Says that the client is gone; nothing is parked for it from now on.
+    pub fn mark_closed(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
     /// The client is gone: everything that is parked for it is dropped, and nothing is parked from now on.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
+        self.mark_closed();
         let parked = std::mem::take(&mut *self.parked.lock());
         for request in parked.into_values() {
             request.cancel();

@@ -93,6 +93,33 @@ pub fn topic_log_config(image: &MetadataImage, values: &BrokerValues, topic: &st
 }
 
 impl Broker {
+    /// Sets aside the logs that no topic of the image owns: left by a topic that was deleted while this node was
+    /// away, or of another topic by the same name. Called once at start, before the first request.
+    pub fn retire_strays(&self) {
+        let image = self.metadata.image();
+        let now = self.clock.now();
+        for log in self.logs.logs() {
+            let name = log.topic_partition();
+            let owner = image.topic(&name.topic).filter(|topic| topic.id == log.topic_id());
+            let is_known = owner.is_some_and(|topic| topic.partition(name.partition).is_some());
+            if is_known {
+                continue;
+            }
+            match self.logs.retire_stray(now, name) {
+                Ok(_) => tracing::warn!(
+                    topic = &*name.topic,
+                    partition = name.partition.get(),
+                    "set aside the log of a partition that does not exist any more"
+                ),
+                Err(error) => tracing::error!(
+                    topic = &*name.topic,
+                    partition = name.partition.get(),
+                    "cannot set aside a log: {error}"
+                ),
+            }
+        }
+    }
+
     /// The settings of a topic's logs.
     pub(crate) fn log_config_of(&self, image: &MetadataImage, topic: &Arc<str>) -> Arc<LogConfig> {
         topic_log_config(image, &self.config.topic_values, topic)

@@ -154,6 +154,8 @@ struct State {
     locks: BTreeSet<PathBuf>,
     /// Operations that changed the disk so far.
     operation_count: u64,
+    /// Those of them that made something durable.
+    sync_count: u64,
     /// The disk stops when `operation_count` reaches this.
     stop_at: Option<u64>,
     /// Nothing works until the next crash.
@@ -201,6 +203,11 @@ impl SimDisk {
         self.state.lock().operation_count
     }
 
+    /// How many of these were syncs, of files or directories: what a caller waits for on a real disk.
+    pub fn sync_count(&self) -> u64 {
+        self.state.lock().sync_count
+    }
+
     /// Lets `count` further changing operations through and fails all that follow, until [`SimDisk::crash`]. A
     /// write that comes first after the stop leaves a part of itself behind, as a process that is killed in
     /// the middle of one does.
@@ -243,6 +250,9 @@ impl State {
                 return Err(stopped());
             }
             self.operation_count += 1;
+            if matches!(operation, Operation::Sync | Operation::SyncDir) {
+                self.sync_count += 1;
+            }
         }
         let path = path.to_string_lossy();
         let mut struck = None;

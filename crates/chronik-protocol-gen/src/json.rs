@@ -1,10 +1,9 @@
 //! Emits the conversion to and from the JSON form of Kafka's own tools, which tests compare values by.
 
-use crate::rust::{
-    Condition, Scope, field_name, is_not_default, is_option, line, lower_first, mandatory, mentions,
-    snake_case,
-};
+use crate::rust::{Condition, Scope, mandatory};
 use crate::schema::{Field, Message, Struct};
+use crate::text::{line, lower_first, mentions, snake_case};
+use crate::types::{field_name, is_not_default, is_option};
 
 /// The text of `messages_json.rs`: an implementation of `JsonValue` for every structure.
 pub fn json_module(messages: &[Message]) -> String {

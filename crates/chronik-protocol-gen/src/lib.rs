@@ -42,6 +42,8 @@
 mod json;
 mod rust;
 mod schema;
+mod text;
+mod types;
 
 pub use json::json_module;
 pub use rust::rust_module;

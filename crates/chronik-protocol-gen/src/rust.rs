@@ -3,9 +3,12 @@
 //! The emitted code is flat calls into `chronik_protocol::wire`, one line a field wherever possible: compile time
 //! is paid by everyone.
 
-use std::fmt::Write as _;
-
 use crate::schema::{Field, FieldType, Message, MessageKind, Primitive, Struct, Versions};
+use crate::text::{line, lower_first, mentions, snake_case, write_to};
+use crate::types::{
+    default_value, field_doc, field_name, full_name, has_trivial_default, is_not_default, is_option,
+    primitive_method, rust_type,
+};
 
 /// The text of `messages.rs`: one module per message, a re-export of each message, the macro that lists them and
 /// the table of APIs.
@@ -561,210 +564,58 @@ fn size_min(
     }
 }
 
-/// Rust that is true when the field differs from its default.
-pub(crate) fn is_not_default(field: &Field, object: &str) -> String {
-    let place = format!("{object}.{}", field_name(field));
-    let default = default_value(field);
-    let is_counted = match &field.field_type {
-        FieldType::Array(_) => true,
-        FieldType::Primitive(primitive) => {
-            matches!(primitive, Primitive::String | Primitive::Bytes | Primitive::Records)
-        }
-        FieldType::Struct(_) => false,
-    };
-    if default == "None" {
-        format!("{place}.is_some()")
-    } else if is_option(field) && is_counted {
-        format!("{place}.as_ref().is_none_or(|x| !x.is_empty())")
-    } else if is_counted && field.default.is_empty() {
-        format!("!{place}.is_empty()")
-    } else {
-        match default.as_str() {
-            "false" => place,
-            "true" => format!("!{place}"),
-            default => format!("{place} != {default}"),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn emitted(schema: &str) -> String {
+        rust_module(&crate::schema::parse("test", schema).expect("this schema is right"))
+    }
+
+    fn check(schema: &str, expected: &[&str]) {
+        let text = emitted(schema);
+        for line in expected {
+            assert!(text.lines().any(|emitted| emitted.trim() == *line), "no line `{line}` in\n{text}");
         }
     }
-}
 
-pub(crate) fn is_option(field: &Field) -> bool {
-    // Kafka's default for records is null even where a version does not allow it.
-    !field.nullable.is_empty()
-        && !matches!(
-            field.field_type,
-            FieldType::Primitive(
-                Primitive::Bool
-                    | Primitive::Int8
-                    | Primitive::Int16
-                    | Primitive::Int32
-                    | Primitive::Int64
-                    | Primitive::Uint16
-                    | Primitive::Uint32
-                    | Primitive::Float64
-                    | Primitive::Uuid
-            )
-        )
-        || field.field_type == FieldType::Primitive(Primitive::Records)
-}
-
-fn has_trivial_default(field: &Field) -> bool {
-    match &field.field_type {
-        FieldType::Primitive(Primitive::Records) => true,
-        FieldType::Primitive(_) | FieldType::Struct(_) | FieldType::Array(_) => {
-            if is_option(field) {
-                field.default == "null"
-            } else {
-                field.default.is_empty()
-            }
-        }
+    #[test]
+    fn versions_become_conditions() {
+        check(
+            "data X 0-5 flex 3+\n  A int32 0+\n  B int32 2+\n  C string 0-1\n  D bool 2-4 ignorable",
+            &[
+                "m.a = r.i32()?;",
+                "if v >= 2 { m.b = r.i32()?; }",
+                "if v <= 1 { m.c = r.string(flex)?; }",
+                "if (2..=4).contains(&v) { m.d = r.bool()?; }",
+                "let flex = v >= 3;",
+                "if !(v >= 2) && self.b != 0 { return Err(EncodeError::unsupported(\"X.b\", v)); }",
+                "if flex { r.skip_tags()?; }",
+            ],
+        );
+        assert!(!emitted("data X 0-5 flex none\n  D bool 2-4 ignorable").contains("unsupported"));
     }
-}
 
-pub(crate) fn default_value(field: &Field) -> String {
-    let written = field.default.as_str();
-    if field.field_type == FieldType::Primitive(Primitive::Records) || (is_option(field) && written == "null")
-    {
-        return "None".to_owned();
+    #[test]
+    fn tags_are_written_in_ascending_order() {
+        let text = emitted("data X 0 flex 0+\n  B int8 0+ tag 1 0+\n  A int8 0+ tag 0 0+");
+        let place = |tag: &str| text.find(&format!("w.tag(&mut tags, {tag},")).expect("the tag is written");
+        assert!(place("0") < place("1"));
     }
-    let own = match &field.field_type {
-        FieldType::Array(_) => "Vec::new()".to_owned(),
-        FieldType::Struct(name) => format!("{name}::default()"),
-        FieldType::Primitive(primitive) => match primitive {
-            Primitive::Bool => if written == "true" { "true" } else { "false" }.to_owned(),
-            Primitive::Int8
-            | Primitive::Int16
-            | Primitive::Int32
-            | Primitive::Int64
-            | Primitive::Uint16
-            | Primitive::Uint32 => if written.is_empty() { "0" } else { written }.to_owned(),
-            Primitive::Float64 => format!("{}_f64", if written.is_empty() { "0.0" } else { written }),
-            Primitive::Uuid => "TopicId::ZERO".to_owned(),
-            Primitive::String => {
-                if written.is_empty() {
-                    "String::new()".to_owned()
-                } else {
-                    format!("String::from({written:?})")
-                }
-            }
-            Primitive::Bytes | Primitive::Records => "Bytes::new()".to_owned(),
-        },
-    };
-    if is_option(field) { format!("Some({own})") } else { own }
-}
 
-fn rust_type(field: &Field) -> String {
-    let own = match &field.field_type {
-        FieldType::Array(element) => format!("Vec<{}>", element_type(element)),
-        other @ (FieldType::Primitive(_) | FieldType::Struct(_)) => element_type(other),
-    };
-    if is_option(field) { format!("Option<{own}>") } else { own }
-}
-
-pub(crate) fn element_type(element: &FieldType) -> String {
-    match element {
-        FieldType::Struct(name) => name.clone(),
-        FieldType::Array(element) => element_type(element),
-        FieldType::Primitive(primitive) => match primitive {
-            Primitive::Bool => "bool",
-            Primitive::Int8 => "i8",
-            Primitive::Int16 => "i16",
-            Primitive::Int32 => "i32",
-            Primitive::Int64 => "i64",
-            Primitive::Uint16 => "u16",
-            Primitive::Uint32 => "u32",
-            Primitive::Float64 => "f64",
-            Primitive::Uuid => "TopicId",
-            Primitive::String => "String",
-            Primitive::Bytes | Primitive::Records => "Bytes",
-        }
-        .to_owned(),
+    #[test]
+    fn arrays_know_their_smallest_element() {
+        check(
+            "data X 0-2 flex 2+\n  A []Y 0+\n    B string 0+\n    C int64 1+",
+            &["m.a = r.array(flex, match v { ..=0 => 2, _ => 10 }, |r| Y::read(r, v))?;"],
+        );
     }
-}
 
-pub(crate) fn primitive_method(primitive: Primitive) -> &'static str {
-    match primitive {
-        Primitive::Bool => "bool",
-        Primitive::Int8 => "i8",
-        Primitive::Int16 => "i16",
-        Primitive::Int32 => "i32",
-        Primitive::Int64 => "i64",
-        Primitive::Uint16 => "u16",
-        Primitive::Uint32 => "u32",
-        Primitive::Float64 => "f64",
-        Primitive::Uuid => "uuid",
-        Primitive::String => "string",
-        Primitive::Bytes | Primitive::Records => "bytes",
+    #[test]
+    fn defaults_are_kafkas() {
+        check(
+            "data X 0 flex none\n  A int32 0 default -1\n  B string 0 null 0\n  C string 0 null 0 default null\n  D bool 0 default true",
+            &["a: -1,", "b: Some(String::new()),", "c: None,", "d: true,"],
+        );
     }
-}
-
-fn field_doc(field: &Field) -> String {
-    let mut text = format!("`{}`, versions {}", field.name, field.versions);
-    if is_option(field) && !field.nullable.is_empty() {
-        write_to(&mut text, &format!("; null in {}", field.nullable));
-    }
-    if !field.tagged.is_empty() {
-        write_to(&mut text, &format!("; tag {} in {}", field.tag, field.tagged));
-    }
-    if !field.default.is_empty() {
-        write_to(&mut text, &format!("; {} by default", field.default));
-    }
-    if field.ignorable {
-        text.push_str("; dropped by versions without it");
-    }
-    text.push('.');
-    text
-}
-
-fn full_name(owner: &Struct, field: &Field) -> String {
-    format!("{}.{}", owner.name, field_name(field))
-}
-
-pub(crate) fn field_name(field: &Field) -> String {
-    let name = snake_case(&field.name);
-    if matches!(name.as_str(), "type" | "match" | "as" | "in" | "ref" | "move" | "use") {
-        format!("r#{name}")
-    } else {
-        name
-    }
-}
-
-/// `KRaftVersion` → `kraft_version`, `TopicIdPartition` → `topic_id_partition`.
-pub(crate) fn snake_case(name: &str) -> String {
-    let mut out = String::new();
-    let mut was_upper = true;
-    for c in name.chars() {
-        if c.is_ascii_uppercase() {
-            if !was_upper {
-                out.push('_');
-            }
-            was_upper = true;
-        } else {
-            was_upper = false;
-        }
-        out.push(c.to_ascii_lowercase());
-    }
-    out
-}
-
-pub(crate) fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
-}
-
-/// Whether `word` stands in `text` as a word of its own.
-pub(crate) fn mentions(text: &str, word: &str) -> bool {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|token| token == word)
-}
-
-pub(crate) fn line(out: &mut String, depth: usize, text: &str) {
-    for _ in 0..depth {
-        out.push_str("    ");
-    }
-    out.push_str(text);
-    out.push('\n');
-}
-
-fn write_to(out: &mut String, text: &str) {
-    // Writing to a String cannot fail.
-    let _infallible = write!(out, "{text}");
 }

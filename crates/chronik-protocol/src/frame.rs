@@ -98,8 +98,9 @@ impl RequestHeader {
             .versions()
             .filter(|versions| versions.contains(api_version))
             .ok_or(FrameError::UnknownVersion { api_key, api_version, correlation_id })?;
-        // The client id keeps its two-byte length in version 2 as well (KIP-482).
-        header.client_id = reader.string_opt(false, true).map_err(FrameError::Header)?;
+        // The client id keeps its two-byte length in version 2 as well (KIP-482). Kafka lets clients call themselves
+        // by bytes that are not UTF-8, and so do we: the name serves logs and quotas alone.
+        header.client_id = reader.string_lossy_opt(false, true).map_err(FrameError::Header)?;
         if versions.is_flexible(api_version) {
             reader.skip_tags().map_err(FrameError::Header)?;
         }
@@ -114,14 +115,14 @@ impl RequestHeader {
     }
 }
 
-/// Reads the body of a request that belongs to `header`. Bytes after it are an error.
+/// Reads the body of a request that belongs to `header`. Bytes after it are left in the reader: Kafka ignores them,
+/// and so some client may get away with sending them. [`Reader::finish`] makes them an error.
 pub fn decode_request<M: Message>(reader: &mut Reader<'_>, header: &RequestHeader) -> Result<M, FrameError> {
     decode_body(reader, header.api_version)
 }
 
 fn decode_body<M: Message>(reader: &mut Reader<'_>, version: i16) -> Result<M, FrameError> {
-    let body = M::decode(reader, version).and_then(|body| reader.finish().map(|()| body));
-    body.map_err(|source| FrameError::Body { name: M::NAME, version, source })
+    M::decode(reader, version).map_err(|source| FrameError::Body { name: M::NAME, version, source })
 }
 
 /// Writes a request with its length, for clients: tests, and one broker to another.
@@ -166,7 +167,9 @@ pub fn decode_response<M: Message>(frame: &Bytes, version: i16) -> Result<(i32, 
     let mut reader = Reader::new(frame);
     let header_version = response_header_version::<M>(version);
     let header = messages::ResponseHeader::decode(&mut reader, header_version).map_err(FrameError::Header)?;
-    Ok((header.correlation_id, decode_body(&mut reader, version)?))
+    let body = decode_body(&mut reader, version)?;
+    reader.finish().map_err(|source| FrameError::Body { name: M::NAME, version, source })?;
+    Ok((header.correlation_id, body))
 }
 
 /// `ApiVersions` is answered under header version 0 always (KIP-511), all others under what their version asks for.
@@ -198,7 +201,8 @@ fn encode_frame<H: Message, M: Message>(
 mod tests {
     use super::*;
     use crate::messages::{
-        ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, MetadataRequest, MetadataResponse,
+        ApiVersionsRequest, ApiVersionsResponse, HeartbeatRequest, HeartbeatResponse, MetadataRequest,
+        MetadataResponse,
     };
 
     fn body_of(frame: &Bytes) -> Bytes {
@@ -274,20 +278,59 @@ mod tests {
     }
 
     #[test]
-    fn bytes_after_the_body_are_refused() {
+    fn bytes_after_a_request_are_left_to_the_caller() {
         let frame = encode_request(1, None, &HeartbeatRequest::default(), 4).expect("encodes");
         let mut longer = body_of(&frame).to_vec();
         longer.push(0);
         let longer = Bytes::from(longer);
         let mut reader = Reader::new(&longer);
         let header = RequestHeader::decode(&mut reader).expect("a header");
+        assert_eq!(decode_request(&mut reader, &header), Ok(HeartbeatRequest::default()));
+        assert_eq!(reader.finish(), Err(DecodeError::Trailing { remaining_bytes: 1 }));
+    }
+
+    #[test]
+    fn bytes_after_a_response_are_refused() {
+        let frame = encode_response(1, &HeartbeatResponse::default(), 4).expect("encodes");
+        let mut longer = body_of(&frame).to_vec();
+        longer.push(0);
+        let source = DecodeError::Trailing { remaining_bytes: 1 };
         assert_eq!(
-            decode_request::<HeartbeatRequest>(&mut reader, &header),
-            Err(FrameError::Body {
-                name: "HeartbeatRequest",
-                version: 4,
-                source: DecodeError::Trailing { remaining_bytes: 1 }
-            })
+            decode_response::<HeartbeatResponse>(&Bytes::from(longer), 4),
+            Err(FrameError::Body { name: "HeartbeatResponse", version: 4, source })
         );
+    }
+
+    #[test]
+    fn a_client_may_call_itself_anything() {
+        let frame = Bytes::from_static(&[0, 12, 0, 0, 0, 0, 0, 5, 0, 2, b'a', 0xff]);
+        let header = RequestHeader::decode(&mut Reader::new(&frame)).expect("a header");
+        assert_eq!(header.client_id.as_deref(), Some("a\u{fffd}"));
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_of_a_header_is_survived() {
+        let frame = encode_request(7, Some("client"), &MetadataRequest::default(), 13).expect("encodes");
+        let frame = body_of(&frame);
+        // Key, version, correlation id and client id with its length, then the tagged fields.
+        let header_bytes = 2 + 2 + 4 + 2 + 6 + 1;
+        for end in 0..header_bytes {
+            let cut = frame.slice(..end);
+            assert!(RequestHeader::decode(&mut Reader::new(&cut)).is_err(), "cut at {end}");
+        }
+        for position in 0..header_bytes {
+            for byte in 0..=u8::MAX {
+                let mut changed = frame.to_vec();
+                if let Some(place) = changed.get_mut(position) {
+                    *place = byte;
+                }
+                let changed = Bytes::from(changed);
+                if let Ok(header) = RequestHeader::decode(&mut Reader::new(&changed)) {
+                    let versions =
+                        header.versions().expect("a decoded header has an API that the codec speaks");
+                    assert!(versions.contains(header.api_version), "{header:?}");
+                }
+            }
+        }
     }
 }

@@ -3,9 +3,22 @@
 //! Topics, partitions, brokers, configs and producer ids change by commands in a replicated log and in no other
 //! way. [`MetadataLog`] is what the broker sees of it: propose a batch of commands, read the current image.
 
+mod driver;
 mod in_memory;
 mod log;
+mod membership;
 pub mod metadata;
+mod node;
+mod slog_bridge;
+mod store;
+mod transport;
+mod wire;
 
+pub use driver::{RaftDriver, RaftHandle, TICK_MS};
 pub use in_memory::InMemoryMetadata;
 pub use log::{Applied, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
+pub use membership::MembershipError;
+pub use node::{Observer, PROPOSAL_BYTES_MAX, RaftConfig, RaftError, RaftNode, StepError};
+pub use store::StoreError;
+pub use transport::{Dropped, NoPeers, PeerMessage, PeerQueue, Transport};
+pub use wire::{MESSAGE_BYTES_MAX, WireError};

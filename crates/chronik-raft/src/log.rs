@@ -76,6 +76,9 @@ pub enum ProposeError {
     /// The leader takes no more proposals at the moment: too many are under way. Nothing was written.
     #[error("the metadata log has too many proposals under way; try again")]
     Busy,
+    /// The disk under the metadata log is full. Nothing was written.
+    #[error("the disk under the metadata log is full; free some room and try again")]
+    DiskFull,
     /// The batch is larger than an entry may be. Nothing was written.
     #[error(
         "the batch of {len_bytes} bytes and {command_count} commands is more than one metadata entry holds ({max_bytes} bytes, {max_count} commands)"
@@ -125,6 +128,7 @@ impl ProposeError {
         match self {
             Self::NotLeader { .. } | Self::LeadershipLost => ErrorCode::NotController,
             Self::Busy | Self::TimedOut { .. } => ErrorCode::RequestTimedOut,
+            Self::DiskFull => ErrorCode::KafkaStorageError,
             Self::TooLarge { .. } => ErrorCode::PolicyViolation,
             Self::Refused { error, .. } => error.error_code(),
             Self::CannotApply(_) | Self::Stopped { .. } => ErrorCode::UnknownServerError,

@@ -9,7 +9,7 @@ mod topic_creation;
 
 pub(crate) use placement::{check_manual, place};
 pub(crate) use topic_creation::{
-    CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands, check_configs,
+    CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands,
 };
 
 /// Topics that belong to the broker itself.

@@ -8,6 +8,8 @@
 
 mod error;
 mod reader;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use error::{DecodeError, EncodeError};

@@ -242,16 +242,32 @@ impl<'a> Reader<'a> {
 
     /// A string that may be null when `nullable`, borrowed from the frame.
     pub fn str_opt(&mut self, compact: bool, nullable: bool) -> Result<Option<&'a str>, DecodeError> {
+        let Some(bytes) = self.string_bytes_opt(compact, nullable)? else {
+            return Ok(None);
+        };
+        let position = self.position.saturating_sub(bytes.len());
+        std::str::from_utf8(bytes).map(Some).map_err(|_| DecodeError::Utf8 { position })
+    }
+
+    /// A string that may be null when `nullable`, with U+FFFD for what is not UTF-8.
+    pub fn string_lossy_opt(&mut self, compact: bool, nullable: bool) -> Result<Option<String>, DecodeError> {
+        let Some(bytes) = self.string_bytes_opt(compact, nullable)? else {
+            return Ok(None);
+        };
+        // Each bad byte becomes three at most, and the text may have grown by doubling.
+        self.charge(bytes.len().saturating_mul(6))?;
+        Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    fn string_bytes_opt(&mut self, compact: bool, nullable: bool) -> Result<Option<&'a [u8]>, DecodeError> {
         let Some(length) = self.length(compact, true)? else {
             return self.null(nullable);
         };
-        let position = self.position;
         if length > STRING_BYTES_MAX {
             let length = i64::try_from(length).unwrap_or(i64::MAX);
-            return Err(DecodeError::Length { position, length });
+            return Err(DecodeError::Length { position: self.position, length });
         }
-        let bytes = self.take(length)?;
-        std::str::from_utf8(bytes).map(Some).map_err(|_| DecodeError::Utf8 { position })
+        self.take(length).map(Some)
     }
 
     /// Bytes: a slice of the frame.

@@ -35,9 +35,15 @@ pub(crate) fn golden() -> impl Iterator<Item = Golden> {
 }
 
 fn unhex(hex: &str) -> Bytes {
-    let digit = |c: u8| char::from(c).to_digit(16).expect("bytes are in hex") as u8;
-    hex.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    let digit = |c: u8| char::from(c).to_digit(16).expect("bytes are in hex");
+    hex.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::try_from(digit(pair[0]) << 4 | digit(pair[1])).expect("two digits are a byte"))
+        .collect()
 }
+
+type Decode = fn(&mut Reader<'_>, i16) -> Result<Box<dyn Decoded>, DecodeError>;
+type FromJson = fn(&Value, i16) -> Result<Box<dyn Decoded>, JsonError>;
 
 /// Everything that can be done with a message whose type is not known until the test runs.
 pub(crate) struct Subject {
@@ -46,9 +52,9 @@ pub(crate) struct Subject {
     pub(crate) max_version: i16,
     pub(crate) is_flexible: fn(i16) -> bool,
     /// Decodes within a budget; gives back the error, or what the message says and its bytes in that version.
-    pub(crate) decode: fn(&mut Reader<'_>, i16) -> Result<Box<dyn Decoded>, DecodeError>,
+    pub(crate) decode: Decode,
     pub(crate) default: fn() -> Box<dyn Decoded>,
-    pub(crate) from_json: fn(&Value, i16) -> Result<Box<dyn Decoded>, JsonError>,
+    pub(crate) from_json: FromJson,
 }
 
 /// A message of some type.
@@ -115,6 +121,6 @@ impl Numbers {
     }
 
     pub(crate) fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        usize::try_from(self.next() >> 32).expect("32 bits fit") % end.max(1)
     }
 }

@@ -1,0 +1,348 @@
+//! A node of the quorum with its inbox: what one thread drives, and what all others reach it by.
+//!
+//! The server's Raft thread runs `loop { handle.wait(…); driver.poll(now) }`; a simulation calls
+//! [`RaftDriver::poll`] and nothing else. All that arrives between two polls shares one write and one sync.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use chronik_disk::Disk;
+use chronik_types::{MonotonicMs, NodeId};
+use parking_lot::{Condvar, Mutex};
+
+use crate::log::{MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
+use crate::metadata::{CommandBatch, Delta, MetadataImage};
+use crate::node::{Observer, RaftConfig, RaftError, RaftNode, StepError};
+use crate::transport::Transport;
+
+/// How long a tick is: with ten of them without a leader an election starts.
+pub const TICK_MS: u64 = 50;
+
+/// Proposals that wait for the Raft thread; more are refused with [`ProposeError::Busy`].
+const PROPOSALS_WAITING_MAX: usize = 4096;
+
+/// Messages that wait for the Raft thread; more are dropped, which Raft allows for.
+const MESSAGES_WAITING_MAX: usize = 4096;
+
+/// Ticks that one poll makes up for. A thread that was held up for longer must not take its own sleep for its
+/// leader's.
+const TICKS_PER_POLL_MAX: u64 = 2;
+
+/// What reaches a node.
+enum Event {
+    Propose { batch: CommandBatch, done: ProposalDone },
+    Message { from: NodeId, bytes: Bytes },
+    PeerUnreachable { peer: NodeId },
+    SnapshotFinished { peer: NodeId, arrived: bool },
+    Campaign,
+    TransferLeadership { to: NodeId },
+}
+
+/// What the driver and its handles share.
+struct Shared {
+    node_id: NodeId,
+    image: ArcSwap<MetadataImage>,
+    quorum: ArcSwap<QuorumState>,
+    /// Held while an image is published, so that a new listener misses nothing.
+    listener: Mutex<Option<MetadataListener>>,
+    inbox: Mutex<Inbox>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Inbox {
+    events: VecDeque<Event>,
+    proposal_count: usize,
+    message_count: usize,
+    /// Why the node takes no more.
+    stopped: Option<String>,
+}
+
+/// Publishes images to readers and to the listener.
+struct Publisher(Arc<Shared>);
+
+impl Observer for Publisher {
+    fn image_changed(&mut self, image: &Arc<MetadataImage>, delta: &Delta) {
+        let listener = self.0.listener.lock();
+        self.0.image.store(Arc::clone(image));
+        if let Some(listener) = listener.as_ref() {
+            listener(image, delta);
+        }
+    }
+}
+
+/// A node of the quorum, driven by one thread.
+pub struct RaftDriver {
+    node: RaftNode,
+    shared: Arc<Shared>,
+    last_tick: Option<MonotonicMs>,
+    stopped: Option<Arc<RaftError>>,
+}
+
+impl RaftDriver {
+    /// Opens a node's directory. The image of a node that is the only voter is complete, and the node leads, after
+    /// the first [`RaftDriver::poll`].
+    pub fn open(
+        config: RaftConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        transport: Box<dyn Transport>,
+    ) -> Result<Self, RaftError> {
+        let shared = Arc::new(Shared {
+            node_id: config.node_id,
+            image: ArcSwap::from_pointee(MetadataImage::default()),
+            quorum: ArcSwap::from_pointee(QuorumState::default()),
+            listener: Mutex::new(None),
+            inbox: Mutex::new(Inbox::default()),
+            arrived: Condvar::new(),
+        });
+        let publisher = Box::new(Publisher(Arc::clone(&shared)));
+        let node = RaftNode::open(config, disk, dir, transport, publisher)?;
+        shared.image.store(Arc::clone(node.image()));
+        shared.quorum.store(Arc::new(node.quorum()));
+        Ok(Self { node, shared, last_tick: None, stopped: None })
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> RaftHandle {
+        RaftHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Does all that there is to do, and says when to come back if nothing arrives before; `None` for "whenever
+    /// something does".
+    ///
+    /// An error is final: the node has stopped taking part, every proposal has been answered, and its data must
+    /// be looked at by a human. Further calls do nothing and tell the same.
+    pub fn poll(&mut self, now: MonotonicMs) -> Result<Option<MonotonicMs>, Arc<RaftError>> {
+        if let Some(error) = &self.stopped {
+            return Err(Arc::clone(error));
+        }
+        match self.run(now) {
+            Ok(()) => Ok(self.next_wakeup(now)),
+            Err(error) => Err(self.stop(error)),
+        }
+    }
+
+    /// The node itself, for tests and metrics.
+    pub fn node(&self) -> &RaftNode {
+        &self.node
+    }
+
+    fn run(&mut self, now: MonotonicMs) -> Result<(), RaftError> {
+        self.pass_time(now);
+        let events = {
+            let mut inbox = self.shared.inbox.lock();
+            inbox.proposal_count = 0;
+            inbox.message_count = 0;
+            std::mem::take(&mut inbox.events)
+        };
+        for event in events {
+            match event {
+                Event::Propose { batch, done } => self.node.propose(now, &batch, done),
+                Event::Message { from, bytes } => match self.node.step(from, bytes) {
+                    Ok(()) => {}
+                    Err(StepError::Fatal(error)) => return Err(error),
+                    Err(error @ (StepError::Wire { .. } | StepError::Misdirected { .. })) => {
+                        tracing::warn!(%from, %error, "a Raft message was dropped");
+                    }
+                },
+                Event::PeerUnreachable { peer } => self.node.peer_unreachable(peer),
+                Event::SnapshotFinished { peer, arrived } => self.node.snapshot_finished(peer, arrived),
+                Event::Campaign => self.node.campaign(),
+                Event::TransferLeadership { to } => self.node.transfer_leadership(to),
+            }
+        }
+        self.node.advance()?;
+        self.node.expire(now);
+        let quorum = self.node.quorum();
+        if **self.shared.quorum.load() != quorum {
+            self.shared.quorum.store(Arc::new(quorum));
+        }
+        Ok(())
+    }
+
+    fn pass_time(&mut self, now: MonotonicMs) {
+        let last = *self.last_tick.get_or_insert(now);
+        let due_count = now.since_ms(last).checked_div(TICK_MS).unwrap_or_default();
+        for _ in 0..due_count.min(TICKS_PER_POLL_MAX) {
+            self.node.tick();
+        }
+        // What is beyond the limit is forgotten, not made up for later.
+        self.last_tick = Some(last.plus_ms(due_count.saturating_mul(TICK_MS)));
+    }
+
+    fn next_wakeup(&self, now: MonotonicMs) -> Option<MonotonicMs> {
+        let tick = self.last_tick.unwrap_or(now).plus_ms(TICK_MS);
+        if self.node.is_only_voter() && !self.node.is_stalled() {
+            return self.node.next_deadline();
+        }
+        Some(self.node.next_deadline().map_or(tick, |deadline| deadline.min(tick)))
+    }
+
+    fn stop(&mut self, error: RaftError) -> Arc<RaftError> {
+        let reason = chain(&error);
+        tracing::error!(node_id = %self.shared.node_id, %reason, "the metadata log has stopped");
+        let error = Arc::new(error);
+        self.stopped = Some(Arc::clone(&error));
+        let events = {
+            let mut inbox = self.shared.inbox.lock();
+            inbox.stopped = Some(reason.clone());
+            std::mem::take(&mut inbox.events)
+        };
+        let quorum =
+            QuorumState { is_leader: false, leader: None, ..QuorumState::clone(&self.shared.quorum.load()) };
+        self.shared.quorum.store(Arc::new(quorum));
+        self.node.fail_pending(&reason);
+        for event in events {
+            if let Event::Propose { done, .. } = event {
+                done(Err(ProposeError::Stopped { reason: reason.clone() }));
+            }
+        }
+        error
+    }
+}
+
+impl Drop for RaftDriver {
+    /// Answers what is still asked: a proposal's `done` is called, whatever happens.
+    fn drop(&mut self) {
+        if self.stopped.is_none() {
+            let reason = "this node is shutting down".to_owned();
+            let events = {
+                let mut inbox = self.shared.inbox.lock();
+                inbox.stopped = Some(reason.clone());
+                std::mem::take(&mut inbox.events)
+            };
+            self.node.fail_pending(&reason);
+            for event in events {
+                if let Event::Propose { done, .. } = event {
+                    done(Err(ProposeError::Stopped { reason: reason.clone() }));
+                }
+            }
+        }
+    }
+}
+
+/// Reaches a [`RaftDriver`] from any thread.
+#[derive(Clone)]
+pub struct RaftHandle {
+    shared: Arc<Shared>,
+}
+
+impl RaftHandle {
+    /// Waits until something has arrived for the driver, or this much time has passed. For the Raft thread; it is
+    /// the only call of this crate that waits.
+    pub fn wait(&self, at_most: Option<Duration>) {
+        let mut inbox = self.shared.inbox.lock();
+        if inbox.events.is_empty() {
+            match at_most {
+                Some(at_most) => {
+                    self.shared.arrived.wait_for(&mut inbox, at_most);
+                }
+                None => self.shared.arrived.wait(&mut inbox),
+            }
+        }
+    }
+
+    /// Ends a wait, as when the server stops.
+    pub fn wake(&self) {
+        self.shared.arrived.notify_one();
+    }
+
+    /// Takes a message of a peer, as it came. Where too many wait, it is dropped.
+    pub fn receive(&self, from: NodeId, bytes: Bytes) {
+        self.put(Event::Message { from, bytes });
+    }
+
+    /// A peer cannot be reached, or its connection was lost.
+    pub fn peer_unreachable(&self, peer: NodeId) {
+        self.put(Event::PeerUnreachable { peer });
+    }
+
+    /// A snapshot has arrived at a peer, or has been given up.
+    pub fn snapshot_finished(&self, peer: NodeId, arrived: bool) {
+        self.put(Event::SnapshotFinished { peer, arrived });
+    }
+
+    /// The leader is gone: its connection was closed and a probe of it refused.
+    pub fn leader_gone(&self) {
+        self.put(Event::Campaign);
+    }
+
+    /// Hands the leadership to another node.
+    pub fn transfer_leadership(&self, to: NodeId) {
+        self.put(Event::TransferLeadership { to });
+    }
+
+    fn put(&self, event: Event) {
+        {
+            let mut inbox = self.shared.inbox.lock();
+            if inbox.stopped.is_some() {
+                return;
+            }
+            if inbox.message_count == MESSAGES_WAITING_MAX {
+                tracing::debug!("a Raft message was dropped: too many wait");
+                return;
+            }
+            inbox.message_count += 1;
+            inbox.events.push_back(event);
+        }
+        self.shared.arrived.notify_one();
+    }
+}
+
+impl MetadataLog for RaftHandle {
+    fn propose(&self, batch: CommandBatch, done: ProposalDone) {
+        let refused = {
+            let mut inbox = self.shared.inbox.lock();
+            if let Some(reason) = &inbox.stopped {
+                Some((done, ProposeError::Stopped { reason: reason.clone() }))
+            } else if inbox.proposal_count == PROPOSALS_WAITING_MAX {
+                Some((done, ProposeError::Busy))
+            } else {
+                inbox.proposal_count += 1;
+                inbox.events.push_back(Event::Propose { batch, done });
+                None
+            }
+        };
+        match refused {
+            Some((done, error)) => done(Err(error)),
+            None => {
+                self.shared.arrived.notify_one();
+            }
+        }
+    }
+
+    fn image(&self) -> Arc<MetadataImage> {
+        self.shared.image.load_full()
+    }
+
+    fn subscribe(&self, listener: MetadataListener) {
+        let mut slot = self.shared.listener.lock();
+        let image = self.shared.image.load_full();
+        listener(&image, &Delta::between(&MetadataImage::default(), &image));
+        *slot = Some(listener);
+    }
+
+    fn quorum(&self) -> QuorumState {
+        QuorumState::clone(&self.shared.quorum.load())
+    }
+}
+
+/// An error with all that led to it, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,581 @@
+//! One node of the metadata quorum: the `raft` crate, its store, and the state machine, as one synchronous value.
+//!
+//! Time comes in as ticks, messages as bytes; messages go out through a [`Transport`], and changes of the image
+//! through [`Observer`]. The order within [`RaftNode::advance`] is what safety rests on (RAFT-4): a leader's
+//! messages may go before its own write, everyone else's promise something and wait for the sync.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chronik_disk::Disk;
+use chronik_types::{LogIndex, MonotonicMs, NodeId, Term};
+use prost::Message as _;
+use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
+use raft::{GetEntriesContext, RawNode, Ready, SnapshotStatus, StateRole};
+use thiserror::Error;
+
+use crate::log::{Applied, ProposalDone, ProposeError, QuorumState};
+use crate::membership::{self, MembershipError};
+use crate::metadata::{
+    Application, ApplyError, BatchOutcome, COMMANDS_PER_BATCH_MAX, CommandBatch, Delta, FORMAT_VERSION_MAX,
+    MetadataImage, SnapshotError,
+};
+use crate::slog_bridge;
+use crate::store::{LogStore, StoreError, node_id, raft_id};
+use crate::transport::{PeerMessage, Transport};
+use crate::wire::{self, WireError};
+
+/// The largest batch, encoded: a topic of 100,000 partitions fits.
+pub const PROPOSAL_BYTES_MAX: usize = 32 << 20;
+
+/// Proposals that are written and not yet committed, in bytes; more are refused with [`ProposeError::Busy`].
+const UNCOMMITTED_BYTES_MAX: u64 = 64 << 20;
+
+/// Entries in one message to a follower, in bytes.
+const APPEND_BYTES_MAX: u64 = 1 << 20;
+
+/// Appends under way to one follower.
+const APPENDS_IN_FLIGHT_MAX: usize = 64;
+
+/// Ticks between heartbeats and until an election, as many as raft recommends.
+const HEARTBEAT_TICKS: usize = 2;
+const ELECTION_TICKS: usize = 10;
+
+/// How much later each further voter, by rank, starts an election. Distinct timeouts make elections deterministic
+/// and collisions rare; two ticks are longer than a vote takes.
+const ELECTION_STAGGER_TICKS: usize = 2;
+
+/// What a node needs to know to start.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// This node.
+    pub node_id: NodeId,
+    /// The nodes that vote when the cluster starts for the first time. Later the log says who votes.
+    pub voters: Vec<NodeId>,
+    /// How long a proposal may wait for its majority.
+    pub proposal_timeout_ms: u64,
+    /// A snapshot replaces the log when the log has more entries than this,
+    pub snapshot_entries_max: u64,
+    /// or more bytes than this and than four snapshots.
+    pub snapshot_log_bytes_max: u64,
+}
+
+impl RaftConfig {
+    /// The usual limits.
+    pub fn new(node_id: NodeId, voters: Vec<NodeId>) -> Self {
+        Self {
+            node_id,
+            voters,
+            proposal_timeout_ms: 5_000,
+            snapshot_entries_max: 10_000,
+            snapshot_log_bytes_max: 4 << 20,
+        }
+    }
+}
+
+/// Sees each new image before anyone is told of it.
+pub trait Observer: Send {
+    /// `image` is the newest; `delta` is how it differs from the one before.
+    fn image_changed(&mut self, image: &Arc<MetadataImage>, delta: &Delta);
+}
+
+/// Why a node has stopped taking part. None of these mends itself.
+#[derive(Debug, Error)]
+pub enum RaftError {
+    /// The directory cannot be used, or a write to it failed.
+    #[error("the metadata log failed")]
+    Store(#[from] StoreError),
+    /// An entry cannot be applied.
+    #[error("the metadata log cannot be applied")]
+    Apply(#[from] ApplyError),
+    /// A snapshot from the leader cannot be used.
+    #[error("the leader's metadata snapshot cannot be used")]
+    Snapshot(#[from] SnapshotError),
+    /// A change of membership cannot be applied.
+    #[error("a change of the metadata quorum cannot be applied")]
+    Membership(#[from] MembershipError),
+    /// The leader knows this node to have entries that it has not.
+    #[error(
+        "node {node} has lost metadata that it had confirmed: its log ends at entry {last_index}, and the leader counts on entry {counted_index}; remove it from the cluster and let it join again"
+    )]
+    LostEntries {
+        /// This node.
+        node: NodeId,
+        /// Where its log ends.
+        last_index: LogIndex,
+        /// What it had confirmed.
+        counted_index: LogIndex,
+    },
+    /// Raft refused.
+    #[error("raft failed")]
+    Raft(#[from] raft::Error),
+}
+
+/// Why a message of a peer was not taken. The node goes on.
+#[derive(Debug, Error)]
+pub enum StepError {
+    /// It cannot be decoded.
+    #[error("a message of node {from} cannot be decoded")]
+    Wire {
+        /// The peer.
+        from: NodeId,
+        /// What is wrong with it.
+        #[source]
+        source: WireError,
+    },
+    /// It says that it is from, or to, another node.
+    #[error("node {from} sent a message from raft id {claimed_from} to raft id {claimed_to}")]
+    Misdirected {
+        /// The peer.
+        from: NodeId,
+        /// The sender that the message names.
+        claimed_from: u64,
+        /// The receiver that the message names.
+        claimed_to: u64,
+    },
+    /// The node must stop.
+    #[error(transparent)]
+    Fatal(#[from] RaftError),
+}
+
+/// A proposal under way.
+struct Pending {
+    term: u64,
+    deadline: MonotonicMs,
+    done: ProposalDone,
+}
+
+/// One node of the metadata quorum.
+pub struct RaftNode {
+    config: RaftConfig,
+    raw: RawNode<LogStore>,
+    image: Arc<MetadataImage>,
+    conf_state: ConfState,
+    /// This node's own proposals, by log index.
+    pending: BTreeMap<u64, Pending>,
+    transport: Box<dyn Transport>,
+    observer: Box<dyn Observer>,
+    /// A step that could not be written for want of room, and will be tried again.
+    stalled: Option<Ready>,
+    was_leader: bool,
+    seen_term: u64,
+    elections_won_count: u64,
+}
+
+impl RaftNode {
+    /// Opens a node's directory. A node that is the only voter leads from here on; its image is complete after
+    /// the first [`RaftNode::advance`].
+    pub fn open(
+        config: RaftConfig,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        transport: Box<dyn Transport>,
+        observer: Box<dyn Observer>,
+    ) -> Result<Self, RaftError> {
+        let (store, image) = LogStore::open(disk, dir, config.node_id, &config.voters)?;
+        let state = raft::Storage::initial_state(&store)?;
+        let id = raft_id(config.node_id);
+        let rank = state.conf_state.voters.iter().filter(|voter| **voter < id).count();
+        let election_ticks = ELECTION_TICKS.saturating_add(rank.saturating_mul(ELECTION_STAGGER_TICKS));
+        let raft_config = raft::Config {
+            id,
+            applied: image.applied_index().get(),
+            heartbeat_tick: HEARTBEAT_TICKS,
+            election_tick: ELECTION_TICKS,
+            min_election_tick: election_ticks,
+            max_election_tick: election_ticks.saturating_add(1),
+            max_size_per_msg: APPEND_BYTES_MAX,
+            max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            ..raft::Config::default()
+        };
+        let seen_term = state.hard_state.term;
+        let raw = RawNode::new(&raft_config, store, &slog_bridge::logger())?;
+        let mut node = Self {
+            config,
+            raw,
+            image: Arc::new(image),
+            conf_state: state.conf_state,
+            pending: BTreeMap::new(),
+            transport,
+            observer,
+            stalled: None,
+            was_leader: false,
+            seen_term,
+            elections_won_count: 0,
+        };
+        if node.is_only_voter() {
+            node.raw.campaign()?;
+        }
+        Ok(node)
+    }
+
+    /// The newest image.
+    pub fn image(&self) -> &Arc<MetadataImage> {
+        &self.image
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// Whether this node decides alone, so that neither ticks nor messages matter.
+    pub fn is_only_voter(&self) -> bool {
+        self.conf_state.voters == [raft_id(self.config.node_id)]
+            && self.conf_state.voters_outgoing.is_empty()
+            && self.conf_state.learners.is_empty()
+    }
+
+    /// Whether the disk is full and the node waits for room.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+
+    /// The number of proposals under way.
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// How often this node has become leader since it started.
+    pub fn elections_won_count(&self) -> u64 {
+        self.elections_won_count
+    }
+
+    /// How the quorum stands.
+    pub fn quorum(&self) -> QuorumState {
+        let nodes = |ids: &[u64]| ids.iter().filter_map(|id| node_id(*id)).collect();
+        QuorumState {
+            is_leader: self.is_leader(),
+            leader: node_id(self.raw.raft.leader_id),
+            term: Term(self.raw.raft.term),
+            commit_index: LogIndex(self.raw.raft.raft_log.committed),
+            applied_index: self.image.applied_index(),
+            voters: nodes(&self.conf_state.voters),
+            learners: nodes(&self.conf_state.learners),
+        }
+    }
+
+    /// Lets one tick pass.
+    pub fn tick(&mut self) {
+        if self.stalled.is_none() {
+            self.raw.tick();
+        }
+    }
+
+    /// Starts an election at once, as when the leader's connection is closed and its port refuses another.
+    /// Pre-vote makes it harmless when the leader lives.
+    pub fn campaign(&mut self) {
+        if self.stalled.is_none()
+            && !self.is_leader()
+            && let Err(error) = self.raw.campaign()
+        {
+            tracing::debug!(%error, "no election was started");
+        }
+    }
+
+    /// Hands the leadership over, as before a planned stop.
+    pub fn transfer_leadership(&mut self, to: NodeId) {
+        if self.stalled.is_none() && self.is_leader() {
+            self.raw.transfer_leader(raft_id(to));
+        }
+    }
+
+    /// A peer cannot be reached: what was sent to it last is lost.
+    pub fn peer_unreachable(&mut self, peer: NodeId) {
+        if self.stalled.is_none() {
+            let id = raft_id(peer);
+            self.raw.report_unreachable(id);
+            // A snapshot on its way is lost as well; without this word that follower would be sent nothing more.
+            self.raw.report_snapshot(id, SnapshotStatus::Failure);
+        }
+    }
+
+    /// A snapshot has arrived at a peer, or has been given up.
+    pub fn snapshot_finished(&mut self, peer: NodeId, arrived: bool) {
+        if self.stalled.is_none() {
+            let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+            self.raw.report_snapshot(raft_id(peer), status);
+        }
+    }
+
+    /// Takes a message of a peer.
+    pub fn step(&mut self, from: NodeId, bytes: Bytes) -> Result<(), StepError> {
+        let message = wire::decode_message(bytes).map_err(|source| StepError::Wire { from, source })?;
+        let own_id = raft_id(self.config.node_id);
+        if message.from != raft_id(from) || message.to != own_id {
+            let (claimed_from, claimed_to) = (message.from, message.to);
+            return Err(StepError::Misdirected { from, claimed_from, claimed_to });
+        }
+        if self.stalled.is_some() {
+            // As if it had been lost on the way.
+            return Ok(());
+        }
+        let last_index = self.raw.raft.raft_log.last_index();
+        if message.get_msg_type() == MessageType::MsgHeartbeat
+            && self.raw.raft.term <= message.term
+            && last_index < message.commit
+        {
+            return Err(StepError::Fatal(RaftError::LostEntries {
+                node: self.config.node_id,
+                last_index: LogIndex(last_index),
+                counted_index: LogIndex(message.commit),
+            }));
+        }
+        match self.raw.step(message) {
+            Ok(()) => Ok(()),
+            // A message that came too late, or of a node that has left.
+            Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped | raft::Error::StepLocalMsg) => {
+                Ok(())
+            }
+            Err(error) => Err(StepError::Fatal(error.into())),
+        }
+    }
+
+    /// Proposes a batch; `done` is called from here where it is refused, from [`RaftNode::advance`] otherwise.
+    pub fn propose(&mut self, now: MonotonicMs, batch: &CommandBatch, done: ProposalDone) {
+        if !self.is_leader() {
+            return done(Err(ProposeError::NotLeader { leader: self.quorum().leader }));
+        }
+        if self.stalled.is_some() {
+            return done(Err(ProposeError::DiskFull));
+        }
+        let len_bytes = batch.encoded_len();
+        if PROPOSAL_BYTES_MAX < len_bytes || COMMANDS_PER_BATCH_MAX < batch.commands.len() {
+            return done(Err(ProposeError::TooLarge {
+                len_bytes,
+                command_count: batch.commands.len(),
+                max_bytes: PROPOSAL_BYTES_MAX,
+                max_count: COMMANDS_PER_BATCH_MAX,
+            }));
+        }
+        // What this build could not apply would stop every node that is like it.
+        if FORMAT_VERSION_MAX < batch.format_version
+            || batch.commands.iter().any(|command| command.kind.is_none())
+        {
+            let (index, found) = (self.image.applied_index(), batch.format_version);
+            let error = ApplyError::UnknownFormat { index, found, known: FORMAT_VERSION_MAX };
+            return done(Err(ProposeError::CannotApply(Arc::new(error))));
+        }
+        match self.raw.propose(Vec::new(), batch.encode_to_vec()) {
+            Ok(()) => {
+                let index = self.raw.raft.raft_log.last_index();
+                let deadline = now.plus_ms(self.config.proposal_timeout_ms);
+                self.pending.insert(index, Pending { term: self.raw.raft.term, deadline, done });
+            }
+            Err(raft::Error::ProposalDropped) => done(Err(ProposeError::Busy)),
+            Err(error) => done(Err(ProposeError::Stopped { reason: error.to_string() })),
+        }
+    }
+
+    /// Fails the proposals whose time is over.
+    pub fn expire(&mut self, now: MonotonicMs) {
+        let timeout_ms = self.config.proposal_timeout_ms;
+        while let Some(oldest) = self.pending.first_entry()
+            && oldest.get().deadline <= now
+        {
+            (oldest.remove().done)(Err(ProposeError::TimedOut { timeout_ms }));
+        }
+    }
+
+    /// When [`RaftNode::expire`] has something to do.
+    pub fn next_deadline(&self) -> Option<MonotonicMs> {
+        self.pending.values().next().map(|pending| pending.deadline)
+    }
+
+    /// Fails all proposals, as the node stops.
+    pub fn fail_pending(&mut self, reason: &str) {
+        for (_, pending) in std::mem::take(&mut self.pending) {
+            (pending.done)(Err(ProposeError::Stopped { reason: reason.to_owned() }));
+        }
+    }
+
+    /// Writes, sends and applies all that there is to. After an error the node must not be used any more.
+    pub fn advance(&mut self) -> Result<(), RaftError> {
+        if let Some(ready) = self.stalled.take()
+            && !self.persist(ready)?
+        {
+            return Ok(());
+        }
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            self.note_role();
+            // A leader's messages promise nothing of its own disk: its followers write at the same time as it.
+            self.send(ready.take_messages());
+            self.apply(ready.take_committed_entries())?;
+            if !self.persist(ready)? {
+                return Ok(());
+            }
+        }
+        self.note_role();
+        self.compact()
+    }
+
+    /// Writes what a step asks for, then sends and applies what may follow it. `false` says that the disk is full
+    /// and the step is kept for another attempt.
+    fn persist(&mut self, mut ready: Ready) -> Result<bool, RaftError> {
+        let written = if ready.snapshot().is_empty() {
+            if ready.must_sync() {
+                let hard_state = ready.hs().cloned();
+                self.raw.mut_store().append(hard_state.as_ref(), ready.entries())
+            } else {
+                Ok(())
+            }
+        } else {
+            // Decoded before it is written: a node must not replace what it has by what it cannot use.
+            let image = MetadataImage::decode_snapshot(&ready.snapshot().data)?;
+            let (snapshot, hard_state) = (ready.snapshot().clone(), ready.hs().cloned());
+            let installed = self.raw.mut_store().install(&snapshot, hard_state.as_ref(), ready.entries());
+            if installed.is_ok() {
+                self.conf_state = snapshot.get_metadata().get_conf_state().clone();
+                tracing::info!(index = %image.applied_index(), "metadata snapshot installed");
+                self.publish(image, None);
+            }
+            installed
+        };
+        match written {
+            Ok(()) => {}
+            Err(StoreError::NoSpace { path, source }) => {
+                tracing::error!(path = %path.display(), error = %source, "the metadata log waits for room on its disk");
+                self.stalled = Some(ready);
+                return Ok(false);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(hard_state) = ready.hs() {
+            let commit = hard_state.commit;
+            self.raw.mut_store().set_commit(commit);
+        }
+        self.send(ready.take_persisted_messages());
+        let mut light = self.raw.advance(ready);
+        if let Some(commit) = light.commit_index() {
+            self.raw.mut_store().set_commit(commit);
+        }
+        self.send(light.take_messages());
+        self.apply(light.take_committed_entries())?;
+        self.raw.advance_apply();
+        Ok(true)
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        for message in messages {
+            let Some(to) = node_id(message.to).filter(|_| wire::travels(&message)) else { continue };
+            let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+            let message = PeerMessage { bytes: wire::encode_message(&message), is_snapshot };
+            if self.transport.send(to, message).is_err() {
+                let id = raft_id(to);
+                self.raw.report_unreachable(id);
+                if is_snapshot {
+                    self.raw.report_snapshot(id, SnapshotStatus::Failure);
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), RaftError> {
+        for entry in entries {
+            let (index, term) = (LogIndex(entry.index), Term(entry.term));
+            let answer = match entry.get_entry_type() {
+                EntryType::EntryNormal if entry.data.is_empty() => {
+                    // A new leader's first entry.
+                    self.publish(self.image.skip(index, term), Some(Delta::default()));
+                    Ok(Applied { index, outputs: Vec::new() })
+                }
+                EntryType::EntryNormal => {
+                    let batch = CommandBatch::decode_entry(index, &entry.data)?;
+                    let Application { image, delta, outcome, first_index } =
+                        self.image.apply(index, term, &batch)?;
+                    self.publish(image, Some(delta));
+                    match outcome {
+                        BatchOutcome::Applied(outputs) => Ok(Applied { index: first_index, outputs }),
+                        BatchOutcome::Refused { command_position, error } => {
+                            Err(ProposeError::Refused { command_position, error })
+                        }
+                    }
+                }
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    // An empty one is no empty entry: it ends a joint configuration.
+                    let change = membership::decode(entry.get_entry_type(), &entry.data)?;
+                    self.conf_state = self.raw.apply_conf_change(&change)?;
+                    self.publish(self.image.skip(index, term), Some(Delta::default()));
+                    Ok(Applied { index, outputs: Vec::new() })
+                }
+            };
+            if let Some(pending) = self.pending.remove(&entry.index) {
+                let answer =
+                    if pending.term == entry.term { answer } else { Err(ProposeError::LeadershipLost) };
+                (pending.done)(answer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes an image the newest. Without a delta, it is worked out.
+    fn publish(&mut self, image: MetadataImage, delta: Option<Delta>) {
+        let delta = delta.unwrap_or_else(|| Delta::between(&self.image, &image));
+        self.image = Arc::new(image);
+        self.observer.image_changed(&self.image, &delta);
+    }
+
+    /// Fails what the node can no longer answer for, and says what has happened.
+    fn note_role(&mut self) {
+        let (is_leader, term) = (self.is_leader(), self.raw.raft.term);
+        if is_leader && (!self.was_leader || term != self.seen_term) {
+            self.elections_won_count = self.elections_won_count.saturating_add(1);
+            tracing::info!(node_id = %self.config.node_id, "became leader at term {term}");
+        }
+        if self.was_leader && (!is_leader || term != self.seen_term) {
+            if !is_leader {
+                tracing::info!(node_id = %self.config.node_id, "no longer leader at term {term}");
+            }
+            // Whether these take effect is the new leader's business.
+            for (_, pending) in std::mem::take(&mut self.pending) {
+                (pending.done)(Err(ProposeError::LeadershipLost));
+            }
+        }
+        self.was_leader = is_leader;
+        self.seen_term = term;
+    }
+
+    /// Replaces the log by a snapshot once it is long enough to pay.
+    fn compact(&mut self) -> Result<(), RaftError> {
+        let store = self.raw.store();
+        let applied_index = self.image.applied_index().get();
+        let entry_count = applied_index.saturating_sub(store.snapshot_index());
+        let log_bytes_max = self.config.snapshot_log_bytes_max.max(store.snapshot_bytes().saturating_mul(4));
+        if entry_count < self.config.snapshot_entries_max && store.wal_bytes() < log_bytes_max
+            || entry_count == 0
+        {
+            return Ok(());
+        }
+        let data = self.image.encode_snapshot().into();
+        let conf_state = self.conf_state.clone();
+        match self.raw.mut_store().compact(applied_index, conf_state, &data) {
+            Ok(()) => {
+                tracing::debug!(index = applied_index, "metadata snapshot written");
+                Ok(())
+            }
+            // The log goes on growing, and the next attempt comes with the next entries.
+            Err(error @ StoreError::NoSpace { .. }) => {
+                tracing::warn!(%error, "no metadata snapshot was written");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The term and bytes of an entry that is still in the log, for checks that compare nodes.
+    pub fn log_entry(&self, index: LogIndex) -> Option<(Term, Bytes)> {
+        let log = &self.raw.raft.raft_log;
+        let next = index.get().checked_add(1)?;
+        if index.get() < log.first_index() || log.last_index() < index.get() {
+            return None;
+        }
+        let found = log.slice(index.get(), next, None, GetEntriesContext::empty(false)).ok()?;
+        found.into_iter().next().map(|entry| (Term(entry.term), entry.data))
+    }
+}

@@ -1,0 +1,223 @@
+//! What the broker and the connection layer are told of the settings.
+
+use chronik_broker::config::{BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, TOPIC_CONFIGS};
+
+use chronik_log::ManagerOptions;
+
+use super::load::Origin;
+use super::options::{Config, OPTIONS, OptionSpec};
+use super::value::ValueType;
+use crate::net::{Limits, SocketOptions};
+
+/// Milliseconds of a minute.
+const MINUTE_MS: i64 = 60_000;
+/// Milliseconds of an hour.
+const HOUR_MS: i64 = 3_600_000;
+
+impl Config {
+    /// What the broker is told. `kafka_port` is the port that is really listened on.
+    pub fn broker(&self, kafka_port: u16) -> BrokerConfig {
+        BrokerConfig {
+            node_id: self.node_id,
+            advertised: self
+                .advertise
+                .as_ref()
+                .map(|advertise| (advertise.host.clone(), advertise.port.unwrap_or(kafka_port))),
+            reached_at: ("localhost".to_owned(), kafka_port),
+            rack: self.rack.clone(),
+            num_partitions: self.num_partitions,
+            default_replication_factor: self.replication_factor,
+            auto_create_topics_enable: self.auto_create_topics_enable,
+            delete_topic_enable: self.delete_topic_enable,
+            fetch_max_bytes: self.fetch_max_bytes,
+            max_incremental_fetch_session_cache_slots: self.max_incremental_fetch_session_cache_slots,
+            max_request_partition_size_limit: self.max_request_partition_size_limit,
+            topic_values: self.topic_values(),
+            entries: OPTIONS.iter().map(|spec| self.entry(spec)).collect(),
+        }
+    }
+
+    /// What bounds the connections of a process that may have `open_files_max` files open.
+    pub fn limits(&self, open_files_max: Option<u64>) -> Limits {
+        // A quarter of the descriptors stays free for log files.
+        let by_files = open_files_max.map_or(u64::MAX, |max| (max - max / 4).max(1));
+        Limits {
+            connections_max: self.max_connections.min(usize::try_from(by_files).unwrap_or(usize::MAX)),
+            connections_per_ip_max: self.max_connections_per_ip,
+            frame_bytes_max: self.socket_request_max_bytes,
+            // Unlimited is half of what a u64 holds, so that sums stay far from overflowing.
+            bytes_in_flight_max: u64::try_from(self.queued_max_request_bytes).unwrap_or(u64::MAX / 2),
+            idle_ms_max: self.connections_max_idle_ms,
+            ..Limits::default()
+        }
+    }
+
+    /// What the logs are told.
+    pub fn manager_options(&self) -> ManagerOptions {
+        ManagerOptions {
+            retention_check_interval_ms: self.log_retention_check_interval_ms,
+            producer_id_expiration_ms: u64::try_from(self.producer_id_expiration_ms).unwrap_or(u64::MAX),
+            ..ManagerOptions::default()
+        }
+    }
+
+    /// How sockets are set up.
+    pub fn socket_options(&self) -> SocketOptions {
+        SocketOptions {
+            backlog: self.socket_listen_backlog_size,
+            send_buffer_bytes: u32::try_from(self.socket_send_buffer_bytes).ok(),
+            receive_buffer_bytes: u32::try_from(self.socket_receive_buffer_bytes).ok(),
+        }
+    }
+
+    /// How long records are kept, in milliseconds, from the finest of the three settings that is given.
+    pub fn retention_ms(&self) -> i64 {
+        self.log_retention_ms.unwrap_or_else(|| {
+            match (self.log_retention_minutes, self.log_retention_hours) {
+                (Some(minutes), _) => longer_ms(minutes, MINUTE_MS),
+                (None, hours) => longer_ms(hours, HOUR_MS),
+            }
+        })
+    }
+
+    /// How long a segment is written to, in milliseconds, from the finer of the two settings.
+    pub fn roll_ms(&self) -> i64 {
+        self.log_roll_ms.unwrap_or_else(|| longer_ms(self.log_roll_hours, HOUR_MS))
+    }
+
+    /// By how much rolling is varied, in milliseconds, from the finer of the two settings.
+    pub fn roll_jitter_ms(&self) -> i64 {
+        self.log_roll_jitter_ms.unwrap_or_else(|| longer_ms(self.log_roll_jitter_hours, HOUR_MS))
+    }
+
+    /// What topics that set nothing get from this node, as far as anybody set it here.
+    fn topic_values(&self) -> BrokerValues {
+        let mut topic_values: BrokerValues = TOPIC_CONFIGS
+            .iter()
+            .filter_map(|def| def.broker_synonym)
+            .filter(|synonym| self.values.is_set(synonym))
+            .filter_map(|synonym| {
+                let text = self.values.text(super::option(synonym)?)?;
+                Some((synonym.to_owned(), text.to_owned()))
+            })
+            .collect();
+        let is_set = |names: &[&str]| names.iter().any(|name| self.values.is_set(name));
+        if is_set(&["log.retention.minutes", "log.retention.hours"]) {
+            topic_values.insert("log.retention.ms".to_owned(), self.retention_ms().to_string());
+        }
+        if is_set(&["log.roll.hours"]) {
+            topic_values.insert("log.roll.ms".to_owned(), self.roll_ms().to_string());
+        }
+        if is_set(&["log.roll.jitter.hours"]) {
+            topic_values.insert("log.roll.jitter.ms".to_owned(), self.roll_jitter_ms().to_string());
+        }
+        topic_values
+    }
+
+    fn entry(&self, spec: &OptionSpec) -> BrokerConfigEntry {
+        BrokerConfigEntry {
+            name: spec.alias.unwrap_or(spec.name).to_owned(),
+            value: self.values.text(spec).map(str::to_owned),
+            default: (!spec.default.is_empty()).then(|| spec.default.to_owned()),
+            is_static: self.values.written(spec.name).origin != Origin::Default,
+            is_sensitive: false,
+            config_type: match spec.value_type {
+                ValueType::Boolean => ConfigType::Boolean,
+                ValueType::Integer if spec.range.1 > i64::from(i32::MAX) => ConfigType::Long,
+                ValueType::Integer => ConfigType::Int,
+                ValueType::Peers => ConfigType::List,
+                ValueType::Text
+                | ValueType::Path
+                | ValueType::Host
+                | ValueType::Advertise
+                | ValueType::LogFilter
+                | ValueType::OneOf(_) => ConfigType::String,
+            },
+            documentation: spec.doc_line(),
+        }
+    }
+}
+
+/// A number of minutes or hours in milliseconds; −1 stays what it is.
+fn longer_ms(count: i32, unit_ms: i64) -> i64 {
+    if count < 0 { -1 } else { i64::from(count).saturating_mul(unit_ms) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::config::{Command, load};
+
+    fn config(flags: &[&str]) -> Config {
+        let arguments = ["chronik-server"].iter().chain(flags).map(OsString::from);
+        match load(arguments, [], |_| Ok(String::new())) {
+            Ok(Command::Run(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn topics_get_what_was_set_and_nothing_else() {
+        let values = |flags: &[&str]| {
+            let shown = config(flags).broker(9092).topic_values;
+            shown.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(values(&[]), "");
+        assert_eq!(
+            values(&["--log-retention-hours=1", "--message-max-bytes=5"]),
+            "log.retention.ms=3600000 message.max.bytes=5"
+        );
+        assert_eq!(
+            values(&["--log-retention-hours=1", "--log-retention-minutes=2"]),
+            "log.retention.ms=120000"
+        );
+        assert_eq!(values(&["--log-retention-minutes=-1"]), "log.retention.ms=-1");
+        assert_eq!(values(&["--log-retention-hours=1", "--log-retention-ms=7"]), "log.retention.ms=7");
+        assert_eq!(
+            values(&["--log-roll-hours=2", "--log-roll-jitter-hours=1"]),
+            "log.roll.jitter.ms=3600000 log.roll.ms=7200000"
+        );
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_topic_configs() {
+        let config = config(&[]);
+        for def in TOPIC_CONFIGS {
+            let Some(spec) = def.broker_synonym.and_then(crate::config::option) else { continue };
+            let ours = match spec.name {
+                "log.retention.ms" => config.retention_ms().to_string(),
+                "log.roll.ms" => config.roll_ms().to_string(),
+                "log.roll.jitter.ms" => config.roll_jitter_ms().to_string(),
+                "log.flush.interval.ms" => i64::MAX.to_string(),
+                _ => spec.default.to_owned(),
+            };
+            assert_eq!(ours, def.default, "{}", def.name);
+        }
+    }
+
+    #[test]
+    fn the_broker_is_told_in_kafkas_words() {
+        let broker = config(&["--rack=r", "--advertise=h"]).broker(7);
+        assert_eq!(broker.advertised, Some(("h".to_owned(), 7)));
+        let entry = |name: &str| broker.entries.iter().find(|entry| entry.name == name).cloned();
+        let rack = entry("broker.rack").expect("by Kafka's name");
+        assert!(rack.is_static && rack.value.as_deref() == Some("r"));
+        let retention = entry("log.retention.ms").expect("there");
+        assert!(!retention.is_static && retention.value.is_none());
+        assert_eq!(entry("num.partitions").expect("there").config_type, ConfigType::Int);
+    }
+
+    #[test]
+    fn limits_follow_the_settings_and_the_open_files() {
+        let limits = config(&["--queued-max-request-bytes=-1"]).limits(Some(1000));
+        assert_eq!(limits.connections_max, 750);
+        assert!(limits.bytes_in_flight_max > u64::MAX / 4);
+        assert_eq!(config(&["--max-connections=5"]).limits(None).connections_max, 5);
+        assert_eq!(
+            config(&["--socket-send-buffer-bytes=4096"]).socket_options().send_buffer_bytes,
+            Some(4096)
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! The broker process: everything between the operating system and `chronik-broker`.
+//!
+//! The only crate that knows tokio. It reads the configuration, listens, runs connections and threads, reads the
+//! clocks and ends in good order. What a request means is decided below it.
+
+pub mod clock;
+pub mod config;
+pub mod logging;
+pub mod net;
+pub mod node;
+pub mod process;
+pub mod signals;
+pub mod system;
+pub mod threads;

@@ -1,0 +1,324 @@
+//! Listening, accepting, and ending in good order.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::budget::Budget;
+use super::connection::{self, Shared};
+use super::limits::Limits;
+use super::log_gate::LogGate;
+use super::registry::{Phase, Registry};
+use super::service::Service;
+use crate::clock::Clock;
+
+/// The first pause after a failed accept; it doubles up to [`ACCEPT_PAUSE_MS_MAX`].
+const ACCEPT_PAUSE_MS_MIN: u64 = 10;
+/// The longest pause after a failed accept.
+const ACCEPT_PAUSE_MS_MAX: u64 = 1_000;
+
+/// After this long without a word, the kernel asks whether the client's host is still there.
+const KEEPALIVE_IDLE_S: u64 = 60;
+/// How often it asks again, and how many times before it gives the connection up.
+const KEEPALIVE_INTERVAL_S: u64 = 10;
+/// See [`KEEPALIVE_INTERVAL_S`].
+const KEEPALIVE_COUNT: u32 = 6;
+
+/// How sockets are set up.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketOptions {
+    /// `socket.listen.backlog.size`.
+    pub backlog: u32,
+    /// `socket.send.buffer.bytes`; `None` leaves it to the operating system, which adapts it.
+    pub send_buffer_bytes: Option<u32>,
+    /// `socket.receive.buffer.bytes`; `None` leaves it to the operating system, which adapts it.
+    pub receive_buffer_bytes: Option<u32>,
+}
+
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self { backlog: 1024, send_buffer_bytes: None, receive_buffer_bytes: None }
+    }
+}
+
+/// Why a port cannot be listened on.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Somebody else has it.
+    #[error(
+        "cannot listen on {address}: another process uses that port. Stop it, or choose another port with \
+         CHRONIK_KAFKA_PORT"
+    )]
+    InUse {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// A port below 1024.
+    #[error(
+        "cannot listen on {address}: this user may not use ports below 1024. Choose another port with \
+         CHRONIK_KAFKA_PORT"
+    )]
+    NotAllowed {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// An address of another machine.
+    #[error(
+        "cannot listen on {address}: this machine has no such address. Set CHRONIK_BIND to one that it has, or \
+         leave it out to listen on all"
+    )]
+    NotLocal {
+        /// The address that was asked for.
+        address: SocketAddr,
+    },
+    /// A name that leads nowhere.
+    #[error("cannot listen on '{host}' (CHRONIK_BIND): the name leads to no address")]
+    UnknownHost {
+        /// The name that was asked for.
+        host: String,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Other {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the operating system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    fn of(address: SocketAddr, source: io::Error) -> Self {
+        let kind = source.kind();
+        if kind == io::ErrorKind::AddrInUse {
+            Self::InUse { address }
+        } else if kind == io::ErrorKind::PermissionDenied {
+            Self::NotAllowed { address }
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            Self::NotLocal { address }
+        } else {
+            Self::Other { address, source }
+        }
+    }
+}
+
+/// Opens a listening socket on every address that `host` stands for. Port 0 lets the system choose one port for
+/// all of them. `::` stands for all addresses of both families, also where there is no IPv6.
+pub async fn bind(host: &str, port: u16, options: SocketOptions) -> Result<Vec<TcpListener>, BindError> {
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, port)],
+        Err(_) => match tokio::net::lookup_host((host, port)).await {
+            Ok(addresses) => addresses.collect(),
+            Err(_) => Vec::new(),
+        },
+    };
+    if addresses.is_empty() {
+        return Err(BindError::UnknownHost { host: host.to_owned() });
+    }
+    let mut listeners: Vec<TcpListener> = Vec::new();
+    let mut port = port;
+    for mut address in addresses {
+        address.set_port(port);
+        let bound = match listen(address, options) {
+            Err(error)
+                if address.ip() == Ipv6Addr::UNSPECIFIED
+                    && !matches!(
+                        error.kind(),
+                        io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied
+                    ) =>
+            {
+                address = SocketAddr::new([0, 0, 0, 0].into(), port);
+                listen(address, options)
+            }
+            bound => bound,
+        };
+        match bound {
+            Ok(listener) => {
+                port = listener.local_addr().map_or(port, |address| address.port());
+                listeners.push(listener);
+            }
+            // A name such as localhost may stand for an IPv6 address on a machine without IPv6.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !listeners.is_empty() => {
+                tracing::debug!("Not listening on {address}: {error}");
+            }
+            Err(source) => {
+                return Err(BindError::of(address, source));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv6() {
+        let socket = TcpSocket::new_v6()?;
+        rustix::net::sockopt::set_ipv6_v6only(&socket, address.ip() != Ipv6Addr::UNSPECIFIED)?;
+        socket
+    } else {
+        TcpSocket::new_v4()?
+    };
+    socket.set_reuseaddr(true)?;
+    // Accepted sockets inherit the buffers' sizes, and the receive window's scale is fixed at the handshake.
+    if let Some(bytes) = options.send_buffer_bytes {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.receive_buffer_bytes {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    socket.bind(address)?;
+    socket.listen(options.backlog)
+}
+
+/// Accepts clients on some sockets and runs their connections.
+#[derive(Debug)]
+pub struct Listener {
+    addresses: Vec<SocketAddr>,
+    registry: Arc<Registry>,
+    budget: Arc<Budget>,
+    accepting: Vec<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Begins to accept. Called within a tokio runtime, which then runs the connections.
+    pub fn start(sockets: Vec<TcpListener>, limits: Limits, service: Arc<dyn Service>, clock: Clock) -> Self {
+        let registry = Registry::new(limits.connections_per_ip_max);
+        let budget = Budget::new(limits.bytes_in_flight_max);
+        let permits = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
+        let shared = Arc::new(Shared {
+            service,
+            limits,
+            budget: Arc::clone(&budget),
+            clock,
+            client_faults: LogGate::default(),
+        });
+        let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let accepting = sockets
+            .into_iter()
+            .map(|socket| {
+                let (registry, shared) = (Arc::clone(&registry), Arc::clone(&shared));
+                tokio::spawn(accept(socket, registry, shared, Arc::clone(&permits)))
+            })
+            .collect();
+        Self { addresses, registry, budget, accepting }
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// How many clients are connected.
+    pub fn connection_count(&self) -> usize {
+        self.registry.connection_count()
+    }
+
+    /// Bytes of requests and unsent answers of all connections.
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.budget.used_bytes()
+    }
+
+    /// How many connections wait for memory.
+    pub fn waiting_count(&self) -> usize {
+        self.budget.waiting_count()
+    }
+
+    /// Stops accepting and reading, lets the requests that have been read finish for up to `drain`, and ends all
+    /// connections. Returns how many had to be cut off.
+    pub async fn shut_down(mut self, drain: Duration) -> usize {
+        for task in self.accepting.drain(..) {
+            task.abort();
+            // Its socket is closed once the task is gone, and new clients are refused from then on.
+            drop(task.await);
+        }
+        self.registry.enter(Phase::Draining);
+        if tokio::time::timeout(drain, self.registry.emptied()).await.is_ok() {
+            return 0;
+        }
+        let cut_off = self.registry.connection_count();
+        self.registry.enter(Phase::Aborting);
+        self.registry.emptied().await;
+        cut_off
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        for task in &self.accepting {
+            task.abort();
+        }
+        self.registry.enter(Phase::Aborting);
+    }
+}
+
+async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+    let mut pause_ms = ACCEPT_PAUSE_MS_MIN;
+    loop {
+        // Held before accepting: clients over the limit wait in the backlog, as in Kafka (KIP-402).
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            // The client was gone before it was accepted: its own affair.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::Interrupted
+                ) =>
+            {
+                continue;
+            }
+            Err(error) => {
+                // Out of descriptors or memory. What is connected goes on, and may end and make room.
+                tracing::error!("Accepting a connection failed, next try in {pause_ms} ms: {error}");
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                pause_ms = (pause_ms * 2).min(ACCEPT_PAUSE_MS_MAX);
+                continue;
+            }
+        };
+        pause_ms = ACCEPT_PAUSE_MS_MIN;
+        let peer = canonical(peer);
+        let Ok(local) = stream.local_addr().map(canonical) else { continue };
+        let Some(place) = registry.admit(peer.ip()) else {
+            shared.client_faults.log(shared.clock.monotonic(), || {
+                tracing::warn!(
+                    "Refused a connection from {}: it has as many as one address may have \
+                     (max.connections.per.ip)",
+                    peer.ip()
+                );
+            });
+            continue;
+        };
+        if let Err(error) = set_up(&stream) {
+            tracing::debug!("Setting up the connection from {peer} failed: {error}");
+        }
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            connection::run(shared, place, stream, local, peer).await;
+            drop(permit);
+        });
+    }
+}
+
+/// The IPv4 address that a client of a socket for both families really has.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn set_up(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(KEEPALIVE_IDLE_S))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(KEEPALIVE_INTERVAL_S))?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    Ok(())
+}

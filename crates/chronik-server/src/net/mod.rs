@@ -1,0 +1,20 @@
+//! Sockets: accepting clients, reading their requests, sending the answers in order.
+//!
+//! One task per connection does all of it on one thread: read what has arrived, have the broker run each request
+//! to completion, write the answers that are ready. Nothing is handed to another task on the way.
+
+mod budget;
+mod connection;
+mod file_region;
+mod limits;
+mod listener;
+mod log_gate;
+mod outbox;
+mod registry;
+mod sender;
+mod service;
+
+pub use budget::{Admission, Budget, Lease, SMALL_FRAME_BYTES_MAX};
+pub use limits::*;
+pub use listener::{BindError, Listener, SocketOptions, bind};
+pub use service::Service;

@@ -1,0 +1,220 @@
+//! The life of the process: start, run, end.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_types::Now;
+use tokio::sync::mpsc;
+
+use crate::clock::Clock;
+use crate::config::{self, Command, Config, LogFormat};
+use crate::net::{self, Listener, Service};
+use crate::signals::{self, Stop};
+use crate::threads::{OnPanic, Worker};
+use crate::{logging, system};
+
+/// How long requests that have been read may take to finish once the process is to end. Kafka clients' fetches
+/// wait for half a second by default.
+pub const DRAIN_MS_MAX: u64 = 3_000;
+
+/// The exit code when the process cannot start or go on.
+const EXIT_FAILURE: u8 = 1;
+/// The exit code when the settings cannot be used.
+const EXIT_USAGE: u8 = 2;
+
+/// What a node is opened with.
+pub struct Context {
+    /// The settings.
+    pub config: Config,
+    /// The port that clients connect to.
+    pub kafka_port: u16,
+    /// What tells the time.
+    pub clock: Clock,
+    /// How many files the process may have open.
+    pub open_files_max: Option<u64>,
+    /// For the threads that the node starts.
+    pub on_panic: OnPanic,
+}
+
+/// The last thing that a node does.
+pub type ShutDown = Box<dyn FnOnce(Now) -> Result<(), Box<dyn Error>> + Send>;
+
+/// A node that is ready for requests.
+pub struct Node {
+    /// What answers them.
+    pub service: Arc<dyn Service>,
+    /// Its threads, which are stopped in this order once no request is left.
+    pub workers: Vec<Worker>,
+    /// Syncs, writes the checkpoint, and closes what is open. Runs last.
+    pub shut_down: ShutDown,
+}
+
+/// Runs a node until it is told to end. `open` makes it of what lies in the data directory.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    open: impl FnOnce(Context) -> Result<Node, Box<dyn Error>>,
+) -> ExitCode {
+    let config = match config::load(arguments, environment, system::read_text_file) {
+        Ok(Command::Run(config)) => *config,
+        Ok(Command::Print(text)) => {
+            return match io::stdout().lock().write_all(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(EXIT_FAILURE),
+            };
+        }
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match start_and_wait(config, open) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(error.as_ref());
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// One line on standard error, with all causes that the error's own text leaves out.
+fn complain(error: &dyn Error) {
+    let mut line = format!("chronik-server: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !line.contains(&cause_text) {
+            line.push_str(": ");
+            line.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    let line = line.replace('\n', " ") + "\n";
+    // With standard error gone there is nobody left to tell.
+    drop(io::stderr().lock().write_all(line.as_bytes()));
+}
+
+fn start_and_wait(
+    config: Config,
+    open: impl FnOnce(Context) -> Result<Node, Box<dyn Error>>,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let clock = Clock::start();
+    logging::start(config.log.clone(), config.log_format, clock);
+    let (stops, mut stopped) = mpsc::unbounded_channel();
+    signals::start(stops.clone())?;
+    let open_files_max = system::raise_open_files_limit();
+
+    let threads = config.num_network_threads.unwrap_or_else(system::core_count);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("network")
+        .enable_all()
+        .build()?;
+    let sockets = runtime.block_on(net::bind(&config.bind.0, config.kafka_port, config.socket_options()))?;
+    let addresses: Vec<SocketAddr> = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+    let kafka_port = addresses.first().map_or(config.kafka_port, SocketAddr::port);
+    let data_dir = system::prepare_data_dir(&config.data_dir)?;
+
+    let on_panic: OnPanic = Arc::new(move |name, text| {
+        tracing::error!("Thread '{name}' panicked and this node cannot go on without it: {text}");
+        if stops.send(Stop::Failed).is_err() {
+            tracing::debug!("The process is ending already");
+        }
+    });
+    let limits = config.limits(open_files_max);
+    let start_up = StartUp::of(&config, &addresses, data_dir);
+    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic })?;
+    let listener = {
+        let _runtime = runtime.enter();
+        Listener::start(sockets, limits, Arc::clone(&node.service), clock)
+    };
+    start_up.tell();
+
+    let reason = runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed);
+    tracing::info!("Shutting down: {reason}");
+    let cut_off = runtime.block_on(listener.shut_down(Duration::from_millis(DRAIN_MS_MAX)));
+    if cut_off > 0 {
+        tracing::info!("Closed {cut_off} connections with requests that did not finish in {DRAIN_MS_MAX} ms");
+    }
+    for worker in node.workers {
+        worker.stop();
+    }
+    (node.shut_down)(clock.now())?;
+    runtime.shutdown_background();
+    tracing::info!("Shut down");
+    Ok(match reason {
+        Stop::Signal(_) => ExitCode::SUCCESS,
+        Stop::Failed => ExitCode::from(EXIT_FAILURE),
+    })
+}
+
+/// Threads that read cold chunks of files. More than a disk takes at once would only wait for each other.
+const BLOCKING_THREADS_MAX: usize = 16;
+
+/// What a user is told when the node is ready.
+struct StartUp {
+    node_id: i32,
+    format: LogFormat,
+    listening: String,
+    /// An address that a client on this machine can use.
+    address: String,
+    data_dir: PathBuf,
+}
+
+impl StartUp {
+    fn of(config: &Config, addresses: &[SocketAddr], data_dir: PathBuf) -> Self {
+        let everywhere = addresses.iter().any(|address| address.ip().is_unspecified());
+        let port = addresses.first().map_or(config.kafka_port, SocketAddr::port);
+        let first = addresses.first().map(ToString::to_string).unwrap_or_default();
+        let address = match &config.advertise {
+            Some(advertise) if advertise.port.is_some() => advertise.to_string(),
+            Some(advertise) => format!("{advertise}:{port}"),
+            None if everywhere => format!("localhost:{port}"),
+            None => first,
+        };
+        let listening = if everywhere {
+            format!("{address} (port {port} of all addresses of this machine)")
+        } else {
+            addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        Self { node_id: config.node_id.0, format: config.log_format, listening, address, data_dir }
+    }
+
+    fn tell(&self) {
+        let Self { node_id, listening, address, data_dir, .. } = self;
+        match self.format {
+            LogFormat::Text => {
+                let block = format!(
+                    "\nChronik {version}, node {node_id}, is ready for Kafka clients.\n  \
+                     Address  {listening}\n  \
+                     Data     {data}\n  \
+                     Try      kcat -b {address} -L\n           \
+                     kafka-topics.sh --bootstrap-server {address} --create --topic hello\n\n",
+                    version = env!("CARGO_PKG_VERSION"),
+                    data = data_dir.display(),
+                );
+                let mut stdout = io::stdout().lock();
+                // A closed standard output is no reason not to serve.
+                drop(stdout.write_all(block.as_bytes()).and_then(|()| stdout.flush()));
+            }
+            LogFormat::Json => tracing::info!(
+                node_id,
+                address = listening.as_str(),
+                data_dir = %data_dir.display(),
+                "Ready for Kafka clients"
+            ),
+        }
+        // The words that Testcontainers and others wait for.
+        tracing::info!(
+            "[BrokerLifecycleManager id={node_id}] The broker has been unfenced. Transitioning from RECOVERY to \
+             RUNNING."
+        );
+    }
+}
