@@ -175,7 +175,7 @@ impl Broker {
         let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
         let opened = self
             .logs
-            .get_or_create(now, &name, topic.id, self.log_config_of(&image, &topic.name))
+            .get_or_create(&name, topic.id, self.log_config_of(&image, &topic.name))
             .and_then(|log| {
                 let services = Arc::clone(&self.topics.services);
                 let partition = Partition::new(Arc::clone(&topic.name), topic.id, index, log, services);
