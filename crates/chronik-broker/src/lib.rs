@@ -16,6 +16,8 @@ mod partition;
 mod producer_ids;
 mod random;
 mod reply;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod topics;
 

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use chronik_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
+use chronik_protocol::messages::create_partitions_request::{
+    CreatePartitionsAssignment, CreatePartitionsTopic,
+};
 use chronik_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use chronik_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 use chronik_raft::metadata::{CommandBatch, MetadataImage, TopicImage};
@@ -14,7 +16,9 @@ use chronik_types::{ErrorCode, NodeId};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
-use crate::controller::{CreationError, PARTITIONS_PER_REQUEST_MAX, assignment_commands, check_manual, place};
+use crate::controller::{
+    CreationError, PARTITIONS_PER_REQUEST_MAX, assignment_commands, check_manual, place,
+};
 
 use super::outcomes::Outcomes;
 
@@ -54,7 +58,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
         broker,
         context,
         batches.len(),
-        Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| answer(context, answers, outcomes)),
+        Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| {
+            answer(context, answers, outcomes)
+        }),
     );
     for (position, batch) in batches.into_iter().enumerate() {
         let outcomes = Arc::clone(&outcomes);
@@ -149,7 +155,11 @@ fn check_assignments(
     check_manual(image, first, Some(replication_factor(topic)), &lists)
 }
 
-fn answer(context: RequestContext, answers: Vec<Answer>, mut outcomes: Vec<Option<Result<(), CreationError>>>) {
+fn answer(
+    context: RequestContext,
+    answers: Vec<Answer>,
+    mut outcomes: Vec<Option<Result<(), CreationError>>>,
+) {
     let results = answers
         .into_iter()
         .map(|Answer { name, planned }| {

@@ -84,7 +84,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
         broker,
         context,
         batches.len(),
-        Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| answer(context, answers, outcomes)),
+        Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| {
+            answer(context, answers, outcomes)
+        }),
     );
     for (position, batch) in batches.into_iter().enumerate() {
         let outcomes = Arc::clone(&outcomes);
@@ -99,7 +101,11 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
     outcomes.wait(request.timeout_ms);
 }
 
-fn answer(context: RequestContext, answers: Vec<Answer>, mut outcomes: Vec<Option<Result<(), CreationError>>>) {
+fn answer(
+    context: RequestContext,
+    answers: Vec<Answer>,
+    mut outcomes: Vec<Option<Result<(), CreationError>>>,
+) {
     let topics = answers
         .into_iter()
         .map(|Answer { result, proposal }| {

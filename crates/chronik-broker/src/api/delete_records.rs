@@ -9,7 +9,7 @@ use chronik_protocol::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
 use chronik_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
-use chronik_types::{ErrorCode, Now, Offset};
+use chronik_types::{ErrorCode, Offset};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -21,7 +21,6 @@ const HIGH_WATERMARK: i64 = -1;
 const NO_LOW_WATERMARK: i64 = -1;
 
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: DeleteRecordsRequest) {
-    let now = context.now;
     let topics = request
         .topics
         .into_iter()
@@ -31,7 +30,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Del
                 .iter()
                 .map(|partition| {
                     let index = partition.partition_index;
-                    let deleted = delete(broker, now, &topic.name, index, partition.offset);
+                    let deleted = delete(broker, &topic.name, index, partition.offset);
                     DeleteRecordsPartitionResult {
                         partition_index: index,
                         low_watermark: deleted.map_or(NO_LOW_WATERMARK, Offset::get),
@@ -46,7 +45,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Del
 }
 
 /// Moves the start of one partition's log and gives its low watermark.
-fn delete(broker: &Arc<Broker>, now: Now, topic: &str, index: i32, before: i64) -> Result<Offset, ErrorCode> {
+fn delete(broker: &Arc<Broker>, topic: &str, index: i32, before: i64) -> Result<Offset, ErrorCode> {
     let partition = match broker.partition_by_name(topic, index) {
         // What belongs to the broker is not the client's to delete; a topic that is not there is no such topic.
         Ok(_) | Err(ErrorCode::NotLeaderOrFollower) if is_internal_topic(topic) => {

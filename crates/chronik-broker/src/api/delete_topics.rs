@@ -53,7 +53,11 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Del
     let asked: Vec<Asked> = if TOPIC_IDS_FROM <= version {
         request.topics.into_iter().map(|topic| Asked { name: topic.name, topic_id: topic.topic_id }).collect()
     } else {
-        request.topic_names.into_iter().map(|name| Asked { name: Some(name), topic_id: TopicId::ZERO }).collect()
+        request
+            .topic_names
+            .into_iter()
+            .map(|name| Asked { name: Some(name), topic_id: TopicId::ZERO })
+            .collect()
     };
     if !broker.config.delete_topic_enable {
         let refusal = if DISABLED_KNOWN_FROM <= version {
@@ -73,7 +77,8 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Del
         targets.len(),
         Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| {
             let mut responses = responses;
-            responses.extend(targets.into_iter().zip(outcomes).map(|(target, outcome)| deleted(target, outcome)));
+            responses
+                .extend(targets.into_iter().zip(outcomes).map(|(target, outcome)| deleted(target, outcome)));
             context.reply(&DeleteTopicsResponse { responses, ..Default::default() });
         }),
     );

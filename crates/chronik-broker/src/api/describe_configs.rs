@@ -42,10 +42,11 @@ type Refusal = (ErrorCode, String);
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: DescribeConfigsRequest) {
     let detail = Detail { synonyms: request.include_synonyms, documentation: request.include_documentation };
     // A kind that nobody knows makes the whole request meaningless.
-    let unknown = request.resources.iter().find(|resource| !is_known(resource.resource_type)).map(|resource| {
-        let (kind, name) = (resource.resource_type, &resource.resource_name);
-        (ErrorCode::InvalidRequest, format!("Unexpected resource type {kind} for resource {name}"))
-    });
+    let unknown =
+        request.resources.iter().find(|resource| !is_known(resource.resource_type)).map(|resource| {
+            let (kind, name) = (resource.resource_type, &resource.resource_name);
+            (ErrorCode::InvalidRequest, format!("Unexpected resource type {kind} for resource {name}"))
+        });
     let results = request
         .resources
         .into_iter()
@@ -144,7 +145,8 @@ fn describe_topic(
         return Err((ErrorCode::UnknownTopicOrPartition, message));
     };
     let none = TopicOverrides::new();
-    let overrides = image.configs(&ConfigResource::Topic(Arc::clone(&topic.name))).map_or(&none, |found| found);
+    let overrides =
+        image.configs(&ConfigResource::Topic(Arc::clone(&topic.name))).map_or(&none, |found| found);
     let defs = TOPIC_CONFIGS.iter().filter(|def| wanted(def.name));
     Ok(defs.map(|def| topic_config(broker, def, overrides, detail)).collect())
 }

@@ -39,7 +39,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
         let mut by_topic = BTreeMap::<Arc<str>, Sizes>::new();
         let is_online = dir.offline_reason.is_none();
         if is_online {
-            for (partition, size_bytes) in std::mem::take(&mut without_files).into_iter().chain(dir.partitions) {
+            for (partition, size_bytes) in
+                std::mem::take(&mut without_files).into_iter().chain(dir.partitions)
+            {
                 if is_wanted(&partition.topic, partition.partition) {
                     by_topic.entry(partition.topic).or_default().insert(partition.partition, size_bytes);
                 }

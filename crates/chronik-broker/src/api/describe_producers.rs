@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use chronik_log::ProducerSummary;
-use chronik_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState, TopicResponse};
+use chronik_protocol::messages::describe_producers_response::{
+    PartitionResponse, ProducerState, TopicResponse,
+};
 use chronik_protocol::messages::{DescribeProducersRequest, DescribeProducersResponse};
 use chronik_types::{ErrorCode, Offset, validate_topic_name};
 

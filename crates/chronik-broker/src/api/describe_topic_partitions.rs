@@ -74,20 +74,19 @@ impl Page<'_> {
             self.response.topics.push(unknown(name));
             return true;
         };
-        let first = self.cursor.filter(|cursor| cursor.topic_name == name).map_or(0, |cursor| cursor.partition_index);
-        let end = usize::try_from(first).unwrap_or(0).saturating_add(self.remaining_count).min(topic.partition_count());
-        let partitions: Vec<_> = (first..)
-            .map_while(|index| {
-                let is_within = usize::try_from(index).is_ok_and(|index| index < end);
-                let index = PartitionIndex(index);
-                topic.partition(index).filter(|_| is_within).map(|found| describe(self.image, index, found))
-            })
+        let first =
+            self.cursor.filter(|cursor| cursor.topic_name == name).map_or(0, |cursor| cursor.partition_index);
+        let count = topic.next_partition().get();
+        let end = first.saturating_add(i32::try_from(self.remaining_count).unwrap_or(i32::MAX)).min(count);
+        let partitions: Vec<_> = (first..end)
+            .map(PartitionIndex)
+            .filter_map(|index| topic.partition(index).map(|found| describe(self.image, index, found)))
             .collect();
         self.remaining_count = self.remaining_count.saturating_sub(partitions.len());
         self.response.topics.push(described(topic, partitions));
-        if end < topic.partition_count() {
-            let partition_index = i32::try_from(end).unwrap_or(i32::MAX);
-            self.response.next_cursor = Some(NextCursor { topic_name: name.to_owned(), partition_index });
+        if end < count {
+            self.response.next_cursor =
+                Some(NextCursor { topic_name: name.to_owned(), partition_index: end });
             return false;
         }
         true
@@ -148,6 +147,11 @@ fn describe(
         isr_nodes: ids(&partition.isr),
         eligible_leader_replicas: Some(Vec::new()),
         last_known_elr: Some(Vec::new()),
-        offline_replicas: partition.replicas.iter().filter(|node| !is_live(**node)).map(|node| node.get()).collect(),
+        offline_replicas: partition
+            .replicas
+            .iter()
+            .filter(|node| !is_live(**node))
+            .map(|node| node.get())
+            .collect(),
     }
 }

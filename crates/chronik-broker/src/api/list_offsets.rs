@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use chronik_log::{OffsetQuery, TimestampAndOffset};
 use chronik_protocol::messages::list_offsets_request::ListOffsetsPartition;
-use chronik_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
+use chronik_protocol::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
 use chronik_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
-use chronik_types::{ErrorCode, Offset, TimestampMs};
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -21,6 +23,8 @@ use crate::partition::Partition;
 const CONSUMER: i32 = -1;
 /// The replica id of a tool that may ask any replica, not the leader alone.
 const DEBUGGING: i32 = -2;
+/// The first version that tells the leader epoch of what was found.
+const LEADER_EPOCH_FROM: i16 = 4;
 /// The isolation level in which only what is decided is told.
 const READ_COMMITTED: i8 = 1;
 
@@ -87,21 +91,26 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Lis
                 Some(1) => find(broker, asker, &topic.name, partition, version),
                 Some(_) => Err(ErrorCode::InvalidRequest),
             };
-            partitions.push(response(partition.partition_index, found));
+            partitions.push(response(partition.partition_index, found, version));
         }
         topics.push(ListOffsetsTopicResponse { name: topic.name.clone(), partitions });
     }
     context.reply(&ListOffsetsResponse { topics, ..Default::default() });
 }
 
-fn response(index: i32, found: Result<Option<TimestampAndOffset>, ErrorCode>) -> ListOffsetsPartitionResponse {
+fn response(
+    index: i32,
+    found: Result<Option<TimestampAndOffset>, ErrorCode>,
+    version: i16,
+) -> ListOffsetsPartitionResponse {
     let response = ListOffsetsPartitionResponse { partition_index: index, ..Default::default() };
     match found {
         Ok(None) => response,
         Ok(Some(found)) => ListOffsetsPartitionResponse {
             timestamp: found.timestamp.get(),
             offset: found.offset.get(),
-            leader_epoch: found.leader_epoch.get(),
+            leader_epoch: if LEADER_EPOCH_FROM <= version { found.leader_epoch } else { LeaderEpoch::NONE }
+                .get(),
             ..response
         },
         Err(error) => ListOffsetsPartitionResponse { error_code: error.code(), ..response },
@@ -168,9 +177,15 @@ mod tests {
 
     #[test]
     fn each_place_is_known_from_its_version_on() {
-        for (timestamp, first) in [(-1, 1), (-2, 1), (0, 1), (i64::MAX, 1), (-3, 7), (-4, 8), (-5, 9), (-6, 11)] {
+        for (timestamp, first) in
+            [(-1, 1), (-2, 1), (0, 1), (i64::MAX, 1), (-3, 7), (-4, 8), (-5, 9), (-6, 11)]
+        {
             for version in 1..=11 {
-                assert_eq!(Place::of(timestamp, version).is_some(), first <= version, "{timestamp} in {version}");
+                assert_eq!(
+                    Place::of(timestamp, version).is_some(),
+                    first <= version,
+                    "{timestamp} in {version}"
+                );
             }
         }
         for unknown in [-7, i64::MIN] {

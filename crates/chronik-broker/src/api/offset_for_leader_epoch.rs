@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use chronik_protocol::messages::offset_for_leader_epoch_request::OffsetForLeaderPartition;
-use chronik_protocol::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use chronik_protocol::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderTopicResult,
+};
 use chronik_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse};
 use chronik_types::{ErrorCode, LeaderEpoch};
 

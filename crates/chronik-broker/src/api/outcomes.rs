@@ -35,7 +35,12 @@ struct Waiting<T> {
 
 impl<T: Send + 'static> Outcomes<T> {
     /// A request that waits for `count` outcomes; `finish` answers it.
-    pub(super) fn new(broker: &Arc<Broker>, context: RequestContext, count: usize, finish: Finish<T>) -> Arc<Self> {
+    pub(super) fn new(
+        broker: &Arc<Broker>,
+        context: RequestContext,
+        count: usize,
+        finish: Finish<T>,
+    ) -> Arc<Self> {
         let connection = Arc::clone(&context.connection);
         let outcomes = std::iter::repeat_with(|| None).take(count).collect();
         let waiting = Waiting { context, outcomes, missing_count: count, timer: None, finish };
