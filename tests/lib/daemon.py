@@ -208,7 +208,8 @@ def main() -> int:
     """Run one command against a fresh broker."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--keep", metavar="DIRECTORY", help="where to keep the broker's log")
+    parser.add_argument("--keep", metavar="DIRECTORY", help="where to leave the broker's data")
+    parser.add_argument("--log", metavar="FILE", help="where to leave the broker's log")
     parser.add_argument("command", nargs="+", help="{bootstrap} and {data} are filled in")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chronik-test-"))
@@ -226,9 +227,10 @@ def main() -> int:
         return code
     finally:
         daemon.kill()
-        if options.keep:
-            Path(options.keep).mkdir(parents=True, exist_ok=True)
-            shutil.copy(daemon.log_path, Path(options.keep) / f"{options.broker}.log")
+        if options.log and daemon.log_path.exists():
+            shutil.copy(daemon.log_path, options.log)
+        if options.keep and daemon.data_dir.exists():
+            shutil.move(daemon.data_dir, options.keep)
         shutil.rmtree(directory, ignore_errors=True)
 
 
