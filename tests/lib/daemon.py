@@ -71,7 +71,7 @@ class Daemon:
     def start(self) -> None:
         """Start the process and wait until it answers."""
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603
+            self.process = subprocess.Popen(
                 self.command(),
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -156,7 +156,7 @@ class Kafka(Daemon):
         self.properties.write_text(self._properties())
         if not (self.data_dir / "meta.properties").exists():
             cluster_id = "Y2hyb25pay10ZXN0cy1rZg"
-            subprocess.run(  # noqa: S603
+            subprocess.run(
                 self._java("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self.properties)),
                 check=True,
                 stdout=subprocess.DEVNULL,
@@ -217,7 +217,7 @@ def main() -> int:
     try:
         daemon.start()
         filled = [part.format(bootstrap=daemon.bootstrap, data=daemon.data_dir) for part in options.command]
-        code = subprocess.run(filled, check=False).returncode  # noqa: S603
+        code = subprocess.run(filled, check=False).returncode
         if not daemon.alive():
             print(f"not ok daemon: the broker ended by itself\n{daemon.log_tail()}")
             return 1

@@ -1,6 +1,6 @@
 """Kafka's own DumpLogSegments over every file of data directories: it must find nothing wrong.
 
-    dumplog.py DIRECTORY…     (KAFKA_LIBS names the directory with Kafka's jars)
+dumplog.py DIRECTORY…     (KAFKA_LIBS names the directory with Kafka's jars)
 """
 
 from __future__ import annotations

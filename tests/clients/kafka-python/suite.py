@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import kafka
-import report
-import scenarios
-from data import Record
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic
 from kafka.errors import KafkaError as ClientError
+
+import report
+import scenarios
+from data import Record
 from scenarios import KafkaError
 
 TIMEOUT_S = 30.0

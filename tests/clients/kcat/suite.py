@@ -73,7 +73,11 @@ def from_an_offset(bootstrap: str) -> None:
 def by_time(bootstrap: str) -> None:
     topic = topic_name("kcat-time")
     kcat(bootstrap, "-P", "-t", topic, "-p", "0", given=b"one\ntwo")
-    expect("offset of a past time", kcat(bootstrap, "-Q", "-t", f"{topic}:0:{BASE_TIMESTAMP_MS}").strip(), f"{topic} [0] offset 0".encode())
+    expect(
+        "offset of a past time",
+        kcat(bootstrap, "-Q", "-t", f"{topic}:0:{BASE_TIMESTAMP_MS}").strip(),
+        f"{topic} [0] offset 0".encode(),
+    )
     expect("offset of the end", kcat(bootstrap, "-Q", "-t", f"{topic}:0:-1").strip(), f"{topic} [0] offset 2".encode())
     since = consume(bootstrap, topic, "%s ", "-o", f"s@{BASE_TIMESTAMP_MS}")
     expect("since a past time", since, b"one two ")
