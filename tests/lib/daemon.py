@@ -68,8 +68,17 @@ class Daemon:
         """The environment of the broker."""
         return dict(os.environ)
 
+    def prepare(self) -> None:
+        """What comes before the first start."""
+
     def start(self) -> None:
         """Start the process and wait until it answers."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def spawn(self) -> None:
+        """Start the process and return at once."""
+        self.prepare()
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
@@ -79,10 +88,14 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def wait_until_ready(self) -> None:
+        """Wait until the process answers; one that ends or stays silent is an error with its log."""
         deadline = time.monotonic() + READY_TIMEOUT_S
         while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the broker ended with code {self.process.returncode} at start\n{self.log_tail()}")
+            if self.process is None or self.process.poll() is not None:
+                code = self.process.returncode if self.process else None
+                raise RuntimeError(f"the broker ended with code {code} at start\n{self.log_tail()}")
             if answers(self.host, self.port):
                 return
             time.sleep(0.05)
@@ -152,7 +165,7 @@ class Kafka(Daemon):
     def command(self) -> list[str]:
         return self._java("kafka.Kafka", str(self.properties))
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         self.properties.write_text(self._properties())
         if not (self.data_dir / "meta.properties").exists():
             cluster_id = "Y2hyb25pay10ZXN0cy1rZg"
@@ -162,7 +175,6 @@ class Kafka(Daemon):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-        super().start()
 
     def _java(self, main: str, *arguments: str) -> list[str]:
         return ["java", "-Xmx768m", "-cp", f"{self.libs}/*", main, *arguments]
