@@ -61,34 +61,34 @@ execute_unit() {
         build)
             if [ -z "${CHRONIK_BINARY:-}" ]; then timeout 1200 cargo build --release --locked --bin chronik-server; fi
             ;;
-        raw) against_broker raw 300 python3 $clients/raw/suite.py '{bootstrap}' ;;
+        raw) against_broker raw 600 python3 $clients/raw/suite.py '{bootstrap}' ;;
         kafka-python-2.0.2)
             install_venv kafka-python-2.0.2 $clients/kafka-python/requirements-2.0.2.txt
-            against_broker "$1" 300 "$python/$1/bin/python" $clients/kafka-python/suite.py '{bootstrap}'
+            against_broker "$1" 600 "$python/$1/bin/python" $clients/kafka-python/suite.py '{bootstrap}'
             ;;
         kafka-python)
             install_venv kafka-python $clients/kafka-python/requirements.txt
-            against_broker "$1" 300 "$python/$1/bin/python" $clients/kafka-python/suite.py '{bootstrap}'
+            against_broker "$1" 600 "$python/$1/bin/python" $clients/kafka-python/suite.py '{bootstrap}'
             ;;
         confluent-kafka)
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
-            against_broker "$1" 300 "$python/$1/bin/python" $clients/confluent-kafka/suite.py '{bootstrap}'
+            against_broker "$1" 600 "$python/$1/bin/python" $clients/confluent-kafka/suite.py '{bootstrap}'
             ;;
         kafkajs)
             install_kafkajs
-            against_broker kafkajs 300 node $clients/kafkajs/suite.js '{bootstrap}'
+            against_broker kafkajs 600 node $clients/kafkajs/suite.js '{bootstrap}'
             ;;
         go)
             install_go_suite
-            against_broker go 300 "$CACHE/go-suite" '{bootstrap}'
+            against_broker go 600 "$CACHE/go-suite" '{bootstrap}'
             ;;
         rskafka)
             install_rskafka_suite
-            against_broker rskafka 300 "$CACHE/target-rskafka/debug/rskafka-suite" '{bootstrap}'
+            against_broker rskafka 600 "$CACHE/target-rskafka/debug/rskafka-suite" '{bootstrap}'
             ;;
         kcat)
             install_apt kcat kcat
-            against_broker kcat 300 python3 $clients/kcat/suite.py '{bootstrap}'
+            against_broker kcat 600 python3 $clients/kcat/suite.py '{bootstrap}'
             ;;
         java-tools)
             install_kafka

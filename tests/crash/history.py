@@ -8,6 +8,7 @@ there or not.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -55,7 +56,7 @@ def check(history: History, log: dict[tuple[str, int], list[tuple[int, bytes]]],
     found: dict[Place, bytes] = {}
     for (topic, partition), records in log.items():
         offsets = [offset for offset, _ in records]
-        if any(later <= earlier for earlier, later in zip(offsets, offsets[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(offsets)):
             complaints.append(f"{topic}-{partition}: offsets do not increase")
         found.update({(topic, partition, offset): value for offset, value in records})
         complaints += [

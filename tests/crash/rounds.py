@@ -20,9 +20,10 @@ from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from history import History, check
+
 from daemon import Daemon, add_arguments, from_arguments
 from dumplog import check as check_dump
-from history import History, check
 
 ONCE, PLAIN = "crash-once", "crash-plain"
 PARTITION_COUNT = 4
@@ -98,7 +99,9 @@ class Writer(threading.Thread):
         self.stop_now.set()
         self.join()
         if flush_s > 0 and (left := self.producer.flush(flush_s)):
-            self.history.complaints.append(f"{self.name}: {left} records not delivered {flush_s:.0f} s after the last start")
+            self.history.complaints.append(
+                f"{self.name}: {left} records not delivered {flush_s:.0f} s after the last start"
+            )
         self.producer.purge()
         self.producer.poll(0)
 

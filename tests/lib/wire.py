@@ -294,6 +294,18 @@ def create_topic(connection: Connection, topic: str, partitions: int = 1, config
     return reader.i16()
 
 
+def new_topic(connection: Connection, topic: str, partitions: int = 1) -> None:
+    """Create a topic and wait until each of its partitions has a leader that answers."""
+    if (code := create_topic(connection, topic, partitions)) != 0:
+        raise AssertionError(f"create {topic}: error {code}")
+    deadline = time.monotonic() + TIMEOUT_S
+    for partition in range(partitions):
+        while (answer := fetch(connection, topic, partition))[0] != 0:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{topic}-{partition} has no leader: error {answer[0]}")
+            time.sleep(0.02)
+
+
 def codec_of_first_batch(bootstrap: str, topic: str, partition: int = 0) -> int:
     """The compression that the stored bytes really have: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."""
     with Connection(bootstrap) as connection:

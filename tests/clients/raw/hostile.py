@@ -23,12 +23,12 @@ from wire import (
     array,
     batch,
     compact_string,
-    create_topic,
     fetch,
     fetch_body,
     i8,
     i16,
     i32,
+    new_topic,
     produce,
     produce_body,
     string,
@@ -191,7 +191,7 @@ def pipelined(bootstrap: str) -> None:
     # Answers come in the order of the requests, also behind one that waits.
     topic = topic_name("raw-pipeline")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         sent = []
         for index in range(300):
             if index % 100 == 50:
@@ -209,7 +209,7 @@ def deaf_peer(bootstrap: str) -> None:
     # Asks for much and reads nothing: its own problem, not that of the next connection.
     with Connection(bootstrap) as setup:
         topic = topic_name("raw-deaf")
-        create_topic(setup, topic)
+        new_topic(setup, topic)
         for _ in range(20):
             produce(setup, topic, batch(b"x" * 500_000).encode())
     with Connection(bootstrap, timeout_s=2.0) as connection, contextlib.suppress(TimeoutError):
@@ -242,7 +242,7 @@ def decompression_bomb(bootstrap: str) -> None:
     bomb = Batch(bytes(compressed), 1, attributes=1, base_timestamp_ms=int(time.time() * 1000))
     bomb.max_timestamp_ms = bomb.base_timestamp_ms
     with Connection(bootstrap, timeout_s=60.0) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         started = time.monotonic()
         code, _ = produce(connection, topic, bomb.encode())
         if code not in (0, 2, 87):
@@ -260,7 +260,7 @@ def garbage_in_a_compressed_batch(bootstrap: str) -> None:
     # Kafka's answer differs by codec and is not a promise; what counts is that the log stays readable.
     topic = topic_name("raw-garbage")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         for codec in (1, 2, 3, 4):
             produce(connection, topic, Batch(b"\x00garbage", 1, attributes=codec).encode())
         code, _, _ = fetch(connection, topic)

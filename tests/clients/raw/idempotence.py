@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data import topic_name
 from report import expect
-from wire import INIT_PRODUCER_ID, Connection, batch, create_topic, fetch, i32, produce, string
+from wire import INIT_PRODUCER_ID, Connection, batch, fetch, i32, new_topic, produce, string
 
 OUT_OF_ORDER_SEQUENCE, INVALID_PRODUCER_EPOCH = 45, 47
 
@@ -37,7 +37,7 @@ def producer_ids_differ(bootstrap: str) -> None:
 def sequences(bootstrap: str) -> None:
     topic = topic_name("raw-sequences")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         me = init_producer_id(connection)
         expect("sequences 0–1", produce(connection, topic, numbered(me, 0, b"a", b"b")), (0, 0))
         expect("sequence 2", produce(connection, topic, numbered(me, 2, b"c")), (0, 2))
@@ -54,7 +54,7 @@ def old_duplicates(bootstrap: str) -> None:
     # A broker remembers the last five batches of a producer.
     topic = topic_name("raw-window")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         me = init_producer_id(connection)
         for sequence in range(8):
             expect("new", produce(connection, topic, numbered(me, sequence, b"x")), (0, sequence))
@@ -68,7 +68,7 @@ def old_duplicates(bootstrap: str) -> None:
 def epochs(bootstrap: str) -> None:
     topic = topic_name("raw-epochs")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         producer_id, epoch = init_producer_id(connection)
         newer = (producer_id, epoch + 1)
         expect("epoch 0", produce(connection, topic, numbered((producer_id, epoch), 0, b"a")), (0, 0))
@@ -83,7 +83,7 @@ def unknown_producer(bootstrap: str) -> None:
     # Kafka takes any first sequence of a producer that it does not know: its records may have been deleted.
     topic = topic_name("raw-unknown-producer")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         expect("first sequence 7", produce(connection, topic, numbered((987_654_321, 0), 7, b"a")), (0, 0))
         expect("next sequence 8", produce(connection, topic, numbered((987_654_321, 0), 8, b"b")), (0, 1))
 
@@ -93,7 +93,7 @@ def wrapping_sequence(bootstrap: str) -> None:
     topic = topic_name("raw-wrap")
     last = 0x7FFF_FFFF
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         me = (123_456_789, 0)
         expect("up to the last", produce(connection, topic, numbered(me, last - 1, b"a", b"b")), (0, 0))
         expect("sequence 0", produce(connection, topic, numbered(me, 0, b"c")), (0, 2))
@@ -102,7 +102,7 @@ def wrapping_sequence(bootstrap: str) -> None:
 def two_partitions_are_two_sequences(bootstrap: str) -> None:
     topic = topic_name("raw-partitions")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic, partitions=2)
+        new_topic(connection, topic, partitions=2)
         me = init_producer_id(connection)
         for partition in (0, 1):
             sent = produce(connection, topic, numbered(me, 0, b"a"), partition=partition)

@@ -30,6 +30,7 @@ from wire import (
     i16,
     i32,
     i64,
+    new_topic,
     produce,
     produce_body,
     string,
@@ -74,7 +75,7 @@ def api_versions_with_a_bad_name(bootstrap: str) -> None:
 def corrupt_batches(bootstrap: str) -> None:
     topic = topic_name("raw-corrupt")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         expect("good", produce(connection, topic, batch(b"good").encode()), (0, 0))
         good = batch(b"a", b"b")
         refuses(connection, topic, "wrong CRC", batch(b"a", crc=1).encode(), CORRUPT_MESSAGE)
@@ -97,7 +98,7 @@ def batches_that_end_too_early(bootstrap: str) -> None:
     topic = topic_name("raw-short")
     whole = batch(b"some value").encode()
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         for length in range(len(whole)):
             refuses(connection, topic, f"the first {length} bytes of a batch", whole[:length], INVALID_RECORD)
 
@@ -105,7 +106,7 @@ def batches_that_end_too_early(bootstrap: str) -> None:
 def other_magic(bootstrap: str) -> None:
     topic = topic_name("raw-magic")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         for magic, code in [(0, INVALID_RECORD), (1, INVALID_RECORD), (3, CORRUPT_MESSAGE), (-1, CORRUPT_MESSAGE)]:
             refuses(connection, topic, f"magic {magic}", batch(b"a", magic=magic).encode(), code)
 
@@ -114,8 +115,7 @@ def produce_errors(bootstrap: str) -> None:
     topic = topic_name("raw-produce")
     good = batch(b"a").encode()
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
-        fetch(connection, topic)
+        new_topic(connection, topic)
         expect("acks=2", produce(connection, topic, good, acks=2)[0], INVALID_REQUIRED_ACKS)
         expect("acks=-2", produce(connection, topic, good, acks=-2)[0], INVALID_REQUIRED_ACKS)
         expect("an unknown topic", produce(connection, topic_name("none"), good)[0], UNKNOWN_TOPIC_OR_PARTITION)
@@ -133,7 +133,7 @@ def produce_errors(bootstrap: str) -> None:
 def acks_0(bootstrap: str) -> None:
     topic = topic_name("raw-acks0")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         fetch(connection, topic)
         connection.send(PRODUCE, 7, produce_body(topic, batch(b"a").encode(), acks=0))
         # No answer may come in between: the next one belongs to this request.
@@ -214,7 +214,7 @@ def unknown_topic_ids(bootstrap: str) -> None:
 def fetch_errors(bootstrap: str) -> None:
     topic = topic_name("raw-fetch")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         produce(connection, topic, batch(b"a").encode())
         expect("offset 2", fetch(connection, topic, offset=2)[0], OFFSET_OUT_OF_RANGE)
         expect("offset -1", fetch(connection, topic, offset=-1)[0], OFFSET_OUT_OF_RANGE)
@@ -247,7 +247,7 @@ def fetch_sessions(bootstrap: str) -> None:
         return code, given, reader.i32()
 
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         produce(connection, topic, batch(b"a").encode())
         code, session, count = ask(connection, 0, 0, 0)
         expect("a new session", (code, count), (0, 1))
@@ -293,7 +293,7 @@ def create_topics_errors(bootstrap: str) -> None:
 def list_offsets_specials(bootstrap: str) -> None:
     topic = topic_name("raw-list")
     with Connection(bootstrap) as connection:
-        create_topic(connection, topic)
+        new_topic(connection, topic)
         for stamp, value in [(1000, b"a"), (5000, b"b"), (2000, b"c")]:
             produce(connection, topic, batch(value, base_timestamp_ms=stamp, max_timestamp_ms=stamp).encode())
         for asked, answered in [
