@@ -142,9 +142,10 @@ def read(bootstrap: str, log: Log) -> None:
             for message in consumer.consume(5000, timeout=0.2):
                 if message.error():
                     raise KafkaException(message.error())
-                place = (message.topic(), message.partition())
-                log[place].append((message.offset(), message.value()))
-                if message.offset() + 1 >= ends.get(place, 1 << 62):
+                place = (str(message.topic()), int(message.partition() or 0))
+                offset = int(message.offset() or 0)
+                log[place].append((offset, message.value() or b""))
+                if offset + 1 >= ends.get(place, 1 << 62):
                     del ends[place]
         if ends:
             raise AssertionError(f"no records up to {ends} within {READ_TIMEOUT_S:.0f} s")

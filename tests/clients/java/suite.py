@@ -3,71 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+from tools import Tools, has
+
 import report
 from data import topic_name
 from report import Case, expect
-
-TIMEOUT_S = 90
-TOOLS = {
-    "kafka-topics": "org.apache.kafka.tools.TopicCommand",
-    "kafka-console-producer": "org.apache.kafka.tools.ConsoleProducer",
-    "kafka-console-consumer": "org.apache.kafka.tools.consumer.ConsoleConsumer",
-    "kafka-get-offsets": "org.apache.kafka.tools.GetOffsetShell",
-    "kafka-delete-records": "org.apache.kafka.tools.DeleteRecordsCommand",
-    "kafka-log-dirs": "org.apache.kafka.tools.LogDirsCommand",
-    "kafka-verifiable-producer": "org.apache.kafka.tools.VerifiableProducer",
-    "kafka-verifiable-consumer": "org.apache.kafka.tools.VerifiableConsumer",
-    "kafka-producer-perf-test": "org.apache.kafka.tools.ProducerPerformance",
-    "kafka-consumer-perf-test": "org.apache.kafka.tools.ConsumerPerformance",
-    "kafka-broker-api-versions": "org.apache.kafka.tools.BrokerApiVersionsCommand",
-    "kafka-cluster": "org.apache.kafka.tools.ClusterTool",
-    "kafka-configs": "kafka.admin.ConfigCommand",
-    "kafka-consumer-groups": "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand",
-}
-
-
-class Tools:
-    """Starts the tools against one broker."""
-
-    def __init__(self, bootstrap: str) -> None:
-        self.bootstrap = bootstrap
-
-    def run(self, tool: str, *arguments: str, given: str = "", code: int = 0) -> str:
-        """One tool; what it printed, both streams where the exit code is not 0."""
-        command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        command += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
-        command += ["-cp", f"{os.environ['KAFKA_LIBS']}/*", TOOLS[tool], *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        said = f"{done.stdout}\n{done.stderr}"
-        expect(f"exit code of {tool} {' '.join(arguments)} ({' '.join(said.split())[-600:]})", done.returncode, code)
-        return done.stdout if code == 0 else said
-
-    def ask(self, tool: str, *arguments: str, given: str = "", code: int = 0) -> str:
-        """One tool that takes --bootstrap-server."""
-        return self.run(tool, "--bootstrap-server", self.bootstrap, *arguments, given=given, code=code)
-
-    def create(self, purpose: str, partitions: int = 1, *settings: str) -> str:
-        topic = topic_name(purpose)
-        configs = [word for setting in settings for word in ("--config", setting)]
-        self.ask("kafka-topics", "--create", "--topic", topic, "--partitions", str(partitions), *configs)
-        return topic
-
-    def consume(self, topic: str, count: int, *arguments: str) -> list[str]:
-        places = ["--partition", "0", "--offset", "earliest", "--max-messages", str(count), "--timeout-ms", "20000"]
-        return self.ask("kafka-console-consumer", "--topic", topic, *places, *arguments).splitlines()
-
-
-def has(what: str, text: str, pattern: str) -> None:
-    if not re.search(pattern, text, re.MULTILINE):
-        raise AssertionError(f"{what}: no {pattern!r} in {text[:800]!r}")
 
 
 def topics(tools: Tools) -> None:
@@ -278,4 +224,5 @@ def cases(tools: Tools) -> list[tuple[str, Case]]:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run(cases(Tools(sys.argv[1])), *sys.argv[2:]))
+    # Most of a tool's time is its JVM's start, on one core.
+    sys.exit(report.run(cases(Tools(sys.argv[1])), *sys.argv[2:], at_once=2))
