@@ -12,7 +12,7 @@
 //! | (id, −1) | closes `id`, then as (0, −1) |
 //! | (id, n) | the n-th incremental fetch of `id`; any other number is INVALID_FETCH_SESSION_EPOCH |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chronik_types::{ErrorCode, MonotonicMs, TopicId};
@@ -154,7 +154,7 @@ pub(crate) struct FetchSessions {
 
 struct Inner {
     sessions: BTreeMap<i32, Entry>,
-    by_last_used: BTreeMap<(MonotonicMs, i32), ()>,
+    by_last_used: BTreeSet<(MonotonicMs, i32)>,
     next_id: u32,
 }
 
@@ -176,7 +176,7 @@ pub(crate) struct SessionRequest<'a> {
 impl FetchSessions {
     /// `seed` spreads session ids, so that a client of an earlier process does not hit a new session by chance.
     pub(crate) fn new(slots_max: usize, seed: u32) -> Self {
-        let inner = Inner { sessions: BTreeMap::new(), by_last_used: BTreeMap::new(), next_id: seed };
+        let inner = Inner { sessions: BTreeMap::new(), by_last_used: BTreeSet::new(), next_id: seed };
         Self { slots_max, inner: Mutex::new(inner) }
     }
 
@@ -247,7 +247,7 @@ impl Inner {
             self.by_last_used.remove(&(entry.last_used, id));
             entry.last_used = now;
             entry.partition_count = partition_count;
-            self.by_last_used.insert((now, id), ());
+            self.by_last_used.insert((now, id));
         }
     }
 
@@ -257,7 +257,7 @@ impl Inner {
         if self.sessions.len() < slots_max {
             return true;
         }
-        let Some((&(last_used, oldest), ())) = self.by_last_used.first_key_value() else { return false };
+        let Some(&(last_used, oldest)) = self.by_last_used.first() else { return false };
         if now.since_ms(last_used) > EVICTION_AGE_MS_MIN {
             self.remove(oldest);
             return true;
@@ -297,7 +297,7 @@ impl Inner {
         let session = Arc::new(Mutex::new(session));
         let entry = Entry { session: Arc::clone(&session), last_used: now, partition_count };
         self.sessions.insert(id, entry);
-        self.by_last_used.insert((now, id), ());
+        self.by_last_used.insert((now, id));
         Some(session)
     }
 }

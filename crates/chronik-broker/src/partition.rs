@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 
 use bytes::BytesMut;
 use chronik_log::{AppendError, AppendOrigin, Appended, FlushQueue, Log, LogError, PendingBatch};
-use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex, TopicId};
+use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex};
 use parking_lot::Mutex;
 
 use crate::clock::SharedClock;
@@ -38,7 +38,6 @@ pub(crate) struct PartitionServices {
 /// One partition of one topic on this broker.
 pub(crate) struct Partition {
     pub(crate) topic: Arc<str>,
-    pub(crate) topic_id: TopicId,
     pub(crate) index: PartitionIndex,
     log: Arc<Log>,
     services: Arc<PartitionServices>,
@@ -59,7 +58,6 @@ struct AppendJob {
 impl Partition {
     pub(crate) fn new(
         topic: Arc<str>,
-        topic_id: TopicId,
         index: PartitionIndex,
         log: Arc<Log>,
         services: Arc<PartitionServices>,
@@ -69,7 +67,6 @@ impl Partition {
         log.set_high_watermark(high_watermark);
         Self {
             topic,
-            topic_id,
             index,
             log,
             services,

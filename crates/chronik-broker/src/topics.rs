@@ -171,14 +171,13 @@ impl Broker {
         let image = self.metadata.image();
         let topic = image.topic_by_id(topic.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let state = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
-        let now = self.clock.now();
         let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
         let opened = self
             .logs
             .get_or_create(&name, topic.id, self.log_config_of(&image, &topic.name))
             .and_then(|log| {
                 let services = Arc::clone(&self.topics.services);
-                let partition = Partition::new(Arc::clone(&topic.name), topic.id, index, log, services);
+                let partition = Partition::new(Arc::clone(&topic.name), index, log, services);
                 if state.leader == Some(self.node_id()) {
                     partition.become_leader(state.leader_epoch)?;
                 }

@@ -64,7 +64,8 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let (metadata, metadata_thread) = open_metadata(&config, &disk, &data_dir, clock)?;
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
-    let logs = open_logs(&config, &disk, &data_dir, &metadata, &broker_config.topic_values, clock, open_files_max)?;
+    let logs =
+        open_logs(&config, &disk, &data_dir, &metadata, &broker_config.topic_values, clock, open_files_max)?;
 
     let flusher = Waker::new();
     let broker = {
@@ -87,8 +88,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let timer_waker = timers.clone();
     broker.set_timer_waker(Box::new(move |deadline: MonotonicMs| timer_waker.wake_at(deadline)));
     let timed = Arc::clone(&broker);
-    let timers_worker =
-        start_timers(clock, timers, move |now| timed.run_timers(now), Arc::clone(&on_panic))?;
+    let timers_worker = start_timers(clock, timers, move |now| timed.run_timers(now), Arc::clone(&on_panic))?;
 
     let queue = Arc::clone(logs.flush_queue());
     let fsync_worker = start_fsync(
@@ -164,7 +164,8 @@ fn open_logs(
     let mut options = ManagerOptions { boot_id: system::boot_id(), ..config.manager_options() };
     if let Some(max) = open_files_max {
         // Connections have first claim on three quarters of the descriptors.
-        options.open_files_max = options.open_files_max.min(usize::try_from(max / 8).unwrap_or(usize::MAX)).max(16);
+        options.open_files_max =
+            options.open_files_max.min(usize::try_from(max / 8).unwrap_or(usize::MAX)).max(16);
     }
     let source = move |topic: &str| topic_log_config(&image, &values, topic);
     let starting = LogManager::open(
@@ -193,6 +194,8 @@ fn register(broker: &Arc<Broker>) -> Result<(), Box<dyn Error>> {
     }));
     match registered.recv_timeout(REGISTRATION_MAX) {
         Ok(outcome) => Ok(outcome?),
-        Err(_) => Err(format!("the broker was not registered within {} s", REGISTRATION_MAX.as_secs()).into()),
+        Err(_) => {
+            Err(format!("the broker was not registered within {} s", REGISTRATION_MAX.as_secs()).into())
+        }
     }
 }

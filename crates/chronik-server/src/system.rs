@@ -58,7 +58,9 @@ pub enum DataDirError {
 /// loss.
 #[expect(clippy::disallowed_methods, reason = "the kernel's own file, of which no simulated disk knows")]
 pub(crate) fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// A seed that no other process has, from the operating system.

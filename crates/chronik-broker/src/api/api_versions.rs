@@ -31,7 +31,7 @@ pub(super) fn handle(context: RequestContext, body: &Bytes) {
         let software = (request.client_software_name, request.client_software_version);
         context.connection.client_software.get_or_init(|| software);
     }
-    response.api_keys = OFFERS.iter().map(entry).collect();
+    response.api_keys = OFFERS.iter().copied().map(entry).collect();
     context.reply(&response);
 }
 
@@ -40,19 +40,18 @@ pub(super) fn refuse_version(correlation_id: i32, responder: Responder) {
     let mut response =
         ApiVersionsResponse { error_code: ErrorCode::UnsupportedVersion.code(), ..Default::default() };
     response.api_keys =
-        OFFERS.iter().filter(|offer| offer.api_key == ApiKey::ApiVersions).map(entry).collect();
+        OFFERS.iter().filter(|offer| offer.api_key == ApiKey::ApiVersions).copied().map(entry).collect();
     match frame::encode_response(correlation_id, &response, 0) {
         Ok(bytes) => responder(Reply::Response(Response::from(bytes))),
         Err(error) => responder(Reply::Close(error.to_string())),
     }
 }
 
-fn entry(offer: &Offer) -> ApiVersion {
+fn entry(offer: Offer) -> ApiVersion {
     ApiVersion {
         api_key: offer.api_key.key(),
         min_version: offer.min_version,
         max_version: offer.max_version,
-        ..Default::default()
     }
 }
 

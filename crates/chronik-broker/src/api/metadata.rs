@@ -178,7 +178,6 @@ fn describe(image: &MetadataImage, topic: &TopicImage) -> MetadataResponseTopic 
                     .filter(|node| !is_live(**node))
                     .map(|node| node.get())
                     .collect(),
-                ..Default::default()
             }
         })
         .collect();

@@ -53,7 +53,12 @@ fn refused(error: &AssignmentError) -> CreationError {
         AssignmentError::ReplicationFactorTooSmall { .. }
         | AssignmentError::ReplicationFactorTooLarge { .. } => ErrorCode::InvalidReplicationFactor,
         AssignmentError::InvalidPartitionCount { .. } => ErrorCode::InvalidPartitions,
-        _ => ErrorCode::InvalidReplicaAssignment,
+        AssignmentError::NoReplicas { .. }
+        | AssignmentError::DuplicateReplica { .. }
+        | AssignmentError::UnknownBroker { .. }
+        | AssignmentError::NoLiveReplica { .. }
+        | AssignmentError::UnevenReplicas { .. }
+        | AssignmentError::NotConsecutive { .. } => ErrorCode::InvalidReplicaAssignment,
     };
     CreationError::new(code, error.to_string())
 }

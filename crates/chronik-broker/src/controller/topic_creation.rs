@@ -46,9 +46,10 @@ impl CreationError {
 
     /// What the client is told when the metadata log did not take the commands.
     pub(crate) fn from_proposal(error: &ProposeError) -> Self {
-        let message = match error {
-            ProposeError::Refused { error, .. } => error.to_string(),
-            other => other.to_string(),
+        let message = if let ProposeError::Refused { error, .. } = error {
+            error.to_string()
+        } else {
+            error.to_string()
         };
         Self::new(error.error_code(), message)
     }

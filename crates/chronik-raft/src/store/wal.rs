@@ -47,7 +47,7 @@ pub(super) struct Frame {
 
 /// The sequence number in the name of a log file.
 pub(super) fn sequence_of(name: &str) -> Option<u64> {
-    name.strip_prefix("wal-")?.strip_suffix(".log")?.parse().ok()
+    name.strip_prefix("wal-")?.parse().ok()
 }
 
 impl Wal {
@@ -58,7 +58,7 @@ impl Wal {
         sequence: u64,
         first_payload: &[u8],
     ) -> Result<Self, StoreError> {
-        let path = dir.join(format!("wal-{sequence:010}.log"));
+        let path = dir.join(format!("wal-{sequence:010}"));
         let mut contents = BytesMut::with_capacity(first_payload.len().saturating_add(64));
         contents.put_slice(&FILE_MAGIC);
         contents.put_u32(FILE_VERSION);
@@ -74,7 +74,7 @@ impl Wal {
 
     /// Opens a file, cuts a torn frame off its end, and gives its frames.
     pub(super) fn open(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<(Self, Vec<Frame>), StoreError> {
-        let path = dir.join(format!("wal-{sequence:010}.log"));
+        let path = dir.join(format!("wal-{sequence:010}"));
         let contents =
             Bytes::from(disk.read_file(&path).map_err(|source| StoreError::io("read", &path, source))?);
         let damaged = |position: usize, reason: &str| StoreError::Damaged {

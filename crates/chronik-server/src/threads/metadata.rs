@@ -40,7 +40,8 @@ pub fn start_metadata(thread: MetadataThread, on_panic: OnPanic) -> io::Result<W
                     Ok(next) => next,
                     Err(error) => return Err(error.to_string()),
                 };
-                let at_most = next.map(|deadline| Duration::from_millis(deadline.since_ms(clock.monotonic())));
+                let at_most =
+                    next.map(|deadline| Duration::from_millis(deadline.since_ms(clock.monotonic())));
                 handle.wait(at_most);
             }
             drop(driver);

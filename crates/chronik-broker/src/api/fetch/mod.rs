@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_protocol::messages::FetchRequest;
-use chronik_types::{ErrorCode, TopicId};
+use chronik_types::TopicId;
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
@@ -76,9 +76,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
 }
 
 /// Reads again and answers with what there is now.
-fn answer(context: RequestContext, plan: FetchPlan) {
+fn answer(context: RequestContext, plan: &FetchPlan) {
     let reading = read_all(&plan.limits, &plan.targets);
-    respond::fetched(context, &plan, reading);
+    respond::fetched(context, plan, reading);
 }
 
 type NamedFetch = (TopicId, String, i32, PartitionFetch);
@@ -145,12 +145,6 @@ fn target(broker: &Arc<Broker>, key: SessionKey, fetch: PartitionFetch, by_id: b
         broker.partition_by_id(key.topic_id, key.partition)
     } else {
         broker.partition_by_name(&key.topic, key.partition)
-    };
-    let partition = match partition {
-        Err(ErrorCode::UnknownTopicId) if key.topic_id == TopicId::ZERO && by_id => {
-            Err(ErrorCode::UnknownTopicId)
-        }
-        other => other,
     };
     Target { key, fetch, partition }
 }

@@ -14,7 +14,7 @@ pub(crate) struct FetchLimits {
     pub(crate) max_wait_ms: i32,
     pub(crate) min_bytes: i32,
     pub(crate) max_bytes: i32,
-    /// Only what is decided is read (isolation level read_committed).
+    /// Only what is decided is read (isolation level `read_committed`).
     pub(crate) read_committed: bool,
 }
 
