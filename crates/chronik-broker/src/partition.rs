@@ -123,7 +123,7 @@ impl Partition {
     /// Compares the leader epoch that a client knows (−1: none) with the one in force (KIP-320).
     pub(crate) fn check_leader_epoch(&self, known: i32) -> Result<(), ErrorCode> {
         let current = self.leader_epoch().get();
-        if known < 0 || known == current {
+        if known == LeaderEpoch::NONE.get() || known == current {
             Ok(())
         } else if known < current {
             Err(ErrorCode::FencedLeaderEpoch)

@@ -16,6 +16,7 @@ mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod fetch;
+mod find_coordinator;
 mod init_producer_id;
 mod list_offsets;
 mod list_partition_reassignments;
@@ -62,6 +63,7 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::Fetch, 4, 18),
     offer(ApiKey::ListOffsets, 1, 11),
     offer(ApiKey::Metadata, 0, 13),
+    offer(ApiKey::FindCoordinator, 0, 6),
     offer(ApiKey::ApiVersions, 0, 4),
     offer(ApiKey::CreateTopics, 2, 7),
     offer(ApiKey::DeleteTopics, 1, 6),
@@ -137,6 +139,7 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
         ApiKey::Fetch => fetch::handle(broker, context, body),
         ApiKey::ListOffsets => decoded!(context, body, list_offsets::handle, broker),
         ApiKey::Metadata => decoded!(context, body, metadata::handle, broker),
+        ApiKey::FindCoordinator => decoded!(context, body, find_coordinator::handle, broker),
         ApiKey::ApiVersions => api_versions::handle(context, &body),
         ApiKey::CreateTopics => decoded!(context, body, create_topics::handle, broker),
         ApiKey::DeleteTopics => decoded!(context, body, delete_topics::handle, broker),
