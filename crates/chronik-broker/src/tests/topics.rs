@@ -1,4 +1,4 @@
-//! CreateTopics, DeleteTopics, CreatePartitions.
+//! `CreateTopics`, `DeleteTopics`, `CreatePartitions`.
 
 use chronik_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
@@ -11,6 +11,7 @@ use chronik_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
     DeleteTopicsRequest, DeleteTopicsResponse,
 };
+use chronik_protocol::records::BatchOptions;
 use chronik_raft::metadata::ConfigResource;
 use chronik_types::{ErrorCode, NodeId, PartitionIndex, TopicId};
 
@@ -302,7 +303,7 @@ fn a_topic_that_is_made_again_has_another_id_and_starts_empty() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 1, &[]);
     let first = fixture.image().topic("a").unwrap().id;
-    fixture.append("a", 0, &[1, 2, 3], Default::default());
+    fixture.append("a", 0, &[1, 2, 3], BatchOptions::default());
     delete_named(&fixture, 6, &["a"]);
     fixture.create_topic("a", 1, &[]);
     assert_ne!(fixture.image().topic("a").unwrap().id, first);
@@ -325,7 +326,7 @@ fn grow(fixture: &Fixture, version: i16, topics: Vec<CreatePartitionsTopic>) -> 
 fn a_topic_grows_in_every_version_and_keeps_what_it_has() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 1, &[]);
-    fixture.append("a", 0, &[1, 2], Default::default());
+    fixture.append("a", 0, &[1, 2], BatchOptions::default());
     for version in 0..=3 {
         let count = 2 + i32::from(version);
         let response = grow(&fixture, version, vec![more("a", count, None)]);
