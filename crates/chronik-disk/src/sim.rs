@@ -183,6 +183,12 @@ impl SimDisk {
         state.tree.forget_unreachable();
     }
 
+    /// Another disk with only what is durable on this one for certain: what a checker holds promises against.
+    pub fn durable_copy(&self) -> Self {
+        let tree = self.state.lock().tree.durable();
+        Self { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
+    }
+
     /// Adds a fault. Of several rules that match an operation the first that is due decides; all of them count it.
     pub fn inject(&self, rule: FaultRule) {
         self.state.lock().rules.push(rule);

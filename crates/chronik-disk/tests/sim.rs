@@ -270,3 +270,17 @@ fn half_of_a_removed_directory_may_be_left() {
     }
     assert!(left.len() > 2, "{left:?}");
 }
+
+#[test]
+fn a_durable_copy_has_what_is_synced_and_no_more() {
+    let (disk, file) = with_file();
+    file.write_all_at(&[1; 700], 0).unwrap();
+    file.sync_data().unwrap();
+    file.write_all_at(&[2; 700], 0).unwrap();
+    disk.open(Path::new("/d/new"), OpenMode::Create).unwrap();
+    let copy = disk.durable_copy();
+    assert_eq!(contents(&copy), [1; 700]);
+    assert!(!copy.exists(Path::new("/d/new")).unwrap());
+    copy.remove_file(Path::new(FILE)).unwrap();
+    assert_eq!(contents(&disk), [2; 700], "they are two disks");
+}

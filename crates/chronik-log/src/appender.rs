@@ -86,7 +86,7 @@ impl Log {
         if let Err(error) = self.prepare_append(&mut writer, leader_epoch) {
             return validated
                 .into_iter()
-                .map(|batch| Err(batch.err().unwrap_or_else(|| error.clone().into())))
+                .map(|batch| Err(batch.err().unwrap_or_else(|| error.clone())))
                 .collect();
         }
         let mut appending = Appending::new(self, &mut writer, &config, now, count);
@@ -128,10 +128,14 @@ impl Log {
         })
     }
 
-    fn prepare_append(&self, writer: &mut Writer, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
+    fn prepare_append(&self, writer: &mut Writer, leader_epoch: LeaderEpoch) -> Result<(), AppendError> {
         self.check_usable()?;
+        let latest_epoch = self.latest_epoch().unwrap_or(LeaderEpoch::NONE);
+        if leader_epoch < latest_epoch {
+            return Err(AppendError::LeaderEpochRegressed { epoch: leader_epoch, latest_epoch });
+        }
         self.note(writer, NoteKind::Append)?;
-        self.assign_epoch(writer, leader_epoch.get(), self.log_end_offset().get())
+        Ok(self.assign_epoch(writer, leader_epoch.get(), self.log_end_offset().get())?)
     }
 
     /// `segment.ms` less what this log's jitter takes off. The jitter is spread by the partition's name.

@@ -80,7 +80,6 @@ impl CheckpointWriter {
         Self { out, count: 0, count_at }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one argument for each field, borrowed from a log")]
     pub(crate) fn add(
         &mut self,
         partition: &TopicPartition,

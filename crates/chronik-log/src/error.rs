@@ -74,8 +74,9 @@ pub enum AppendError {
         /// The log's end.
         log_end_offset: Offset,
     },
-    /// A batch carries an older leader epoch than the log already holds (LOG-1).
-    #[error("a batch carries leader epoch {epoch} and the log already holds {latest_epoch}")]
+    /// A batch carries an older leader epoch than the log already holds (LOG-1), or a leader that was replaced
+    /// appends.
+    #[error("leader epoch {epoch} is below {latest_epoch}, which the log already holds")]
     LeaderEpochRegressed {
         /// The batch's epoch.
         epoch: LeaderEpoch,
@@ -101,9 +102,8 @@ impl AppendError {
             Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
             Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
-            Self::UnexpectedOffset { .. } | Self::LeaderEpochRegressed { .. } | Self::OffsetsExhausted => {
-                ErrorCode::UnknownServerError
-            }
+            Self::LeaderEpochRegressed { .. } => ErrorCode::NotLeaderOrFollower,
+            Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => ErrorCode::UnknownServerError,
             Self::Log(error) => error.error_code(),
         }
     }

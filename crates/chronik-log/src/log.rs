@@ -251,10 +251,14 @@ impl Log {
         Some(EpochEndOffset { leader_epoch: LeaderEpoch(epoch), end_offset: Offset(end_offset) })
     }
 
-    /// Notes that `leader_epoch` begins at the log's end, before its leader appends anything.
+    /// Notes that `leader_epoch` begins at the log's end, before its leader appends anything. An epoch below the
+    /// newest that the log holds changes nothing.
     pub fn begin_epoch(&self, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
         let mut writer = self.writer.lock();
         self.check_usable()?;
+        if self.latest_epoch().is_some_and(|latest| leader_epoch < latest) {
+            return Ok(());
+        }
         self.assign_epoch(&mut writer, leader_epoch.get(), self.log_end_offset().get())
     }
 

@@ -339,7 +339,7 @@ pub(crate) fn choose_segment(segments: &[Segment], offset: i64) -> Option<&Segme
 
 /// Reads from the tail ring. False where it does not reach back to the offset.
 fn read_ring(view: &View, request: &ReadRequest, upper_bound: Offset, result: &mut ReadResult) -> bool {
-    let Some(batches) = view.ring.as_ref().and_then(|ring| ring.from_offset(request.start_offset.get()))
+    let Some(batches) = view.ring.as_ref().and_then(|ring| ring.batches_from(request.start_offset.get()))
     else {
         return false;
     };

@@ -111,6 +111,17 @@ impl Recovery<'_> {
         self.load_producers();
         let mut segments = Vec::new();
         for (at, &(base_offset, len)) in bases.iter().enumerate() {
+            if self.is_beyond_a_hole(&segments, base_offset) {
+                self.warn(
+                    base_offset,
+                    names::LOG,
+                    "the power loss took what came before; the segment and those after it are removed",
+                );
+                for &(lost, _) in bases.get(at..).unwrap_or_default() {
+                    self.remove_segment_files(lost)?;
+                }
+                break;
+            }
             let next_base = bases.get(at + 1).map(|&(next, _)| next);
             let segment = self.recover_segment(base_offset, len, next_base)?;
             if next_base.is_none() || segment.size_bytes > 0 {
@@ -145,6 +156,14 @@ impl Recovery<'_> {
             recovery_point: offsets.recovery_point,
         };
         Ok(Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts))
+    }
+
+    /// Whether a power loss took data before a segment that no one was told is durable. Then it is as if the segment
+    /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments.)
+    fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
+        let (true, Some(checkpoint)) = (self.known.rebooted, &self.known.checkpoint) else { return false };
+        let expected = before.last().map_or(checkpoint.log_start_offset, |segment| segment.next_offset);
+        expected < base_offset && checkpoint.recovery_point < base_offset
     }
 
     fn warn(&self, offset: i64, extension: &str, what: &str) {

@@ -104,7 +104,7 @@ impl StartingLogManager {
             let path = path.to_owned();
             move |source| LogError::io(attempt, &path, source)
         };
-        disk.create_dir_all(path).map_err(failed("make the log directory", path))?;
+        make_dir(&*disk, path).map_err(failed("make the log directory", path))?;
         let lock = lock_dir(&*disk, path)?;
         let entries = disk.read_dir(path).map_err(failed("list", path))?;
         let loaded = checkpoint::load(&*disk, path);
@@ -182,6 +182,22 @@ impl StartingLogManager {
         }
         self.tasks.push(Mutex::new(Some(task)));
     }
+}
+
+/// Makes a log directory where there is none, and makes its name durable: everything else hangs on it.
+fn make_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors().take_while(|ancestor| !ancestor.as_os_str().is_empty()) {
+        if disk.exists(ancestor)? {
+            break;
+        }
+        missing.push(ancestor);
+    }
+    disk.create_dir_all(path)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        disk.sync_dir(parent)?;
+    }
+    Ok(())
 }
 
 fn lock_dir(disk: &dyn Disk, path: &Path) -> Result<Box<dyn DiskLock>, LogError> {

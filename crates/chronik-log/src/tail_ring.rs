@@ -95,7 +95,7 @@ impl TailRing {
     }
 
     /// The batches from the one that holds `offset` on, or `None` where the ring does not reach back so far.
-    pub(crate) fn from_offset(&self, offset: i64) -> Option<impl Iterator<Item = &RingBatch>> {
+    pub(crate) fn batches_from(&self, offset: i64) -> Option<impl Iterator<Item = &RingBatch>> {
         if self.batches.front()?.base_offset > offset {
             return None;
         }
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn offsets(ring: &TailRing, from: i64) -> Option<Vec<i64>> {
-        ring.from_offset(from).map(|batches| batches.map(|batch| batch.base_offset).collect())
+        ring.batches_from(from).map(|batches| batches.map(|batch| batch.base_offset).collect())
     }
 
     #[test]

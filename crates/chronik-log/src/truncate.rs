@@ -25,7 +25,8 @@ impl Log {
             return Ok(false);
         }
         let first = self.view.lock().segments.first().map(|segment| segment.base_offset);
-        if offset < self.log_start_offset() || first.is_none_or(|first| offset.get() <= first) {
+        let log_start_offset = self.log_start_offset();
+        if offset <= log_start_offset || first.is_none_or(|first| offset.get() <= first) {
             self.clear(&mut writer, now, offset.get())?;
             return Ok(true);
         }
@@ -58,6 +59,11 @@ impl Log {
             if let Some(slot) = view.segments.last_mut() {
                 *slot = segment;
             }
+        }
+        if end_offset < log_start_offset.get() {
+            // The batch that went reached below the start of the log. Nothing is left.
+            self.clear(&mut writer, now, log_start_offset.get())?;
+            return Ok(true);
         }
         self.end_at(&mut writer, end_offset)?;
         self.reload_producers(&mut writer, end_offset)?;
@@ -192,7 +198,7 @@ impl Log {
         self.cut_indexes(segment, relative)?;
         segment.size_bytes = end.0;
         segment.next_offset = end.1;
-        self.refresh_max_timestamp(segment, &*file).map_err(failed)?;
+        refresh_max_timestamp(segment, &*file).map_err(failed)?;
         writer.unsynced.insert(base_offset);
         Ok(end.1)
     }
@@ -225,32 +231,6 @@ impl Log {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(self.dir.cut_failed("open", path, source)),
         }
-    }
-
-    /// Finds a cut segment's largest timestamp: the time index knows it up to its last entry, the rest is walked.
-    fn refresh_max_timestamp(
-        &self,
-        segment: &mut Segment,
-        file: &dyn chronik_disk::DiskFile,
-    ) -> Result<(), ScanError> {
-        let indexed = segment.time_index.last();
-        segment.max_timestamp = indexed.map_or(-1, |entry| entry.timestamp);
-        segment.offset_of_max_timestamp =
-            indexed.map_or(-1, |entry| segment.base_offset.saturating_add(i64::from(entry.relative_offset)));
-        let from = segment.offset_index.last().map_or(0, |entry| u64::from(entry.position));
-        segment.bytes_since_index = segment.size_bytes.saturating_sub(from);
-        let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
-        while let Some(found) = walker.next_header()? {
-            let timestamp = found.header.max_timestamp.get();
-            if timestamp > segment.max_timestamp {
-                segment.max_timestamp = timestamp;
-                segment.offset_of_max_timestamp = found.last_offset();
-            }
-        }
-        if segment.size_bytes == 0 {
-            segment.first_timestamp = -1;
-        }
-        Ok(())
     }
 
     /// Sets the log's end after a cut, and what must not lie beyond it.
@@ -303,4 +283,26 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Finds a cut segment's largest timestamp: the time index knows it up to its last entry, the rest is walked.
+fn refresh_max_timestamp(segment: &mut Segment, file: &dyn chronik_disk::DiskFile) -> Result<(), ScanError> {
+    let indexed = segment.time_index.last();
+    segment.max_timestamp = indexed.map_or(-1, |entry| entry.timestamp);
+    segment.offset_of_max_timestamp =
+        indexed.map_or(-1, |entry| segment.base_offset.saturating_add(i64::from(entry.relative_offset)));
+    let from = segment.offset_index.last().map_or(0, |entry| u64::from(entry.position));
+    segment.bytes_since_index = segment.size_bytes.saturating_sub(from);
+    let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
+    while let Some(found) = walker.next_header()? {
+        let timestamp = found.header.max_timestamp.get();
+        if timestamp > segment.max_timestamp {
+            segment.max_timestamp = timestamp;
+            segment.offset_of_max_timestamp = found.last_offset();
+        }
+    }
+    if segment.size_bytes == 0 {
+        segment.first_timestamp = -1;
+    }
+    Ok(())
 }

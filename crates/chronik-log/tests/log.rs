@@ -18,7 +18,7 @@ fn what_is_appended_is_read_back() {
     assert_eq!(log.log_end_offset(), Offset(30));
     let records = all_records(&log, 0, 100);
     assert_eq!(records.len(), 30);
-    assert!(records.iter().enumerate().all(|(at, (offset, _))| *offset == at as i64));
+    assert!(records.iter().enumerate().all(|(at, (offset, _))| usize::try_from(*offset) == Ok(at)));
     assert!(matches!(read_from(&log, 0, 1000).data, ReadData::Memory(_)));
 }
 

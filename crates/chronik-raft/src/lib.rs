@@ -5,6 +5,7 @@
 
 mod driver;
 mod in_memory;
+pub mod inspect;
 mod log;
 mod membership;
 pub mod metadata;

@@ -20,7 +20,7 @@ const ROOT: InodeId = InodeId(0);
 /// The entries of a directory.
 pub(super) type Names = BTreeMap<String, InodeId>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Inode {
     File(File),
     /// As programs see it now.
@@ -41,7 +41,7 @@ impl NameChange {
 }
 
 /// All files and directories.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     inodes: BTreeMap<InodeId, Inode>,
     /// The entries of each directory that a power loss leaves for certain.
@@ -206,6 +206,22 @@ impl Tree {
         }
     }
 
+    /// What is durable for certain, and nothing else.
+    pub(super) fn durable(&self) -> Self {
+        let mut durable = self.clone();
+        durable.pending.clear();
+        for (id, inode) in &mut durable.inodes {
+            match inode {
+                Inode::File(file) => {
+                    file.contents.clone_from(&file.durable);
+                    file.dirty.clear();
+                }
+                Inode::Dir(names) => *names = self.durable_names.get(id).cloned().unwrap_or_default(),
+            }
+        }
+        durable
+    }
+
     /// Frees what no name leads to, now or after a power loss.
     pub(super) fn forget_unreachable(&mut self) {
         let mut reachable = BTreeSet::from([ROOT]);
@@ -297,7 +313,7 @@ impl Tree {
 }
 
 /// A file's bytes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct File {
     /// What programs read.
     contents: Vec<u8>,

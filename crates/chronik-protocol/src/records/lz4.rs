@@ -196,6 +196,13 @@ mod tests {
             let bytes = [&start[..], &length.to_le_bytes(), &[1, 2, 3, 4]].concat();
             assert_eq!(read(&bytes, usize::MAX), Err(CORRUPT));
         }
+        // Blocks as long as the frame says, and one byte longer.
+        for (length, fits) in [(64 * 1024, true), (64 * 1024 + 1, false)] {
+            let block = vec![7; usize::try_from(length).unwrap()];
+            let stored = (length | 0x8000_0000_u32).to_le_bytes();
+            let bytes = [&[4, 0x22, 0x4d, 0x18, 0x60, 0x40, 0], &stored[..], &block, &[0; 4]].concat();
+            assert_eq!(read(&bytes, usize::MAX), if fits { Ok(block) } else { Err(CORRUPT) });
+        }
         assert_eq!(read(&[&start[..], &[0; 4]].concat(), 0), Ok(Vec::new()));
         assert!(read(&[5, 0x22, 0x4d, 0x18, 0x60, 0x70, 0, 0, 0, 0, 0], 9).is_err());
     }

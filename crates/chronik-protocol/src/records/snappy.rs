@@ -157,7 +157,9 @@ mod tests {
     #[test]
     fn hostile_lengths_make_no_buffer() {
         // A raw block that declares 4 GiB.
-        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0], usize::MAX), Err(CORRUPT));
+        for bytes_max in [1_000, usize::MAX] {
+            assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0], bytes_max), Err(CORRUPT));
+        }
         let mut framed = HEADER.to_vec();
         framed.extend([0xff, 0xff, 0xff, 0xff, 0]);
         assert_eq!(read(&framed, usize::MAX), Err(CORRUPT));

@@ -35,12 +35,18 @@ impl<'a> Cursor<'a> {
     /// A signed 32-bit varint. One that has bits beyond the 32nd is an error.
     #[inline]
     pub(super) fn varint(&mut self) -> Result<i32, BatchError> {
-        // Almost every length in a record fits one byte.
-        if let Some((&first, rest)) = self.rest.split_first()
-            && first < 0x80
+        // Almost every length inside a record fits one byte, and almost every record's own length fits two.
+        if let [first, rest @ ..] = self.rest
+            && *first < 0x80
         {
             self.rest = rest;
-            return Ok(zigzag_32(u32::from(first)));
+            return Ok(zigzag_32(u32::from(*first)));
+        }
+        if let [first, second, rest @ ..] = self.rest
+            && *second < 0x80
+        {
+            self.rest = rest;
+            return Ok(zigzag_32(u32::from(*first & 0x7f) | u32::from(*second) << 7));
         }
         let value = self.unsigned(VARINT_BYTES_MAX)?;
         u32::try_from(value).map(zigzag_32).map_err(|_| BatchError::Inconsistent("a varint exceeds 32 bits"))

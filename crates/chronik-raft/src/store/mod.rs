@@ -89,11 +89,11 @@ impl LogStore {
         node: NodeId,
         voters: &[NodeId],
     ) -> Result<(Self, MetadataImage), StoreError> {
-        if !disk.exists(dir).map_err(|source| StoreError::io("look for", dir, source))? {
-            disk.create_dir_all(dir).map_err(|source| StoreError::io("create", dir, source))?;
-            if let Some(parent) = dir.parent() {
-                disk.sync_dir(parent).map_err(|source| StoreError::io("sync", parent, source))?;
-            }
+        disk.create_dir_all(dir).map_err(|source| StoreError::io("create", dir, source))?;
+        // An earlier process may have died between making a name or writing a frame and syncing it. What this
+        // node finds it will promise to others, so it is made durable before anything else.
+        if let Some(parent) = dir.parent() {
+            disk.sync_dir(parent).map_err(|source| StoreError::io("sync", parent, source))?;
         }
         let listed = disk.read_dir(dir).map_err(|source| StoreError::io("list", dir, source))?;
         let names: BTreeSet<String> = listed.into_iter().map(|entry| entry.name).collect();
@@ -105,6 +105,7 @@ impl LogStore {
             return Ok((Self::bootstrap(disk, dir, node, voters), Self::first_image()));
         };
         let (wal, frames) = Wal::open(disk.as_ref(), dir, sequence)?;
+        disk.sync_dir(dir).map_err(|source| StoreError::io("sync", dir, source))?;
         let mut store = Self::bootstrap(Arc::clone(&disk), dir, node, &[]);
         store.next_sequence = sequence.saturating_add(1);
         for frame in frames {

@@ -106,10 +106,11 @@ impl Wal {
                 lost_bytes = contents.len().saturating_sub(position),
                 "the last write to the metadata log was cut short by a crash and is dropped"
             );
-            // Durably, or what is left of it could be mistaken for a part of the next frame.
             file.truncate(position as u64).map_err(|source| StoreError::io("truncate", &path, source))?;
-            file.sync_data().map_err(|source| StoreError::io("sync", &path, source))?;
         }
+        // The last frame may have been written and not synced. And what was cut off must not come back, to be
+        // mistaken for a part of the next frame.
+        file.sync_data().map_err(|source| StoreError::io("sync", &path, source))?;
         Ok((Self { path, sequence, file, len_bytes: position as u64 }, frames))
     }
 

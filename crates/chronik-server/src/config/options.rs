@@ -91,11 +91,11 @@ const LONG: i64 = i64::MAX;
 options! {
     "Node" {
         /// The number of this node, which no other node of the cluster has.
-        "node.id" node_id: NodeId = "1" in 0..=INT, alias "broker.id";
+        "node.id" node_id: NodeId = "1" in 0..=INT;
         /// Where this node stands, such as a data centre; clients may prefer brokers in their own rack.
         "rack" rack: Option<String> = "", alias "broker.rack";
         /// The directory that holds everything that this node keeps. It is created where there is none.
-        "data.dir" data_dir: PathBuf = "./chronik-data";
+        "data.dir" data_dir: PathBuf = "./chronik-data", alias "log.dir";
     }
     "Cluster" {
         /// Whether this node is part of a cluster. This version runs single nodes only and refuses `true`.

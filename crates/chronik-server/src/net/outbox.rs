@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use chronik_broker::{Reply, Response, ResponsePart};
@@ -20,6 +20,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Bytes of answers that are filled in and not yet taken, file regions included.
     answered_bytes: AtomicU64,
+    /// The number of slots, for a look without the lock.
+    open_count: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +62,7 @@ impl Outbox {
         let mut state = self.state.lock();
         let sequence = state.first.wrapping_add(state.slots.len() as u64);
         state.slots.push_back(Slot::Pending);
+        self.open_count.store(state.slots.len(), Ordering::Relaxed);
         Ticket { outbox: Arc::clone(self), sequence, lease: Some(lease) }
     }
 
@@ -72,6 +75,7 @@ impl Outbox {
         }
         state.first = state.first.wrapping_add(1);
         let slot = state.slots.pop_front();
+        self.open_count.store(state.slots.len(), Ordering::Relaxed);
         drop(state);
         match slot {
             None | Some(Slot::Pending) => None,
@@ -87,7 +91,7 @@ impl Outbox {
 
     /// Requests that are being worked on or whose answer has not been taken.
     pub(crate) fn open_count(&self) -> usize {
-        self.state.lock().slots.len()
+        self.open_count.load(Ordering::Relaxed)
     }
 
     /// Bytes of answers that have not been taken.
@@ -126,6 +130,7 @@ impl Outbox {
             let mut state = self.state.lock();
             state.closed = true;
             state.waker = None;
+            self.open_count.store(0, Ordering::Relaxed);
             std::mem::take(&mut state.slots)
         };
         // Outside the lock, since dropping a lease may wake others.
@@ -197,7 +202,6 @@ fn memory_bytes(response: &Response) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
     use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! A toy service and a toy client that share a small protocol: the API key says what the service does.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -49,6 +49,8 @@ pub struct Toy {
     pub parked: Mutex<VecDeque<(i32, BytesMut, Responder)>>,
     pub connections: Mutex<Vec<Arc<Connection>>>,
     pub file: Mutex<Option<Arc<dyn DiskFile>>>,
+    /// The bodies of [`LARGE`] answers by their length, made once.
+    pub large: Mutex<BTreeMap<usize, Bytes>>,
 }
 
 impl Toy {
@@ -98,7 +100,12 @@ impl Service for Toy {
             CLOSE => responder(Reply::Close("the client asked for it".to_owned())),
             LARGE => {
                 let len = usize::try_from(frame.get_i32()).unwrap();
-                responder(answer(correlation, &pattern(0, len)));
+                let mut head = BytesMut::new();
+                head.put_i32(i32::try_from(len + 4).unwrap());
+                head.put_i32(correlation);
+                let body = self.large.lock().entry(len).or_insert_with(|| pattern(0, len).into()).clone();
+                let parts = vec![ResponsePart::Bytes(head.freeze()), ResponsePart::Bytes(body)];
+                responder(Reply::Response(Response { parts }));
             }
             REGION => {
                 let (position, len) = (frame.get_i64(), frame.get_i64());
@@ -134,7 +141,9 @@ impl Service for Toy {
 
 /// Bytes that tell their position.
 pub fn pattern(position: usize, len: usize) -> Vec<u8> {
-    (position..position + len).map(|place| u8::try_from((place ^ place >> 8) & 0xff).unwrap()).collect()
+    (position..position + len)
+        .map(|place| u8::try_from((place ^ place >> 8 ^ place >> 16) & 0xff).unwrap())
+        .collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests of real sockets wait for real")]

@@ -1,0 +1,193 @@
+//! A process that dies, and a machine that stops, at every operation of the disk.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use chronik_disk::{Crash, Disk, SimDisk};
+use chronik_log::{AppendOrigin, LogConfig, ManagerOptions};
+use chronik_types::{LeaderEpoch, Offset};
+use common::*;
+
+fn config() -> LogConfig {
+    LogConfig { segment_bytes: 700, index_interval_bytes: 100, ..LogConfig::default() }
+}
+
+/// What a client was told.
+#[derive(Default)]
+struct Told {
+    /// Acknowledged records by offset.
+    acknowledged: BTreeMap<i64, Vec<u8>>,
+    /// Records below this were acknowledged as synced.
+    synced: i64,
+    /// The start that DeleteRecords answered.
+    start: i64,
+    /// A cut that was begun; records from here on may be gone.
+    cut: Option<i64>,
+}
+
+/// Appends, rolls, syncs, checkpoints, deletes and cuts until something fails.
+fn work(node: &Node, told: &mut Told) -> Option<()> {
+    let log = node.manager.get_or_create(&partition(), TOPIC_ID, std::sync::Arc::clone(&node.config)).ok()?;
+    let mut now_ms = 0;
+    for round in 0..24_i32 {
+        now_ms += 2_000;
+        let now = now_at(now_ms);
+        let value = format!("value {round}");
+        let batch = idempotent(7, 0, round * 2, &[value.as_bytes(), b"second"]);
+        let epoch = LeaderEpoch(round / 10);
+        let appended = log.append(now, batch, AppendOrigin::Client, epoch).ok()?;
+        let first = appended.first_offset.get();
+        told.acknowledged.insert(first, value.into_bytes());
+        told.acknowledged.insert(first + 1, b"second".to_vec());
+        log.set_high_watermark(log.log_end_offset());
+        match round {
+            5 | 11 | 20 => told.synced = log.sync().ok()?.get(),
+            8 => {
+                // Both outcomes are right until it has answered.
+                told.start = told.start.max(0);
+                told.start = log.delete_records(Offset(5)).ok()?.get();
+            }
+            15 => {
+                let cut = log.log_end_offset().get() - 4;
+                told.cut = Some(cut);
+                told.synced = told.synced.min(cut);
+                log.truncate_to(now, Offset(cut)).ok()?;
+                told.acknowledged.retain(|&offset, _| offset < cut);
+                told.cut = None;
+                return_sequences(&log, now, told)?;
+            }
+            _ => {}
+        }
+        node.manager.maintain(now);
+        node.manager.flush_queue().sync_batch();
+    }
+    node.manager.shutdown(now_at(now_ms)).ok()?;
+    told.synced = log.log_end_offset().get();
+    Some(())
+}
+
+/// The cut took the producer's last batches with it; it sends them again.
+fn return_sequences(log: &chronik_log::Log, now: chronik_types::Now, told: &mut Told) -> Option<()> {
+    for round in 14..16_i32 {
+        let value = format!("again {round}");
+        let batch = idempotent(7, 0, round * 2, &[value.as_bytes(), b"second"]);
+        let appended = log.append(now, batch, AppendOrigin::Client, LeaderEpoch(1)).ok()?;
+        let first = appended.first_offset.get();
+        told.acknowledged.insert(first, value.into_bytes());
+        told.acknowledged.insert(first + 1, b"second".to_vec());
+    }
+    Some(())
+}
+
+fn fresh(disk: &SimDisk) -> Node {
+    let options = ManagerOptions { checkpoint_interval_ms: 5_000, ..options("boot-1") };
+    Node::with_options(disk.clone(), config(), options)
+}
+
+fn operations_of_the_work() -> u64 {
+    let disk = SimDisk::new();
+    let node = fresh(&disk);
+    let mut told = Told::default();
+    work(&node, &mut told).expect("without faults the work is done");
+    assert!(node.disk.operation_count() > 150);
+    disk.operation_count()
+}
+
+/// The log after the restart holds what was promised, and goes on.
+fn check(node: &Node, told: &Told, promised_below: i64, at: &str) {
+    let may_have_gap = !node.disk.exists(&dir().join("chronik-checkpoint")).unwrap();
+    let log = node.log();
+    let (start, end) = (log.log_start_offset().get(), log.log_end_offset().get());
+    assert!(told.start <= start && start <= 48, "{at}: start {start}");
+    let promised_below = told.cut.map_or(promised_below, |cut| promised_below.min(cut));
+    let last = told.acknowledged.range(..promised_below).next_back().map_or(0, |(offset, _)| offset + 1);
+    assert!(last <= end, "{at}: the log ends at {end} and {last} was promised");
+    let found = all_records(&log, start, 300);
+    // A power loss before the first checkpoint may leave a hole in what no one was told is durable.
+    assert!(may_have_gap || i64::try_from(found.len()).unwrap() == end - start, "{at}: a gap");
+    for offset in told.acknowledged.range(start..promised_below.max(start)).map(|(offset, _)| offset) {
+        assert!(found.iter().any(|(at, _)| at == offset), "{at}: offset {offset} is gone");
+    }
+    for (offset, value) in &found {
+        if *offset < promised_below
+            && let Some(expected) = told.acknowledged.get(offset)
+        {
+            assert_eq!(value, expected, "{at}: offset {offset}");
+        }
+    }
+    let epoch = log.latest_epoch().unwrap_or(LeaderEpoch(0));
+    let after = batch(BASE_MS, &[b"after"]);
+    let appended = log.append(now_at(0), after, AppendOrigin::Client, epoch).unwrap();
+    assert_eq!(appended.first_offset.get(), end, "{at}");
+}
+
+#[test]
+fn a_process_that_dies_anywhere_loses_nothing_that_was_acknowledged() {
+    let operations = operations_of_the_work();
+    for stop in 0..operations {
+        let disk = SimDisk::new();
+        let mut told = Told::default();
+        disk.stop_after(stop);
+        let as_disk: std::sync::Arc<dyn Disk> = std::sync::Arc::new(disk.clone());
+        let config_arc = std::sync::Arc::new(config());
+        // The start itself may be what dies.
+        if let Ok(manager) = open_manager(&as_disk, &dir(), options("boot-1"), &config_arc, now_at(0)) {
+            let node = Node { disk: disk.clone(), manager, config: config_arc };
+            work(&node, &mut told);
+        }
+        disk.crash(Crash::Process);
+        let node = fresh(&disk);
+        check(&node, &told, i64::MAX, &format!("stopped after {stop} operations"));
+        // A second restart finds the same.
+        let end = node.log().log_end_offset();
+        let node = node.restart(Crash::Process, "boot-1");
+        assert_eq!(node.log().log_end_offset(), end, "stopped after {stop} operations, started twice");
+    }
+}
+
+#[test]
+fn a_machine_that_stops_anywhere_loses_nothing_that_was_synced() {
+    let operations = operations_of_the_work();
+    for stop in 0..operations {
+        let disk = SimDisk::new();
+        let mut told = Told::default();
+        disk.stop_after(stop);
+        let as_disk: std::sync::Arc<dyn Disk> = std::sync::Arc::new(disk.clone());
+        let config_arc = std::sync::Arc::new(config());
+        if let Ok(manager) = open_manager(&as_disk, &dir(), options("boot-1"), &config_arc, now_at(0)) {
+            let node = Node { disk: disk.clone(), manager, config: config_arc };
+            work(&node, &mut told);
+        }
+        disk.crash(Crash::PowerLoss { seed: stop });
+        // DeleteRecords is not synced; its records may come back after a power loss, as in Kafka.
+        told.start = 0;
+        let synced = told.synced;
+        let node = Node::on(disk, config(), "boot-2");
+        check(&node, &told, synced, &format!("power lost after {stop} operations"));
+    }
+}
+
+#[test]
+fn a_producers_last_five_batches_are_known_after_the_process_died() {
+    for checkpoint in [false, true] {
+        let node = Node::new(LogConfig::default());
+        let log = node.log();
+        for sequence in 0..8 {
+            append(&log, idempotent(1, 0, sequence, &[b"x"])).unwrap();
+        }
+        if checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        let log = node.log();
+        for sequence in 3..8 {
+            let again = append(&log, idempotent(1, 0, sequence, &[b"x"])).unwrap();
+            assert!(again.is_duplicate, "sequence {sequence}");
+            assert_eq!(again.first_offset, Offset(i64::from(sequence)));
+        }
+        append(&log, idempotent(1, 0, 2, &[b"x"])).unwrap_err();
+        assert!(!append(&log, idempotent(1, 0, 8, &[b"x"])).unwrap().is_duplicate);
+    }
+}

@@ -1,0 +1,368 @@
+//! Disks that fail and fill up, and files that are damaged while the broker is down.
+
+mod common;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
+use chronik_log::{AppendError, LogConfig, LogError, OffsetQuery};
+use chronik_types::{ErrorCode, Offset, TimestampMs};
+use common::*;
+
+fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 1000, index_interval_bytes: 150, ..LogConfig::default() }
+}
+
+fn file(name: &str) -> PathBuf {
+    partition_dir().join(name)
+}
+
+fn segment(base_offset: i64, extension: &str) -> PathBuf {
+    file(&format!("{base_offset:020}.{extension}"))
+}
+
+/// A log with some segments, as a clean or unclean end left it.
+fn written(clean: bool) -> (SimDisk, Vec<(i64, Vec<u8>)>) {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    for at in 0..40 {
+        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+        if at == 30 {
+            node.manager.maintain(now_at(10_000));
+        }
+    }
+    log.set_high_watermark(log.log_end_offset());
+    let records = all_records(&log, 0, 1000);
+    assert!(log.segment_count() > 3);
+    if clean {
+        node.manager.shutdown(now_at(20_000)).unwrap();
+    }
+    node.disk.crash(Crash::Process);
+    (node.disk, records)
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_at_every_byte() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"first"])).unwrap();
+    let whole = log.size_bytes();
+    node.manager.maintain(now_at(10_000));
+    append(&log, batch(BASE_MS, &[b"second", b"third"])).unwrap();
+    let all = log.size_bytes();
+    let contents = node.disk.read_file(&segment(0, "log")).unwrap();
+    for len in whole..all {
+        let node = Node::new(LogConfig::default());
+        let log = node.log();
+        append(&log, batch(BASE_MS, &[b"first"])).unwrap();
+        node.manager.maintain(now_at(10_000));
+        append(&log, batch(BASE_MS, &[b"second", b"third"])).unwrap();
+        drop(log);
+        let open = node.disk.open(&segment(0, "log"), OpenMode::ReadWrite).unwrap();
+        open.truncate(len).unwrap();
+        let node = node.restart(Crash::Process, "boot-1");
+        let log = node.log();
+        assert_eq!(log.log_end_offset(), Offset(1), "cut to {len} bytes");
+        assert_eq!(
+            node.disk.read_file(&segment(0, "log")).unwrap(),
+            contents[..usize::try_from(whole).unwrap()]
+        );
+        assert_eq!(append(&log, batch(BASE_MS, &[b"again"])).unwrap().first_offset, Offset(1));
+    }
+}
+
+#[test]
+fn a_flipped_bit_behind_the_checkpoint_ends_the_log_there() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"first"])).unwrap();
+    let whole = log.size_bytes();
+    drop(log);
+    // Base offset and length, CRC, attributes, a timestamp, a record: nothing of it goes unseen.
+    for at in [7, 3, 8, 11, 16, 17, 22, 30, 59, 63, 66] {
+        let node = Node::new(LogConfig::default());
+        let log = node.log();
+        append(&log, batch(BASE_MS, &[b"first"])).unwrap();
+        append(&log, batch(BASE_MS, &[b"second"])).unwrap();
+        append(&log, batch(BASE_MS, &[b"third"])).unwrap();
+        drop(log);
+        node.disk.corrupt(&segment(0, "log"), whole + at, 0x10).unwrap();
+        let node = node.restart(Crash::Process, "boot-1");
+        assert_eq!(node.log().log_end_offset(), Offset(1), "byte {at}");
+        assert_eq!(all_records(&node.log(), 0, 1000), vec![(0, b"first".to_vec())]);
+    }
+}
+
+/// Damages a file, starts, and expects all records and a log that goes on.
+fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
+    let (disk, records) = written(clean);
+    damage(&disk);
+    let node = Node::on(disk, small_segments(), "boot-1");
+    let log = node.log();
+    assert_eq!(all_records(&log, 0, 500), records, "{what}, clean {clean}");
+    assert_eq!(log.log_end_offset(), Offset(40), "{what}");
+    for at in 35..40 {
+        let again = append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()]));
+        // Without the checkpoint only what the snapshots and batches tell is known, as in Kafka.
+        assert!(again.is_err() || again.unwrap().is_duplicate, "{what}");
+    }
+    let next = append(&log, idempotent(5, 0, 40, &[b"next"])).unwrap();
+    assert_eq!(next.first_offset, Offset(40), "{what}");
+    let found = log.offset_for(OffsetQuery::Timestamp(TimestampMs(BASE_MS))).unwrap().unwrap();
+    assert_eq!(found.offset, Offset(0), "{what}");
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(41), "{what}, once more");
+}
+
+#[test]
+fn every_kind_of_file_may_be_missing_or_damaged() {
+    for clean in [false, true] {
+        for extension in ["index", "timeindex"] {
+            check_repaired(clean, extension, |disk| disk.remove_file(&segment(0, extension)).unwrap());
+            check_repaired(clean, extension, |disk| {
+                let open = disk.open(&segment(0, extension), OpenMode::ReadWrite).unwrap();
+                open.truncate(5).unwrap();
+            });
+            check_repaired(clean, extension, |disk| {
+                for at in 0..8 {
+                    disk.corrupt(&segment(0, extension), at, 0x5a).unwrap();
+                }
+            });
+            check_repaired(clean, extension, |disk| {
+                let open = disk.open(&segment(0, extension), OpenMode::ReadWrite).unwrap();
+                let end = open.len_bytes().unwrap();
+                open.write_all_at(&[7; 100], end).unwrap();
+            });
+        }
+        check_repaired(clean, "leader epochs", |disk| {
+            disk.remove_file(&file("leader-epoch-checkpoint")).unwrap();
+        });
+        check_repaired(clean, "leader epochs", |disk| {
+            disk.corrupt(&file("leader-epoch-checkpoint"), 0, 0xff).unwrap();
+        });
+        check_repaired(clean, "metadata", |disk| disk.remove_file(&file("partition.metadata")).unwrap());
+        check_repaired(clean, "metadata", |disk| {
+            disk.corrupt(&file("partition.metadata"), 12, 0xff).unwrap();
+        });
+        check_repaired(clean, "an orphan", |disk| {
+            disk.open(&segment(7, "index"), OpenMode::Create).unwrap();
+        });
+        check_repaired(clean, "leftovers", |disk| {
+            for name in ["00000000000000000003.log.deleted", "00000000000000000004.log.cleaned", "x.tmp"] {
+                disk.open(&file(name), OpenMode::Create).unwrap();
+            }
+        });
+        for name in ["chronik-checkpoint", "chronik-checkpoint.recent"] {
+            let path = dir().join(name);
+            check_repaired(clean, name, |disk| {
+                if disk.exists(&path).unwrap() {
+                    disk.corrupt(&path, 40, 1).unwrap();
+                }
+            });
+            check_repaired(clean, name, |disk| {
+                if disk.exists(&path).unwrap() {
+                    disk.remove_file(&path).unwrap();
+                }
+            });
+        }
+        check_repaired(clean, "journals", |disk| {
+            for entry in disk.read_dir(&dir()).unwrap() {
+                if entry.name.starts_with("chronik-journal") && entry.len_bytes > 0 {
+                    disk.corrupt(&dir().join(&entry.name), 0, 0xff).unwrap();
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_gives_way_to_an_earlier_one() {
+    for clean in [false, true] {
+        let (disk, records) = written(clean);
+        for entry in disk.read_dir(&dir()).unwrap() {
+            if entry.name.starts_with("chronik-checkpoint") {
+                disk.remove_file(&dir().join(&entry.name)).unwrap();
+            }
+        }
+        let snapshots: Vec<String> = disk
+            .read_dir(&partition_dir())
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.name)
+            .filter(|name| name.ends_with(".snapshot"))
+            .collect();
+        assert!(snapshots.len() > 2);
+        for name in snapshots.iter().rev().take(2) {
+            disk.corrupt(&file(name), 9, 1).unwrap();
+        }
+        let node = Node::on(disk, small_segments(), "boot-1");
+        let log = node.log();
+        assert_eq!(all_records(&log, 0, 500), records);
+        assert_eq!(log.active_producers()[0].last_sequence, 39);
+        assert!(append(&log, idempotent(5, 0, 39, &[b"value 39"])).unwrap().is_duplicate);
+    }
+}
+
+#[test]
+fn a_segment_that_is_gone_takes_only_its_own_records() {
+    for clean in [false, true] {
+        let (disk, records) = written(clean);
+        let bases: Vec<i64> = disk
+            .read_dir(&partition_dir())
+            .unwrap()
+            .iter()
+            .filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok())
+            .collect();
+        // One in the middle.
+        disk.remove_file(&segment(bases[1], "log")).unwrap();
+        // The last one, with records that were acknowledged.
+        let last = *bases.last().unwrap();
+        disk.remove_file(&segment(last, "log")).unwrap();
+        let node = Node::on(disk, small_segments(), "boot-1");
+        let log = node.log();
+        let left: Vec<_> = records
+            .into_iter()
+            .filter(|(offset, _)| *offset < last && !(bases[1]..bases[2]).contains(offset))
+            .collect();
+        let mut found = Vec::new();
+        let mut offset = 0;
+        while offset < log.log_end_offset().get() {
+            let result = read_from(&log, offset, 500);
+            if result.len_bytes == 0 {
+                break;
+            }
+            found.extend(records_of(&bytes_of(&result)).into_iter().filter(|(at, _)| *at >= offset));
+            offset = result.next_offset.get();
+        }
+        assert_eq!(found, left, "clean {clean}");
+        if clean {
+            // The checkpoint knows where the log ended: offsets that were given out are not given out again.
+            assert_eq!(log.log_end_offset(), Offset(40));
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_and_heals() {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    append(&log, idempotent(1, 0, 0, &[b"a"])).unwrap();
+    node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + 30));
+    for _ in 0..3 {
+        let error = append(&log, idempotent(1, 0, 1, &[b"b"])).unwrap_err();
+        assert!(matches!(error, AppendError::Log(LogError::DiskFull { .. })), "{error}");
+        assert_eq!(error.error_code(), ErrorCode::KafkaStorageError);
+    }
+    assert_eq!(log.log_end_offset(), Offset(1));
+    assert_eq!(all_records(&log, 0, 1000).len(), 1);
+    // Nothing of the failed batch is left behind, and the checkpoint may fail too.
+    assert_eq!(node.disk.read_file(&segment(0, "log")).unwrap().len() as u64, log.size_bytes());
+    node.manager.maintain(now_at(10_000));
+    node.disk.set_capacity_bytes(None);
+    assert_eq!(append(&log, idempotent(1, 0, 1, &[b"b"])).unwrap().first_offset, Offset(1));
+    node.manager.maintain(now_at(20_000));
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(2));
+}
+
+#[test]
+fn a_full_disk_is_survived_wherever_it_strikes() {
+    for room in (0..3000).step_by(37) {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + room));
+        let mut acknowledged = 0;
+        for at in 0..20 {
+            match append(&log, batch(BASE_MS, &[format!("value {at}").as_bytes()])) {
+                Ok(_) => acknowledged += 1,
+                Err(error) => {
+                    assert!(matches!(error, AppendError::Log(LogError::DiskFull { .. })), "{room}: {error}");
+                    node.manager.maintain(now_at(10_000));
+                    break;
+                }
+            }
+        }
+        assert_eq!(all_records(&log, 0, 1000).len(), acknowledged);
+        // Deleting works without room.
+        log.set_high_watermark(log.log_end_offset());
+        assert_eq!(log.delete_records(log.log_end_offset()).unwrap(), log.log_end_offset());
+        node.manager.maintain(now_at(11_000));
+        node.manager.maintain(now_at(100_000));
+        node.disk.set_capacity_bytes(None);
+        let appended = append(&log, batch(BASE_MS, &[b"after"])).unwrap();
+        assert_eq!(usize::try_from(appended.first_offset.get()).unwrap(), acknowledged);
+        node.manager.maintain(now_at(200_000));
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        assert_eq!(node.log().log_end_offset().get(), appended.first_offset.get() + 1, "{room}");
+    }
+}
+
+#[test]
+fn a_failed_write_takes_the_directory_offline() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"a"])).unwrap();
+    node.disk.inject(FaultRule::once(Operation::Write, ".log", Fault::Io));
+    let error = append(&log, batch(BASE_MS, &[b"b"])).unwrap_err();
+    assert_eq!(error.error_code(), ErrorCode::KafkaStorageError);
+    // It is not tried again, though it would succeed now.
+    let error = append(&log, batch(BASE_MS, &[b"b"])).unwrap_err();
+    assert!(matches!(error, AppendError::Log(LogError::Offline { .. })), "{error}");
+    assert!(node.manager.describe_dirs()[0].offline_reason.is_some());
+    let other = node.manager.get_or_create(
+        &chronik_types::TopicPartition::new("other", 0),
+        TOPIC_ID,
+        Arc::clone(&node.config),
+    );
+    assert!(matches!(other, Err(LogError::Offline { .. })));
+}
+
+#[test]
+fn a_failed_sync_is_never_taken_for_success() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"a"])).unwrap();
+    node.disk.inject(FaultRule::once(Operation::Sync, ".log", Fault::Io));
+    let failures = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&failures);
+    node.manager.flush_queue().request(
+        &log,
+        Offset(1),
+        Some(Box::new(move |outcome| {
+            assert!(outcome.is_err());
+            count.fetch_add(1, Ordering::Relaxed);
+        })),
+    );
+    assert_eq!(node.manager.flush_queue().sync_batch().failed_count, 1);
+    assert_eq!(failures.load(Ordering::Relaxed), 1);
+    assert_eq!(log.recovery_point(), Offset(0));
+    assert!(log.sync().is_err(), "LOG-3: the second sync would succeed and mean nothing");
+    assert!(append(&log, batch(BASE_MS, &[b"b"])).is_err());
+    assert!(node.manager.shutdown(now_at(0)).is_err());
+}
+
+#[test]
+fn a_directory_is_used_by_one_process() {
+    let node = Node::new(LogConfig::default());
+    let disk: Arc<dyn Disk> = Arc::new(node.disk.clone());
+    let second = open_manager(&disk, &dir(), options("boot-1"), &node.config, now_at(0));
+    let Err(error) = second else { panic!("two processes share a directory") };
+    assert!(matches!(&error, LogError::Locked(path) if *path == dir()), "{error}");
+    node.manager.shutdown(now_at(0)).unwrap();
+    open_manager(&disk, &dir(), options("boot-1"), &node.config, now_at(0)).unwrap();
+}
+
+#[test]
+fn a_partition_that_cannot_be_read_is_not_replaced_by_an_empty_one() {
+    let (disk, _) = written(false);
+    disk.inject(FaultRule::always(Operation::ReadDir, "orders-0", Fault::Io));
+    let node = Node::on(disk, small_segments(), "boot-1");
+    assert_eq!(node.manager.failed().len(), 1);
+    let log = node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
+    assert!(matches!(log, Err(LogError::Io { .. })));
+}

@@ -1,0 +1,304 @@
+//! The log manager: retention, deletion, flushing, topic ids, epochs.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use chronik_disk::{Crash, Disk, OpenMode};
+use chronik_log::{CleanupPolicy, LogConfig, LogError, ReadData};
+use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
+use common::*;
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn names(node: &Node) -> Vec<String> {
+    node.disk.read_dir(&dir()).unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+fn filled(config: LogConfig, timestamp: i64) -> (Node, Arc<chronik_log::Log>) {
+    let node = Node::new(LogConfig { segment_bytes: 300, ..config });
+    let log = node.log();
+    for _ in 0..20 {
+        append(&log, batch(timestamp, &[b"some value"])).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    (node, log)
+}
+
+#[test]
+fn retention_by_time_empties_the_log_and_keeps_its_offsets() {
+    let (node, log) = filled(LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
+    node.manager.maintain(now_at(HOUR_MS - 1000));
+    assert_eq!(log.log_start_offset(), Offset(0));
+    node.manager.maintain(now_at(2 * HOUR_MS));
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(20), Offset(20)));
+    assert_eq!(log.size_bytes(), 0);
+    assert_eq!(append(&log, batch(BASE_MS, &[b"next"])).unwrap().first_offset, Offset(20));
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_start_offset(), Offset(20));
+    assert_eq!(node.log().log_end_offset(), Offset(21));
+}
+
+#[test]
+fn a_timestamp_from_the_future_does_not_keep_a_segment_for_ever() {
+    let config = LogConfig {
+        retention_ms: Some(HOUR_MS),
+        message_timestamp_after_max_ms: None,
+        ..LogConfig::default()
+    };
+    let (node, log) = filled(config, BASE_MS + 1_000_000_000_000);
+    node.manager.maintain(now_at(2 * HOUR_MS));
+    assert_eq!(log.log_start_offset(), Offset(20));
+}
+
+#[test]
+fn retention_stops_at_the_high_watermark() {
+    let (node, log) = filled(LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
+    log.set_high_watermark(Offset(7));
+    node.manager.maintain(now_at(2 * HOUR_MS));
+    assert!(log.log_start_offset() <= Offset(7));
+    assert_eq!(log.log_end_offset(), Offset(20));
+}
+
+#[test]
+fn retention_by_size_keeps_at_least_that_much() {
+    let (node, log) =
+        filled(LogConfig { retention_bytes: Some(700), retention_ms: None, ..LogConfig::default() }, BASE_MS);
+    node.manager.maintain(now_at(HOUR_MS));
+    assert!((700..1000).contains(&log.size_bytes()), "{}", log.size_bytes());
+    assert_eq!(all_records(&log, log.log_start_offset().get(), 500).last().unwrap().0, 19);
+}
+
+#[test]
+fn a_compacted_log_is_not_deleted_by_age() {
+    let compact = CleanupPolicy { delete: false, compact: true };
+    let config = LogConfig { retention_ms: Some(HOUR_MS), cleanup_policy: compact, ..LogConfig::default() };
+    let (node, log) = filled(config, BASE_MS);
+    node.manager.maintain(now_at(2 * HOUR_MS));
+    assert_eq!(log.log_start_offset(), Offset(0));
+    log.delete_records(Offset(15)).unwrap();
+    let before = log.segment_count();
+    node.manager.maintain(now_at(2 * HOUR_MS + 1));
+    assert!(log.segment_count() < before, "what lies below the log's start goes all the same");
+}
+
+#[test]
+fn deleted_records_do_not_come_back_and_their_files_go() {
+    let (node, log) = filled(LogConfig::default(), BASE_MS);
+    assert!(matches!(log.delete_records(Offset(21)), Err(LogError::OffsetOutOfRange { .. })));
+    assert_eq!(log.delete_records(Offset(13)).unwrap(), Offset(13));
+    assert_eq!(log.delete_records(Offset(3)).unwrap(), Offset(13));
+    assert_eq!(log.log_start_offset(), Offset(13));
+    let request = chronik_log::ReadRequest {
+        start_offset: Offset(12),
+        max_bytes: 10,
+        at_least_one_batch: true,
+        upper_bound_offset: Offset(20),
+    };
+    assert!(log.read(request).is_err());
+    drop(log);
+    // At once: no checkpoint was written.
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    assert_eq!(log.log_start_offset(), Offset(13));
+    log.set_high_watermark(Offset(20));
+    // A reader keeps the file that it has.
+    let held = read_from(&log, 13, 10_000);
+    assert!(matches!(held.data, ReadData::File(_)));
+    log.delete_records(Offset(20)).unwrap();
+    node.manager.maintain(now_at(1000));
+    node.manager.maintain(now_at(100_000));
+    let files = node.disk.read_dir(&partition_dir()).unwrap();
+    let data = files.iter().filter(|entry| entry.name.contains(".log")).collect::<Vec<_>>();
+    assert_eq!(data.len(), 1, "{data:?}");
+    assert_eq!(data[0].len_bytes, 0);
+    assert!(!records_of(&bytes_of(&held)).is_empty());
+}
+
+#[test]
+fn a_topic_id_guards_its_directory() {
+    let node = Node::new(LogConfig::default());
+    append(&node.log(), batch(BASE_MS, &[b"old"])).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    let other = TopicId(77);
+    let error = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).err().unwrap();
+    assert!(matches!(error, LogError::InconsistentTopicId { found, expected }
+        if found == TOPIC_ID && expected == other));
+    assert!(node.manager.retire_stray(now_at(0), &partition()).unwrap());
+    let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
+    assert_eq!(log.log_end_offset(), Offset(0));
+    node.manager.maintain(now_at(1_000_000));
+    assert!(names(&node).iter().any(|name| name.ends_with("-stray")), "strays are kept");
+    let contents = node.disk.read_file(&partition_dir().join("partition.metadata")).unwrap();
+    assert_eq!(String::from_utf8(contents).unwrap(), format!("version: 0\ntopic_id: {other}\n"));
+}
+
+#[test]
+fn a_deleted_partition_is_gone_at_once_and_its_directory_later() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"old"])).unwrap();
+    let held = read_from(&log, 0, 100);
+    assert!(node.manager.delete(now_at(0), &partition()).unwrap());
+    assert!(!node.manager.delete(now_at(0), &partition()).unwrap());
+    assert!(node.manager.get(&partition()).is_none());
+    assert!(matches!(
+        append(&log, batch(BASE_MS, &[b"x"])).unwrap_err(),
+        chronik_log::AppendError::Log(LogError::Closed)
+    ));
+    assert!(
+        log.read(chronik_log::ReadRequest {
+            start_offset: Offset(0),
+            max_bytes: 10,
+            at_least_one_batch: true,
+            upper_bound_offset: Offset(1)
+        })
+        .is_err()
+    );
+    assert_eq!(records_of(&bytes_of(&held)).len(), 1);
+    let fresh = node.log();
+    assert_eq!(append(&fresh, batch(BASE_MS, &[b"new"])).unwrap().first_offset, Offset(0));
+    assert_eq!(records_of(&bytes_of(&read_from(&fresh, 0, 100))), [(0, b"new".to_vec())]);
+    assert!(names(&node).iter().any(|name| name.ends_with("-delete")));
+    node.manager.maintain(now_at(59_000));
+    assert!(names(&node).iter().any(|name| name.ends_with("-delete")));
+    node.manager.maintain(now_at(61_000));
+    assert!(!names(&node).iter().any(|name| name.ends_with("-delete")));
+}
+
+#[test]
+fn a_directory_on_its_way_out_is_removed_at_the_next_start() {
+    let node = Node::new(LogConfig::default());
+    append(&node.log(), batch(BASE_MS, &[b"old"])).unwrap();
+    node.manager.delete(now_at(0), &partition()).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    assert!(node.manager.get(&partition()).is_none());
+    node.manager.maintain(now_at(0));
+    assert!(!names(&node).iter().any(|name| name.ends_with("-delete")));
+}
+
+#[test]
+fn flush_messages_asks_for_a_sync_that_moves_the_recovery_point() {
+    let node = Node::new(LogConfig { flush_messages: Some(3), ..LogConfig::default() });
+    let log = node.log();
+    assert_eq!(append(&log, batch(BASE_MS, &[b"a", b"b"])).unwrap().sync_up_to, None);
+    let appended = append(&log, batch(BASE_MS, &[b"c"])).unwrap();
+    assert_eq!(appended.sync_up_to, Some(Offset(3)));
+    let synced = Arc::new(AtomicI64::new(-1));
+    for _ in 0..3 {
+        let synced = Arc::clone(&synced);
+        let done =
+            move |outcome: Result<Offset, LogError>| synced.store(outcome.unwrap().get(), Ordering::Relaxed);
+        node.manager.flush_queue().request(&log, Offset(3), Some(Box::new(done)));
+    }
+    let before = node.manager.stats().sync_count;
+    assert_eq!(node.manager.flush_queue().sync_batch().log_count, 1);
+    assert_eq!(synced.load(Ordering::Relaxed), 3);
+    assert_eq!(log.recovery_point(), Offset(3));
+    // Three that wait share one pass: the segment, and the epochs once.
+    assert_eq!(node.manager.stats().sync_count - before, 2);
+    drop(log);
+    let node = node.restart(Crash::PowerLoss { seed: 3 }, "boot-2");
+    assert_eq!(all_records(&node.log(), 0, 1000).len(), 3);
+}
+
+#[test]
+fn flush_ms_syncs_old_data() {
+    let node = Node::new(LogConfig { flush_ms: Some(500), ..LogConfig::default() });
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"a"])).unwrap();
+    let next = node.manager.maintain(now_at(100));
+    assert_eq!(next.0, 500);
+    assert!(node.manager.flush_queue().is_empty());
+    node.manager.maintain(now_at(500));
+    assert!(!node.manager.flush_queue().is_empty());
+    node.manager.flush_queue().sync_batch();
+    assert_eq!(log.recovery_point(), Offset(1));
+}
+
+#[test]
+fn epochs_are_kept_across_restarts_and_cut_with_the_log() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    for epoch in [1, 1, 4, 4, 6] {
+        log.append(now_at(0), batch(BASE_MS, &[b"v"]), chronik_log::AppendOrigin::Client, LeaderEpoch(epoch))
+            .unwrap();
+    }
+    log.begin_epoch(LeaderEpoch(9)).unwrap();
+    let end = |log: &chronik_log::Log, epoch| {
+        log.end_offset_for_epoch(LeaderEpoch(epoch)).map(|end| (end.leader_epoch.get(), end.end_offset.get()))
+    };
+    drop(log);
+    for checkpoint in [false, true] {
+        if checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+    }
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    assert_eq!(end(&log, 1), Some((1, 2)));
+    assert_eq!(end(&log, 3), Some((1, 2)));
+    assert_eq!(end(&log, 6), Some((6, 5)));
+    assert_eq!(end(&log, 10), None);
+    log.truncate_to(now_at(0), Offset(3)).unwrap();
+    assert_eq!(end(&log, 4), Some((4, 3)));
+    assert_eq!(log.latest_epoch(), Some(LeaderEpoch(4)));
+    let stale =
+        log.append(now_at(0), batch(BASE_MS, &[b"v"]), chronik_log::AppendOrigin::Client, LeaderEpoch(3));
+    assert!(stale.is_err(), "LOG-1: epochs never decrease");
+}
+
+#[test]
+fn a_directory_that_kafka_wrote_is_taken_over() {
+    let (node, log) = filled(LogConfig::default(), BASE_MS);
+    let records = all_records(&log, 0, 1000);
+    log.delete_records(Offset(2)).unwrap();
+    drop(log);
+    node.manager.shutdown(now_at(0)).unwrap();
+    // What is Chronik's own is not there in Kafka's directory.
+    for entry in node.disk.read_dir(&dir()).unwrap() {
+        if entry.name.starts_with("chronik-") {
+            node.disk.remove_file(&dir().join(entry.name)).unwrap();
+        }
+    }
+    assert!(names(&node).contains(&".kafka_cleanshutdown".to_owned()));
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.manager.get(&partition()).unwrap();
+    assert_eq!(log.topic_id(), TOPIC_ID);
+    assert_eq!((log.log_start_offset(), log.high_watermark()), (Offset(2), Offset(20)));
+    assert_eq!(all_records(&log, 2, 300), records[2..]);
+    assert!(!names(&node).contains(&".kafka_cleanshutdown".to_owned()));
+}
+
+#[test]
+fn a_segment_that_compaction_had_ready_takes_its_place() {
+    let (node, log) = filled(LogConfig::default(), BASE_MS);
+    drop(log);
+    let from = partition_dir().join(format!("{:020}.log", 0));
+    let contents = node.disk.read_file(&from).unwrap();
+    let swap = partition_dir().join(format!("{:020}.log.swap", 0));
+    let open = node.disk.open(&swap, OpenMode::CreateNew).unwrap();
+    open.write_all_at(&contents, 0).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    assert!(!node.disk.exists(&swap).unwrap());
+    assert_eq!(all_records(&node.log(), 0, 1000).len(), 20);
+}
+
+#[test]
+fn many_partitions_are_listed_in_order() {
+    let node = Node::new(LogConfig::default());
+    for number in [3, 1, 2] {
+        let partition = TopicPartition::new("t", number);
+        node.manager.get_or_create(&partition, TOPIC_ID, Arc::clone(&node.config)).unwrap();
+    }
+    let node = node.restart(Crash::Process, "boot-1");
+    let listed: Vec<String> = node.manager.describe_dirs()[0]
+        .partitions
+        .iter()
+        .map(|(partition, _)| partition.to_string())
+        .collect();
+    assert_eq!(listed, ["t-1", "t-2", "t-3"]);
+    assert_eq!(node.manager.get(&TopicPartition::new("t", 2)).unwrap().topic_id(), TOPIC_ID);
+}

@@ -1,0 +1,348 @@
+//! Random histories of one log, held against a list of records in memory.
+//!
+//! Every history comes from a seed, which a failure names.
+
+mod common;
+
+use bytes::{Bytes, BytesMut};
+use chronik_disk::{Crash, SimDisk};
+use chronik_log::{AppendOrigin, Log, LogConfig, ManagerOptions, OffsetQuery};
+use chronik_protocol::records::{BatchIter, Compression};
+use chronik_types::{LeaderEpoch, Now, Offset, TimestampMs};
+use common::*;
+
+const HISTORIES: u64 = 60;
+const STEPS: u32 = 120;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    fn offset(&mut self, from: i64, to: i64) -> i64 {
+        from + i64::try_from(self.below(u64::try_from(to - from).unwrap() + 1)).unwrap()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Record {
+    offset: i64,
+    value: Vec<u8>,
+    timestamp: i64,
+    epoch: i32,
+    /// Base offset of its batch.
+    batch: i64,
+}
+
+#[derive(Default)]
+struct Model {
+    records: Vec<Record>,
+    start: i64,
+    end: i64,
+}
+
+impl Model {
+    fn visible(&self, from: i64) -> Vec<(i64, Vec<u8>)> {
+        let visible = self.records.iter().filter(|record| record.offset >= from.max(self.start));
+        visible.map(|record| (record.offset, record.value.clone())).collect()
+    }
+
+    fn truncate(&mut self, offset: i64) {
+        // A batch is cut as a whole.
+        let cut = self
+            .records
+            .iter()
+            .find(|record| record.offset >= offset)
+            .map_or(offset, |r| r.batch.min(offset));
+        self.records.retain(|record| record.offset < cut);
+        self.end = cut.max(self.start);
+        if cut < self.start {
+            self.records.clear();
+        }
+    }
+}
+
+struct History {
+    random: Random,
+    node: Option<Node>,
+    model: Model,
+    now_ms: u64,
+    epoch: i32,
+    next_value: u64,
+}
+
+fn config() -> LogConfig {
+    LogConfig {
+        segment_bytes: 1500,
+        index_interval_bytes: 150,
+        retention_ms: None,
+        file_delete_delay_ms: 1000,
+        ..LogConfig::default()
+    }
+}
+
+fn manager_options() -> ManagerOptions {
+    // A small ring, so that reads come from memory and from files.
+    ManagerOptions { tail_ring_bytes_max: 600, open_files_max: 4, ..options("boot") }
+}
+
+impl History {
+    fn new(seed: u64) -> Self {
+        let node = Node::with_options(SimDisk::new(), config(), manager_options());
+        node.log();
+        Self {
+            random: Random(seed),
+            node: Some(node),
+            model: Model::default(),
+            now_ms: 0,
+            epoch: 0,
+            next_value: 0,
+        }
+    }
+
+    fn now(&self) -> Now {
+        now_at(self.now_ms)
+    }
+
+    fn log(&self) -> std::sync::Arc<Log> {
+        self.node.as_ref().unwrap().log()
+    }
+
+    fn some_batch(&mut self) -> (BytesMut, Vec<(Vec<u8>, i64)>) {
+        let count = 1 + self.random.below(4);
+        let timestamp = BASE_MS + i64::try_from(self.random.below(10_000)).unwrap();
+        let mut values = Vec::new();
+        for at in 0..count {
+            self.next_value += 1;
+            let mut value = self.next_value.to_be_bytes().to_vec();
+            value.resize(8 + usize::try_from(self.random.below(120)).unwrap(), b'v');
+            values.push((value, timestamp + i64::try_from(at).unwrap()));
+        }
+        let codecs = [Compression::None, Compression::None, Compression::Lz4, Compression::Zstd];
+        let codec = codecs[usize::try_from(self.random.below(4)).unwrap()];
+        let slices: Vec<&[u8]> = values.iter().map(|(value, _)| value.as_slice()).collect();
+        (compressed(codec, timestamp, &slices), values)
+    }
+
+    fn note_appended(&mut self, base: i64, values: Vec<(Vec<u8>, i64)>) {
+        for (value, timestamp) in values {
+            let (offset, epoch) = (self.model.end, self.epoch);
+            self.model.records.push(Record { offset, value, timestamp, epoch, batch: base });
+            self.model.end += 1;
+        }
+    }
+
+    fn append(&mut self) {
+        let (batch, values) = self.some_batch();
+        let log = self.log();
+        let appended = log.append(self.now(), batch, AppendOrigin::Client, LeaderEpoch(self.epoch)).unwrap();
+        assert_eq!(appended.first_offset.get(), self.model.end);
+        self.note_appended(appended.first_offset.get(), values);
+    }
+
+    fn append_as_follower(&mut self) {
+        let mut records = BytesMut::new();
+        for _ in 0..=self.random.below(3) {
+            let (mut batch, values) = self.some_batch();
+            let base = self.model.end;
+            chronik_protocol::records::patch_append(&mut batch, Offset(base), LeaderEpoch(self.epoch));
+            records.extend_from_slice(&batch);
+            self.note_appended(base, values);
+        }
+        let whole = records.len();
+        // What a fetch cuts off is ignored.
+        let (torn, _) = self.some_batch();
+        self.next_value += 1;
+        records.extend_from_slice(&torn[..torn.len() / 2]);
+        assert!(whole < records.len());
+        let appended = self.log().append_as_follower(self.now(), records.freeze()).unwrap();
+        assert_eq!(appended.log_end_offset.get(), self.model.end);
+    }
+
+    fn read(&mut self) {
+        let from = self.random.offset(self.model.start, self.model.end);
+        let max_bytes = 1 + usize::try_from(self.random.below(900)).unwrap();
+        assert_eq!(all_records(&self.log(), from, max_bytes), self.model.visible(from));
+    }
+
+    fn read_bounded(&mut self) {
+        let from = self.random.offset(self.model.start, self.model.end);
+        let bound = self.random.offset(from, self.model.end);
+        let max_bytes = 1 + usize::try_from(self.random.below(900)).unwrap();
+        let at_least_one_batch = self.random.below(2) == 0;
+        let request = chronik_log::ReadRequest {
+            start_offset: Offset(from),
+            max_bytes,
+            at_least_one_batch,
+            upper_bound_offset: Offset(bound),
+        };
+        let result = self.log().read(request).unwrap();
+        let bytes = bytes_of(&result);
+        let batch_count = BatchIter::new(&bytes).count();
+        assert!(bytes.len() <= max_bytes || (at_least_one_batch && batch_count == 1));
+        let found = records_of(&bytes);
+        assert!(found.iter().all(|(offset, _)| *offset < bound));
+        assert!(result.next_offset.get() <= bound.max(from));
+        let expected: Vec<_> = self.model.visible(i64::MIN);
+        for record in found.iter().filter(|(offset, _)| *offset >= self.model.start) {
+            assert!(expected.contains(record));
+        }
+        // Not less than it could have been: the next batch either reaches the bound or does not fit.
+        if result.next_offset.get() < bound && !bytes.is_empty() && bytes.len() < max_bytes {
+            let next = read_from(&self.log(), result.next_offset.get(), 1);
+            let crosses_segment = matches!(result.data, chronik_log::ReadData::File(_));
+            let reaches = next.next_offset.get() > bound;
+            let too_large = bytes.len() as u64 + next.len_bytes > max_bytes as u64;
+            assert!(crosses_segment || reaches || too_large);
+        }
+    }
+
+    fn look_up(&mut self) {
+        let timestamp = BASE_MS - 5 + i64::try_from(self.random.below(10_010)).unwrap();
+        let found = self.log().offset_for(OffsetQuery::Timestamp(TimestampMs(timestamp))).unwrap();
+        let expected = self
+            .model
+            .records
+            .iter()
+            .find(|record| record.offset >= self.model.start && record.timestamp >= timestamp);
+        let found = found.map(|found| (found.offset.get(), found.timestamp.get(), found.leader_epoch.get()));
+        assert_eq!(found, expected.map(|record| (record.offset, record.timestamp, record.epoch)));
+    }
+
+    fn look_up_ends(&self) {
+        let log = self.log();
+        let earliest = log.offset_for(OffsetQuery::Earliest).unwrap().unwrap();
+        let latest = log.offset_for(OffsetQuery::Latest).unwrap().unwrap();
+        assert_eq!((earliest.offset.get(), latest.offset.get()), (self.model.start, self.model.end));
+        // Whole segments stay for a while after their records are deleted, as in Kafka.
+        let newest =
+            self.model.records.iter().filter(|r| r.offset >= self.model.start).map(|r| r.timestamp).max();
+        let found = log.offset_for(OffsetQuery::MaxTimestamp).unwrap();
+        assert!(found.map(|found| found.timestamp.get()) >= newest);
+    }
+
+    fn truncate(&mut self) {
+        let log = self.log();
+        let offset = self.random.offset(self.model.start, self.model.end);
+        // Few records at a time, or the log never grows.
+        let offset = offset.max(self.model.end - 8);
+        assert_eq!(log.truncate_to(self.now(), Offset(offset)).unwrap(), offset < self.model.end);
+        if offset < self.model.end {
+            self.model.truncate(offset);
+            if log.log_start_offset().get() != self.model.start {
+                // A cut below the first segment empties the log.
+                assert_eq!(log.log_start_offset().get(), offset);
+                self.model.start = offset;
+            }
+            if self.model.records.is_empty() {
+                self.model.end = log.log_end_offset().get();
+            }
+        }
+        self.epoch += 1;
+        assert_eq!(log.log_end_offset().get(), self.model.end);
+    }
+
+    fn start_anew(&mut self) {
+        let offset = self.model.end + i64::try_from(self.random.below(100)).unwrap();
+        self.log().truncate_fully_and_start_at(self.now(), Offset(offset)).unwrap();
+        self.model = Model { records: Vec::new(), start: offset, end: offset };
+    }
+
+    fn delete_records(&mut self) {
+        let log = self.log();
+        log.set_high_watermark(Offset(self.model.end));
+        let offset = self.random.offset(self.model.start, self.model.end);
+        assert_eq!(log.delete_records(Offset(offset)).unwrap().get(), offset);
+        self.model.start = offset;
+    }
+
+    fn maintain(&mut self) {
+        self.now_ms += self.random.below(8_000);
+        let node = self.node.as_ref().unwrap();
+        node.manager.maintain(self.now());
+        node.manager.flush_queue().sync_batch();
+    }
+
+    fn restart(&mut self, clean: bool) {
+        let node = self.node.take().unwrap();
+        if clean {
+            node.manager.shutdown(self.now()).unwrap();
+        }
+        let Node { disk, manager, .. } = node;
+        drop(manager);
+        disk.crash(Crash::Process);
+        self.node = Some(Node::with_options(disk, config(), manager_options()));
+        self.check();
+    }
+
+    fn check(&self) {
+        let log = self.log();
+        assert_eq!(log.log_start_offset().get(), self.model.start);
+        assert_eq!(log.log_end_offset().get(), self.model.end);
+        assert_eq!(all_records(&log, self.model.start, 400), self.model.visible(i64::MIN));
+        let size: u64 = log.size_bytes();
+        assert!(size < 1 << 30, "{size}");
+    }
+
+    fn step(&mut self) {
+        match self.random.below(100) {
+            0..=39 => self.append(),
+            40..=49 => self.append_as_follower(),
+            50..=61 => self.read(),
+            62..=71 => self.read_bounded(),
+            72..=79 => self.look_up(),
+            80..=81 => self.look_up_ends(),
+            82..=85 => self.truncate(),
+            86..=87 => self.delete_records(),
+            88 => self.start_anew(),
+            89..=94 => self.maintain(),
+            95..=97 => self.restart(false),
+            _ => self.restart(true),
+        }
+    }
+}
+
+#[test]
+fn histories_agree_with_the_model() {
+    for seed in 0..HISTORIES {
+        let run = std::panic::catch_unwind(|| {
+            let mut history = History::new(seed);
+            for _ in 0..STEPS {
+                history.step();
+            }
+            history.check();
+        });
+        assert!(run.is_ok(), "the history of seed {seed} failed");
+    }
+}
+
+#[test]
+fn a_follower_refuses_what_does_not_continue_its_log() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    let mut first = batch(BASE_MS, &[b"a", b"b"]);
+    chronik_protocol::records::patch_append(&mut first, Offset(10), LeaderEpoch(3));
+    let appended = log.append_as_follower(now_at(0), Bytes::copy_from_slice(&first)).unwrap();
+    assert_eq!((appended.first_offset, appended.log_end_offset), (Offset(10), Offset(12)));
+    assert_eq!(appended.leader_epoch, LeaderEpoch(3));
+    assert!(log.append_as_follower(now_at(0), Bytes::copy_from_slice(&first)).is_err());
+    let mut older = batch(BASE_MS, &[b"c"]);
+    chronik_protocol::records::patch_append(&mut older, Offset(12), LeaderEpoch(2));
+    assert!(log.append_as_follower(now_at(0), older.freeze()).is_err());
+    let mut broken = batch(BASE_MS, &[b"c"]);
+    chronik_protocol::records::patch_append(&mut broken, Offset(12), LeaderEpoch(3));
+    let last = broken.len() - 1;
+    broken[last] ^= 1;
+    assert!(log.append_as_follower(now_at(0), broken.freeze()).is_err());
+    assert_eq!(log.log_end_offset(), Offset(12));
+}

@@ -1,0 +1,216 @@
+//! Idempotent producers (KIP-98): which sequence is taken, which is a duplicate, which is refused.
+
+mod common;
+
+use chronik_disk::Crash;
+use chronik_log::{AppendOrigin, LogConfig, PendingBatch};
+use chronik_protocol::records::BatchOptions;
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
+use common::*;
+
+/// What an append gave: the base offset, with "dup" for a duplicate, or the error.
+fn outcome(log: &chronik_log::Log, epoch: i16, sequence: i32, count: usize) -> String {
+    let values: Vec<&[u8]> = vec![b"v"; count];
+    match append(log, idempotent(1, epoch, sequence, &values)) {
+        Ok(appended) if appended.is_duplicate => format!("dup {}", appended.first_offset),
+        Ok(appended) => appended.first_offset.to_string(),
+        Err(error) => error.error_code().to_string(),
+    }
+}
+
+/// Runs appends of (epoch, sequence, count) in turn.
+fn check(steps: &[(i16, i32, usize, &str)]) {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    for &(epoch, sequence, count, expected) in steps {
+        assert_eq!(
+            outcome(&log, epoch, sequence, count),
+            expected,
+            "{epoch} {sequence} {count} of {steps:?}"
+        );
+    }
+}
+
+#[test]
+fn sequences_follow_each_other() {
+    let out_of_order = "OUT_OF_ORDER_SEQUENCE_NUMBER";
+    check(&[(0, 0, 1, "0"), (0, 1, 2, "1"), (0, 3, 1, "3")]);
+    check(&[(0, 0, 1, "0"), (0, 2, 1, out_of_order), (0, 1, 1, "1")]);
+    // A producer that nothing is known of may begin anywhere.
+    check(&[(0, 17, 1, "0"), (0, 18, 1, "1")]);
+    check(&[(5, 3, 1, "0")]);
+    // A new epoch begins at 0.
+    check(&[(0, 0, 1, "0"), (1, 1, 1, out_of_order), (1, 0, 1, "1"), (1, 1, 1, "2")]);
+    check(&[(1, 0, 1, "0"), (0, 1, 1, "INVALID_PRODUCER_EPOCH"), (0, 0, 1, "INVALID_PRODUCER_EPOCH")]);
+}
+
+#[test]
+fn the_last_five_batches_are_duplicates() {
+    let out_of_order = "OUT_OF_ORDER_SEQUENCE_NUMBER";
+    check(&[
+        (0, 0, 1, "0"),
+        (0, 1, 2, "1"),
+        (0, 3, 1, "3"),
+        (0, 4, 1, "4"),
+        (0, 5, 1, "5"),
+        (0, 6, 1, "6"),
+        (0, 0, 1, out_of_order),
+        (0, 1, 2, "dup 1"),
+        (0, 1, 1, out_of_order),
+        (0, 6, 1, "dup 6"),
+        (0, 3, 1, "dup 3"),
+        (0, 7, 1, "7"),
+        (0, 1, 2, out_of_order),
+    ]);
+    // A new epoch forgets the old one's batches.
+    check(&[(0, 0, 1, "0"), (1, 0, 1, "1"), (1, 0, 1, "dup 1"), (0, 0, 1, "INVALID_PRODUCER_EPOCH")]);
+}
+
+#[test]
+fn sequences_wrap() {
+    check(&[(0, i32::MAX, 1, "0"), (0, 0, 1, "1"), (0, i32::MAX, 1, "dup 0"), (0, 1, 1, "2")]);
+    check(&[
+        (0, i32::MAX - 1, 4, "0"),
+        (0, i32::MAX - 1, 4, "dup 0"),
+        (0, 1, 1, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+        (0, 2, 1, "4"),
+    ]);
+}
+
+#[test]
+fn a_duplicate_is_answered_with_the_first_ones_offset_and_timestamp() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"other"])).unwrap();
+    let first = append(&log, idempotent(1, 0, 0, &[b"a", b"b"])).unwrap();
+    let again = append(&log, idempotent(1, 0, 0, &[b"a", b"b"])).unwrap();
+    assert!(again.is_duplicate && !first.is_duplicate);
+    assert_eq!((again.first_offset, again.last_offset), (Offset(1), Offset(2)));
+    assert_eq!((first.log_append_time.get(), again.log_append_time.get()), (-1, BASE_MS + 1));
+    assert_eq!(log.log_end_offset(), Offset(3));
+}
+
+#[test]
+fn batches_of_one_call_are_checked_against_each_other() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    let pending =
+        |sequence| PendingBatch { batch: idempotent(1, 0, sequence, &[b"v"]), origin: AppendOrigin::Client };
+    let mut broken = batch(BASE_MS, &[b"x"]);
+    let last = broken.len() - 1;
+    broken[last] ^= 1;
+    let batches = vec![
+        pending(0),
+        pending(1),
+        PendingBatch { batch: broken, origin: AppendOrigin::Client },
+        pending(1),
+        pending(3),
+        pending(2),
+        PendingBatch { batch: batch(BASE_MS, &[b"p", b"q"]), origin: AppendOrigin::Client },
+    ];
+    let results = log.append_many(now_at(0), batches, LeaderEpoch(0));
+    let codes: Vec<_> = results
+        .iter()
+        .map(|result| match result {
+            Ok(appended) => (appended.first_offset.get(), appended.is_duplicate, ErrorCode::None),
+            Err(error) => (-1, false, error.error_code()),
+        })
+        .collect();
+    assert_eq!(
+        codes,
+        [
+            (0, false, ErrorCode::None),
+            (1, false, ErrorCode::None),
+            (-1, false, ErrorCode::CorruptMessage),
+            (1, true, ErrorCode::None),
+            (-1, false, ErrorCode::OutOfOrderSequenceNumber),
+            (2, false, ErrorCode::None),
+            (3, false, ErrorCode::None),
+        ]
+    );
+    assert_eq!(all_records(&log, 0, 1000).len(), 5);
+}
+
+#[test]
+fn a_failed_write_takes_the_producers_back_with_it() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, idempotent(1, 0, 0, &[b"a"])).unwrap();
+    node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + 10));
+    let pending =
+        |sequence| PendingBatch { batch: idempotent(1, 0, sequence, &[b"v"]), origin: AppendOrigin::Client };
+    let results = log.append_many(now_at(0), vec![pending(1), pending(2), pending(1)], LeaderEpoch(0));
+    assert!(results.iter().all(Result::is_err));
+    node.disk.set_capacity_bytes(None);
+    let results = log.append_many(now_at(0), vec![pending(1), pending(2)], LeaderEpoch(0));
+    assert!(results.iter().all(|result| result.as_ref().is_ok_and(|appended| !appended.is_duplicate)));
+}
+
+#[test]
+fn a_cut_takes_the_producers_back() {
+    let node = Node::new(LogConfig { segment_bytes: 400, ..LogConfig::default() });
+    let log = node.log();
+    for sequence in 0..10 {
+        append(&log, idempotent(1, 0, sequence, &[b"v"])).unwrap();
+    }
+    log.truncate_to(now_at(0), Offset(7)).unwrap();
+    assert_eq!(log.active_producers()[0].last_sequence, 6);
+    assert!(append(&log, idempotent(1, 0, 6, &[b"v"])).unwrap().is_duplicate);
+    append(&log, idempotent(1, 0, 8, &[b"v"])).unwrap_err();
+    append(&log, idempotent(1, 0, 7, &[b"v"])).unwrap();
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().active_producers()[0].last_sequence, 7);
+    node.log().truncate_fully_and_start_at(now_at(0), Offset(20)).unwrap();
+    assert!(node.log().active_producers().is_empty());
+    let node = node.restart(Crash::Process, "boot-1");
+    assert!(node.log().active_producers().is_empty());
+    assert_eq!(node.log().log_end_offset(), Offset(20));
+}
+
+#[test]
+fn silent_producers_are_forgotten() {
+    let node = Node::new(LogConfig { retention_ms: None, ..LogConfig::default() });
+    let log = node.log();
+    append(&log, idempotent(1, 0, 0, &[b"v"])).unwrap();
+    node.manager.maintain(now_at(23 * 3_600_000));
+    assert_eq!(log.active_producers().len(), 1);
+    node.manager.maintain(now_at(25 * 3_600_000));
+    assert!(log.active_producers().is_empty());
+    // It may go on where it was, or anywhere else.
+    append(&log, idempotent(1, 0, 5, &[b"v"])).unwrap();
+}
+
+#[test]
+fn an_open_transaction_is_known_and_ends_with_its_marker() {
+    use chronik_protocol::records::{BatchBuilder, ControlType, EndTxnMarker};
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"before"])).unwrap();
+    let options = BatchOptions {
+        producer_id: ProducerId(9),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: 0,
+        is_transactional: true,
+        ..BatchOptions::default()
+    };
+    append(&log, batch_with(options, BASE_MS, &[b"in it"])).unwrap();
+    assert_eq!(log.first_unstable_offset(), Some(Offset(1)));
+    let plain = BatchOptions { base_sequence: 1, is_transactional: false, ..options };
+    let error = append(&log, batch_with(plain, BASE_MS, &[b"outside"])).unwrap_err();
+    assert_eq!(error.error_code(), ErrorCode::InvalidTxnState);
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    assert_eq!(log.first_unstable_offset(), Some(Offset(1)));
+    let marker = BatchOptions { base_sequence: -1, is_control: true, ..options };
+    let mut builder = BatchBuilder::new(marker);
+    let end = EndTxnMarker { control_type: ControlType::Commit, coordinator_epoch: 4 };
+    builder.append_marker(chronik_types::TimestampMs(BASE_MS), end).unwrap();
+    let marker = builder.finish().unwrap();
+    log.append(now_at(0), marker.clone(), AppendOrigin::Coordinator, LeaderEpoch(0)).unwrap();
+    assert_eq!(log.first_unstable_offset(), None);
+    assert_eq!(log.active_producers()[0].coordinator_epoch, 4);
+    // A client cannot write one.
+    assert_eq!(append(&log, marker).unwrap_err().error_code(), ErrorCode::InvalidRecord);
+}

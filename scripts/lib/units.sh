@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# The units that scripts/test runs: what each installs, what it executes, how long it may take.
+
+passed_count=0
+failed_count=0
+skipped_count=0
+
+# Run one unit: one line with its outcome, and the end of its log if it failed.
+run_unit() {
+    local name=$1 log="$LOGS/$1.log" started=$SECONDS code=0
+    if [ "$BROKER" = kafka ] && [[ " build crash " == *" $name "* ]]; then
+        skipped_count=$((skipped_count + 1))
+        echo "SKIP $name (not a test of Apache Kafka)"
+        return
+    fi
+    (
+        set -euo pipefail
+        execute_unit "$name"
+    ) </dev/null >"$log" 2>&1 || code=$?
+    if [ $code = 0 ]; then
+        passed_count=$((passed_count + 1))
+        echo "PASS $name ($((SECONDS - started)) s)"
+        return
+    fi
+    failed_count=$((failed_count + 1))
+    echo "FAIL $name (exit code $code after $((SECONDS - started)) s; $log)"
+    # The cases that failed, then the end, which is where a crash or a time limit shows.
+    grep '^not ok' "$log" | cut -c1-600 | sed 's/^/    /' || true
+    echo "    --- end of the log"
+    tail -n 40 "$log" | cut -c1-600 | sed 's/^/    /'
+}
+
+# Run a suite against a broker of its own, whose data is kept for the dump-log unit:
+# against_broker NAME TIMEOUT_SECONDS COMMAND…
+against_broker() {
+    local name=$1 limit_s=$2
+    shift 2
+    timeout --kill-after=20 "$limit_s" python3 tests/lib/daemon.py "$BROKER" \
+        --binary "$BINARY" --libs "$KAFKA_LIBS" --keep "$RUNS/$name" --log "$LOGS/$name.broker.log" -- "$@"
+}
+
+execute_unit() {
+    local python="$CACHE/venv" clients=tests/clients
+    case $1 in
+        fmt) cargo fmt --all --check ;;
+        clippy) timeout 900 cargo clippy --workspace --all-targets --locked -- -D warnings ;;
+        cargo-test)
+            install_kafka
+            timeout 1200 cargo test --workspace --locked
+            ;;
+        scripts)
+            install_apt shellcheck shellcheck
+            install_venv tools tests/requirements.txt
+            shellcheck --external-sources scripts/test scripts/lib/*.sh .ci/run
+            "$python/tools/bin/ruff" check --no-cache tests
+            "$python/tools/bin/ruff" format --no-cache --check tests
+            "$python/tools/bin/mypy" --cache-dir "$CACHE/mypy" tests/lib tests/crash/*.py
+            test -z "$(gofmt -l $clients/go)"
+            cargo fmt --check --manifest-path $clients/rust/Cargo.toml
+            ;;
+        build)
+            if [ -z "${CHRONIK_BINARY:-}" ]; then timeout 1200 cargo build --release --locked --bin chronik-server; fi
+            ;;
+        raw) against_broker raw 600 python3 $clients/raw/suite.py '{bootstrap}' ;;
+        kafka-python-2.0.2)
+            install_venv kafka-python-2.0.2 $clients/kafka-python/requirements-2.0.2.txt
+            against_broker "$1" 600 "$python/$1/bin/python" $clients/kafka-python/suite.py '{bootstrap}'
+            ;;
+        kafka-python)
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            against_broker "$1" 600 "$python/$1/bin/python" $clients/kafka-python/suite.py '{bootstrap}'
+            ;;
+        confluent-kafka)
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            against_broker "$1" 600 "$python/$1/bin/python" $clients/confluent-kafka/suite.py '{bootstrap}'
+            ;;
+        kafkajs)
+            install_kafkajs
+            against_broker kafkajs 600 node $clients/kafkajs/suite.js '{bootstrap}'
+            ;;
+        go)
+            install_go_suite
+            against_broker go 600 "$CACHE/go-suite" '{bootstrap}'
+            ;;
+        rskafka)
+            install_rskafka_suite
+            against_broker rskafka 600 "$CACHE/target-rskafka/debug/rskafka-suite" '{bootstrap}'
+            ;;
+        kcat)
+            install_apt kcat kcat
+            against_broker kcat 600 python3 $clients/kcat/suite.py '{bootstrap}'
+            ;;
+        java-tools)
+            install_kafka
+            against_broker java-tools 600 python3 $clients/java/suite.py '{bootstrap}'
+            ;;
+        dump-log)
+            install_kafka
+            timeout 600 python3 tests/lib/dumplog.py "$RUNS"
+            ;;
+        crash-checker) python3 -m unittest discover -s tests/crash -p 'test_*.py' ;;
+        crash)
+            install_kafka
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            timeout 900 "$python/confluent-kafka/bin/python" tests/crash/rounds.py "$BROKER" \
+                --binary "$BINARY" --libs "$KAFKA_LIBS" --rounds "$CRASH_ROUNDS"
+            ;;
+        groups-kafka-python)
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            against_broker "$1" 600 "$python/kafka-python/bin/python" $clients/kafka-python/groups.py '{bootstrap}'
+            ;;
+        groups-confluent-kafka)
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            against_broker "$1" 600 "$python/confluent-kafka/bin/python" $clients/confluent-kafka/groups.py '{bootstrap}'
+            ;;
+        groups-aiokafka)
+            install_venv aiokafka $clients/aiokafka/requirements.txt
+            against_broker "$1" 600 "$python/aiokafka/bin/python" $clients/aiokafka/suite.py '{bootstrap}'
+            ;;
+        groups-kafkajs)
+            install_kafkajs
+            against_broker "$1" 600 node $clients/kafkajs/suite.js '{bootstrap}' groups
+            ;;
+        groups-go)
+            install_go_suite
+            against_broker "$1" 600 "$CACHE/go-suite" '{bootstrap}' groups
+            ;;
+        groups-java-tools)
+            install_kafka
+            against_broker "$1" 600 python3 $clients/java/groups.py '{bootstrap}'
+            ;;
+        *)
+            echo "there is no stage or unit '$1'; scripts/test --list names them"
+            return 2
+            ;;
+    esac
+}
