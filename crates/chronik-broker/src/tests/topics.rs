@@ -220,7 +220,7 @@ fn a_deleted_topic_is_gone_in_every_version() {
         fixture.create_topic("a", 2, &[]);
         fixture.create_topic("b", 1, &[]);
         let earlier = fixture.partition("a", 1);
-        let response = delete_named(&fixture, version, &["a", "missing", "b", "b"]);
+        let response = delete_named(&fixture, version, &["a", "missing", "b", "b", "b"]);
         let results = by_name(
             response.responses.iter().map(|result| (result.name.as_deref().unwrap(), result.error_code)),
         );
@@ -257,6 +257,7 @@ fn topics_are_deleted_by_id_and_each_is_meant_once() {
             ask(None, id("d")),
             ask(None, id("d")),
             ask(Some("d"), TopicId::ZERO),
+            ask(None, nobody),
             ask(None, nobody),
             ask(None, nobody),
             ask(Some("e"), TopicId::ZERO),
@@ -378,6 +379,19 @@ fn each_topic_that_cannot_grow_says_why() {
     }
     let leaders: Vec<_> = image.topic("fine").unwrap().partitions().map(|(_, found)| found.leader).collect();
     assert_eq!(leaders[2..], [Some(NodeId(2)), Some(NodeId(1))]);
+}
+
+#[test]
+fn the_topics_of_a_request_share_one_limit() {
+    let fixture = Fixture::new();
+    for name in ["a", "b"] {
+        fixture.create_topic(name, 1, &[]);
+    }
+    let topics = vec![more("a", 20_000, None), more("b", 20_000, None)];
+    let request = CreatePartitionsRequest { topics, timeout_ms: 1_000, validate_only: true };
+    let response: CreatePartitionsResponse = fixture.call(3, &request);
+    let results = by_name(response.results.iter().map(|result| (result.name.as_str(), result.error_code)));
+    assert_eq!((results["a"], results["b"]), (ErrorCode::None, ErrorCode::PolicyViolation));
 }
 
 #[test]
