@@ -1,4 +1,4 @@
-//! CreatePartitions (key 37, versions 0–3): more partitions for topics that exist (KIP-195).
+//! `CreatePartitions` (key 37, versions 0–3): more partitions for topics that exist (KIP-195).
 //!
 //! Each topic is one atomic proposal to the metadata log. The answer comes when all of them are applied here, or
 //! when the client's time is up. With `validate_only` everything is decided and nothing proposed.
@@ -28,6 +28,7 @@ struct Answer {
     planned: Result<Option<usize>, CreationError>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: CreatePartitionsRequest) {
     let (mut names, mut duplicates) = (BTreeSet::new(), BTreeSet::new());
     for topic in &request.topics {
@@ -59,7 +60,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
         context,
         batches.len(),
         Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| {
-            answer(context, answers, outcomes)
+            answer(context, answers, outcomes);
         }),
     );
     for (position, batch) in batches.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! CreateTopics (key 19, versions 2–7): topics with their partitions and configs.
+//! `CreateTopics` (key 19, versions 2–7): topics with their partitions and configs.
 //!
 //! Each topic is one atomic proposal to the metadata log. The answer comes when all of them are applied here, so
 //! that the client finds what it has made, or when the client's time is up. With `validate_only` everything is
@@ -34,6 +34,7 @@ struct Answer {
     proposal: Option<usize>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: CreateTopicsRequest) {
     let has_details = DETAILS_FROM <= context.version();
     if requested_partition_count(broker, &request.topics) > i64::from(PARTITIONS_PER_REQUEST_MAX) {
@@ -85,7 +86,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
         context,
         batches.len(),
         Box::new(move |context, outcomes: Vec<Option<Result<(), CreationError>>>| {
-            answer(context, answers, outcomes)
+            answer(context, answers, outcomes);
         }),
     );
     for (position, batch) in batches.into_iter().enumerate() {

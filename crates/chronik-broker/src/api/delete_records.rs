@@ -1,4 +1,4 @@
-//! DeleteRecords (key 21, versions 0–2): everything before an offset goes (KIP-107).
+//! `DeleteRecords` (key 21, versions 0–2): everything before an offset goes (KIP-107).
 //!
 //! Offset −1 stands for the high watermark. The answer is the low watermark: the first offset that is still there.
 //! With one replica it is moved at once; nothing has to be waited for.

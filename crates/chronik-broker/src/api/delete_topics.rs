@@ -1,4 +1,4 @@
-//! DeleteTopics (key 20, versions 1–6): topics with all their data.
+//! `DeleteTopics` (key 20, versions 1–6): topics with all their data.
 //!
 //! Topics are named up to version 5; from version 6 on each is named or identified (KIP-516). Each is one proposal
 //! to the metadata log. The answer comes when all of them are applied here, or when the client's time is up.
@@ -108,11 +108,11 @@ fn resolve(image: &MetadataImage, asked: Vec<Asked>) -> (Vec<Target>, Vec<Deleta
             (name, topic_id) => responses.push(refused(name, topic_id, NAME_AND_ID)),
         }
     }
-    let mut named = BTreeMap::new();
+    let mut known = BTreeMap::new();
     for name in names.once {
         match image.topic(&name) {
             Some(topic) => {
-                named.insert(topic.id, name);
+                known.insert(topic.id, name);
             }
             None => responses.push(refused(Some(name), TopicId::ZERO, UNKNOWN_NAME)),
         }
@@ -121,15 +121,15 @@ fn resolve(image: &MetadataImage, asked: Vec<Asked>) -> (Vec<Target>, Vec<Deleta
     for topic_id in ids.once {
         match image.topic_by_id(topic_id) {
             // The client means one topic twice. Which of the two it means is anybody's guess, so neither is done.
-            Some(_) if named.contains_key(&topic_id) => {
-                responses.push(refused(named.remove(&topic_id), topic_id, SAME_TOPIC));
+            Some(_) if known.contains_key(&topic_id) => {
+                responses.push(refused(known.remove(&topic_id), topic_id, SAME_TOPIC));
             }
             Some(topic) => targets.push(Target { topic_id, name: topic.name.to_string() }),
             None => responses.push(refused(None, topic_id, UNKNOWN_ID)),
         }
     }
     responses.extend(ids.often.iter().map(|topic_id| refused(None, *topic_id, DUPLICATE_ID)));
-    for (topic_id, name) in named {
+    for (topic_id, name) in known {
         if ids.often.contains(&topic_id) {
             responses.push(refused(Some(name), topic_id, SAME_TOPIC));
         } else {

@@ -1,4 +1,4 @@
-//! DescribeCluster (key 60, versions 0–2): the brokers, the controller and the cluster's name (KIP-700).
+//! `DescribeCluster` (key 60, versions 0–2): the brokers, the controller and the cluster's name (KIP-700).
 //!
 //! From version 1 on the client says whether it means brokers or controllers (KIP-919); this is the brokers' side.
 //! From version 2 on it may ask for fenced brokers too (KIP-1073).
@@ -19,6 +19,7 @@ const ENDPOINT_BROKER: i8 = 1;
 /// The client means the controllers.
 const ENDPOINT_CONTROLLER: i8 = 2;
 
+#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: DescribeClusterRequest) {
     let refusal = match request.endpoint_type {
         ENDPOINT_BROKER => None,

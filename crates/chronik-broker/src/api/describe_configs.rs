@@ -1,4 +1,4 @@
-//! DescribeConfigs (key 32, versions 1–4): what topics and this broker are set to.
+//! `DescribeConfigs` (key 32, versions 1–4): what topics and this broker are set to.
 //!
 //! A topic's configs come from the table in `config::topic`, a broker's from the entries that the process made at
 //! start. Synonyms (version 1 on) are the places where a value is looked for, in that order; type and documentation

@@ -1,4 +1,4 @@
-//! DescribeLogDirs (key 35, versions 1–5): where this broker keeps which partitions, and how large they are.
+//! `DescribeLogDirs` (key 35, versions 1–5): where this broker keeps which partitions, and how large they are.
 //!
 //! From version 4 on the answer tells the size of the file systems (KIP-827); no log directory is ever cordoned
 //! (version 5, KIP-1066). A partition whose log nobody has asked for yet has no files and is shown empty, in the

@@ -1,4 +1,4 @@
-//! DescribeProducers (key 61, version 0): who has written to a partition with a producer id (KIP-664).
+//! `DescribeProducers` (key 61, version 0): who has written to a partition with a producer id (KIP-664).
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! DescribeTopicPartitions (key 75, version 0): topics with their partitions, page by page (KIP-966).
+//! `DescribeTopicPartitions` (key 75, version 0): topics with their partitions, page by page (KIP-966).
 //!
 //! Topics are told in the order of their names, from the cursor on, until as many partitions as the client or this
 //! broker allows; the next cursor says where to go on. An empty list asks for all topics.
@@ -20,6 +20,7 @@ use crate::controller::is_internal_topic;
 
 use super::authorized_operations::TOPIC_OPERATIONS;
 
+#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: DescribeTopicPartitionsRequest) {
     let image = broker.metadata.image();
     let limit = request.response_partition_limit.min(broker.config.max_request_partition_size_limit).max(1);
@@ -36,7 +37,12 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
         context.reply(&DescribeTopicPartitionsResponse { topics, ..Default::default() });
         return;
     }
-    let mut page = Page { image: &image, cursor, remaining_count: limit, response: Default::default() };
+    let mut page = Page {
+        image: &image,
+        cursor,
+        remaining_count: limit,
+        response: DescribeTopicPartitionsResponse::default(),
+    };
     if wants_all {
         for topic in image.topics().filter(|topic| start_name <= &*topic.name) {
             if !page.add(&topic.name) {

@@ -1,4 +1,4 @@
-//! InitProducerId (key 22, versions 0–5): the id under which a producer's batches are told apart (KIP-98).
+//! `InitProducerId` (key 22, versions 0–5): the id under which a producer's batches are told apart (KIP-98).
 //!
 //! A producer without a transactional id gets a new id each time it asks, with epoch 0. Transactions are not
 //! possible yet, and a transactional id is refused with `TRANSACTIONAL_ID_AUTHORIZATION_FAILED`: it is the one code
@@ -15,6 +15,7 @@ use crate::context::RequestContext;
 /// The epoch of an id that nobody has used.
 const FIRST_EPOCH: ProducerEpoch = ProducerEpoch(0);
 
+#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: InitProducerIdRequest) {
     if let Err(error) = check(&request) {
         answer(context, Err(error));

@@ -1,8 +1,8 @@
-//! ListOffsets (key 2, versions 1–11): offsets by time.
+//! `ListOffsets` (key 2, versions 1–11): offsets by time.
 //!
 //! A timestamp from 0 on asks for the first record at or after it. Negative ones stand for places in the log, each
 //! known from some version on. A consumer never hears of an offset that it cannot fetch yet: the high watermark
-//! bounds what it is told, with read_committed the last stable offset (KIP-98).
+//! bounds what it is told, with `read_committed` the last stable offset (KIP-98).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +71,7 @@ impl Place {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: ListOffsetsRequest) {
     let version = context.version();
     let asker =

@@ -1,4 +1,4 @@
-//! ListPartitionReassignments (key 46, version 0): replicas that are being moved (KIP-455).
+//! `ListPartitionReassignments` (key 46, version 0): replicas that are being moved (KIP-455).
 //!
 //! None ever are: partitions stay where they were assigned. Topics that do not exist are passed over, as on Kafka.
 

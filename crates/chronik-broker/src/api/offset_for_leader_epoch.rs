@@ -1,4 +1,4 @@
-//! OffsetForLeaderEpoch (key 23, versions 2–4): where a leader epoch ends in this log (KIP-101, KIP-320).
+//! `OffsetForLeaderEpoch` (key 23, versions 2–4): where a leader epoch ends in this log (KIP-101, KIP-320).
 //!
 //! A client that has read further under that epoch has read what no leader has any more.
 

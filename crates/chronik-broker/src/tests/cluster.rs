@@ -1,4 +1,4 @@
-//! DescribeCluster and ListPartitionReassignments.
+//! `DescribeCluster` and `ListPartitionReassignments`.
 
 use chronik_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use chronik_protocol::messages::{

@@ -1,4 +1,4 @@
-//! DescribeConfigs.
+//! `DescribeConfigs`.
 
 use chronik_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use chronik_protocol::messages::describe_configs_response::{

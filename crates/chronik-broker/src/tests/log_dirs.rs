@@ -1,9 +1,10 @@
-//! DescribeLogDirs.
+//! `DescribeLogDirs`.
 
 use std::collections::BTreeMap;
 
 use chronik_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use chronik_protocol::messages::{DescribeLogDirsRequest, DescribeLogDirsResponse};
+use chronik_protocol::records::BatchOptions;
 
 use super::{Fixture, LOG_DIR};
 
@@ -37,7 +38,7 @@ fn every_partition_is_found_in_every_version() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 2, &[]);
     fixture.create_topic("b", 1, &[]);
-    fixture.append("a", 1, &[1, 2, 3], Default::default());
+    fixture.append("a", 1, &[1, 2, 3], BatchOptions::default());
     let size_bytes = i64::try_from(fixture.partition("a", 1).log().size_bytes()).unwrap();
     assert!(size_bytes > 61);
     for version in 1..=5 {
@@ -65,7 +66,7 @@ fn every_partition_is_found_in_every_version() {
 fn only_what_is_asked_for_is_told() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 3, &[]);
-    fixture.append("a", 1, &[1], Default::default());
+    fixture.append("a", 1, &[1], BatchOptions::default());
     let found = |request| {
         let response: DescribeLogDirsResponse = fixture.call(5, &request);
         assert_eq!(response.results.len(), 1, "the directory is told even when nothing is in it");
@@ -80,7 +81,7 @@ fn only_what_is_asked_for_is_told() {
 fn a_deleted_topic_is_in_no_directory() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 1, &[]);
-    fixture.append("a", 0, &[1], Default::default());
+    fixture.append("a", 0, &[1], BatchOptions::default());
     let topic_id = fixture.image().topic("a").unwrap().id;
     let delete = chronik_raft::metadata::DeleteTopic::new(topic_id);
     fixture.broker.metadata.propose(

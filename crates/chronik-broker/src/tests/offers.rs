@@ -31,6 +31,10 @@ fn every_offered_version_is_answered() {
                     let _: $response = fixture.call(version, &$request);
                 }};
             }
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "an API that is offered and not tried here fails"
+            )]
             match offer.api_key {
                 ApiKey::Produce if version < PRODUCE_FROM => {}
                 ApiKey::Produce => {
@@ -42,14 +46,12 @@ fn every_offered_version_is_answered() {
                 ApiKey::Fetch => answered!(FetchRequest::default(), FetchResponse),
                 ApiKey::ListOffsets => answered!(ListOffsetsRequest::default(), ListOffsetsResponse),
                 ApiKey::Metadata => answered!(MetadataRequest::default(), MetadataResponse),
-                ApiKey::ApiVersions => answered!(
-                    ApiVersionsRequest {
-                        client_software_name: "tests".to_owned(),
-                        client_software_version: "1".to_owned(),
-                        ..Default::default()
-                    },
-                    ApiVersionsResponse
-                ),
+                ApiKey::ApiVersions => {
+                    let (client_software_name, client_software_version) =
+                        ("tests".to_owned(), "1".to_owned());
+                    let request = ApiVersionsRequest { client_software_name, client_software_version };
+                    answered!(request, ApiVersionsResponse);
+                }
                 ApiKey::CreateTopics => answered!(CreateTopicsRequest::default(), CreateTopicsResponse),
                 ApiKey::DeleteTopics => answered!(DeleteTopicsRequest::default(), DeleteTopicsResponse),
                 ApiKey::DeleteRecords => answered!(DeleteRecordsRequest::default(), DeleteRecordsResponse),
@@ -58,13 +60,13 @@ fn every_offered_version_is_answered() {
                     answered!(OffsetForLeaderEpochRequest::default(), OffsetForLeaderEpochResponse);
                 }
                 ApiKey::DescribeConfigs => {
-                    answered!(DescribeConfigsRequest::default(), DescribeConfigsResponse)
+                    answered!(DescribeConfigsRequest::default(), DescribeConfigsResponse);
                 }
                 ApiKey::DescribeLogDirs => {
-                    answered!(DescribeLogDirsRequest::default(), DescribeLogDirsResponse)
+                    answered!(DescribeLogDirsRequest::default(), DescribeLogDirsResponse);
                 }
                 ApiKey::CreatePartitions => {
-                    answered!(CreatePartitionsRequest::default(), CreatePartitionsResponse)
+                    answered!(CreatePartitionsRequest::default(), CreatePartitionsResponse);
                 }
                 ApiKey::ListPartitionReassignments => {
                     answered!(
@@ -73,7 +75,7 @@ fn every_offered_version_is_answered() {
                     );
                 }
                 ApiKey::DescribeCluster => {
-                    answered!(DescribeClusterRequest::default(), DescribeClusterResponse)
+                    answered!(DescribeClusterRequest::default(), DescribeClusterResponse);
                 }
                 ApiKey::DescribeProducers => {
                     answered!(DescribeProducersRequest::default(), DescribeProducersResponse);

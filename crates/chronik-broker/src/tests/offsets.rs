@@ -1,4 +1,4 @@
-//! ListOffsets and OffsetForLeaderEpoch.
+//! `ListOffsets` and `OffsetForLeaderEpoch`.
 
 use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use chronik_protocol::messages::offset_for_leader_epoch_request::{

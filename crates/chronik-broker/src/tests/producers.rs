@@ -1,4 +1,4 @@
-//! InitProducerId and DescribeProducers.
+//! `InitProducerId` and `DescribeProducers`.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,8 @@
-//! DeleteRecords.
+//! `DeleteRecords`.
 
 use chronik_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use chronik_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
+use chronik_protocol::records::BatchOptions;
 use chronik_types::ErrorCode;
 
 use super::{Fixture, code};
@@ -25,7 +26,7 @@ fn records_go_from_the_front_in_every_version() {
     for version in 0..=2 {
         let fixture = Fixture::new();
         fixture.create_topic("a", 1, &[]);
-        fixture.append("a", 0, &[1, 2, 3, 4, 5], Default::default());
+        fixture.append("a", 0, &[1, 2, 3, 4, 5], BatchOptions::default());
         let start = || fixture.partition("a", 0).log().log_start_offset().get();
         assert_eq!(delete(&fixture, version, "a", 0, 2), (ErrorCode::None, 2));
         assert_eq!(start(), 2);
@@ -36,7 +37,7 @@ fn records_go_from_the_front_in_every_version() {
         assert_eq!(delete(&fixture, version, "a", 0, -1), (ErrorCode::None, 5), "up to the high watermark");
         assert_eq!(start(), 5);
         assert_eq!(delete(&fixture, version, "a", 0, 5), (ErrorCode::None, 5));
-        assert_eq!(fixture.append("a", 0, &[6], Default::default()), 5, "offsets go on");
+        assert_eq!(fixture.append("a", 0, &[6], BatchOptions::default()), 5, "offsets go on");
     }
 }
 

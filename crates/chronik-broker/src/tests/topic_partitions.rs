@@ -1,4 +1,4 @@
-//! DescribeTopicPartitions.
+//! `DescribeTopicPartitions`.
 
 use chronik_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use chronik_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};

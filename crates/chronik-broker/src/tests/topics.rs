@@ -1,4 +1,4 @@
-//! CreateTopics, DeleteTopics, CreatePartitions.
+//! `CreateTopics`, `DeleteTopics`, `CreatePartitions`.
 
 use chronik_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
@@ -11,6 +11,7 @@ use chronik_protocol::messages::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
     DeleteTopicsRequest, DeleteTopicsResponse,
 };
+use chronik_protocol::records::BatchOptions;
 use chronik_raft::metadata::ConfigResource;
 use chronik_types::{ErrorCode, NodeId, PartitionIndex, TopicId};
 
@@ -219,7 +220,7 @@ fn a_deleted_topic_is_gone_in_every_version() {
         fixture.create_topic("a", 2, &[]);
         fixture.create_topic("b", 1, &[]);
         let earlier = fixture.partition("a", 1);
-        let response = delete_named(&fixture, version, &["a", "missing", "b", "b"]);
+        let response = delete_named(&fixture, version, &["a", "missing", "b", "b", "b"]);
         let results = by_name(
             response.responses.iter().map(|result| (result.name.as_deref().unwrap(), result.error_code)),
         );
@@ -256,6 +257,7 @@ fn topics_are_deleted_by_id_and_each_is_meant_once() {
             ask(None, id("d")),
             ask(None, id("d")),
             ask(Some("d"), TopicId::ZERO),
+            ask(None, nobody),
             ask(None, nobody),
             ask(None, nobody),
             ask(Some("e"), TopicId::ZERO),
@@ -302,7 +304,7 @@ fn a_topic_that_is_made_again_has_another_id_and_starts_empty() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 1, &[]);
     let first = fixture.image().topic("a").unwrap().id;
-    fixture.append("a", 0, &[1, 2, 3], Default::default());
+    fixture.append("a", 0, &[1, 2, 3], BatchOptions::default());
     delete_named(&fixture, 6, &["a"]);
     fixture.create_topic("a", 1, &[]);
     assert_ne!(fixture.image().topic("a").unwrap().id, first);
@@ -325,7 +327,7 @@ fn grow(fixture: &Fixture, version: i16, topics: Vec<CreatePartitionsTopic>) -> 
 fn a_topic_grows_in_every_version_and_keeps_what_it_has() {
     let fixture = Fixture::new();
     fixture.create_topic("a", 1, &[]);
-    fixture.append("a", 0, &[1, 2], Default::default());
+    fixture.append("a", 0, &[1, 2], BatchOptions::default());
     for version in 0..=3 {
         let count = 2 + i32::from(version);
         let response = grow(&fixture, version, vec![more("a", count, None)]);
@@ -377,6 +379,19 @@ fn each_topic_that_cannot_grow_says_why() {
     }
     let leaders: Vec<_> = image.topic("fine").unwrap().partitions().map(|(_, found)| found.leader).collect();
     assert_eq!(leaders[2..], [Some(NodeId(2)), Some(NodeId(1))]);
+}
+
+#[test]
+fn the_topics_of_a_request_share_one_limit() {
+    let fixture = Fixture::new();
+    for name in ["a", "b"] {
+        fixture.create_topic(name, 1, &[]);
+    }
+    let topics = vec![more("a", 20_000, None), more("b", 20_000, None)];
+    let request = CreatePartitionsRequest { topics, timeout_ms: 1_000, validate_only: true };
+    let response: CreatePartitionsResponse = fixture.call(3, &request);
+    let results = by_name(response.results.iter().map(|result| (result.name.as_str(), result.error_code)));
+    assert_eq!((results["a"], results["b"]), (ErrorCode::None, ErrorCode::PolicyViolation));
 }
 
 #[test]
