@@ -1,7 +1,7 @@
 //! The broker: what its handlers share, and the few ways into it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::BytesMut;
 use chronik_log::LogManager;
@@ -53,6 +53,7 @@ pub struct Broker {
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
     next_parked_id: AtomicU64,
+    is_stopping: AtomicBool,
 }
 
 impl Broker {
@@ -76,6 +77,7 @@ impl Broker {
             timers: Timers::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),
+            is_stopping: AtomicBool::new(false),
             random,
             config,
             metadata,
@@ -103,6 +105,17 @@ impl Broker {
     /// Ends the wait of every parked request whose time is up, and gives the next deadline.
     pub fn run_timers(&self, now: Now) -> Option<MonotonicMs> {
         self.timers.run(now)
+    }
+
+    /// This broker is about to end: whoever waits is answered with what there is, and nobody waits from now on.
+    pub fn stop_waiting(&self, now: Now) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+        self.timers.run_all(now);
+    }
+
+    /// Whether this broker is about to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
     }
 
     /// Sets what is called, from any thread, when a deadline appears that is earlier than all others. Only the

@@ -84,6 +84,17 @@ impl Timers {
         }
     }
 
+    /// Expires everything, due or not.
+    pub(crate) fn run_all(&self, now: Now) {
+        while let Some((_, target)) = self.pop_first() {
+            target.expire(now);
+        }
+    }
+
+    fn pop_first(&self) -> Option<(TimerKey, Arc<dyn Expire>)> {
+        self.armed.lock().by_deadline.pop_first()
+    }
+
     /// How many deadlines are armed.
     #[cfg(test)]
     pub(crate) fn armed_count(&self) -> usize {

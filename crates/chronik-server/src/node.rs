@@ -43,6 +43,10 @@ impl Service for BrokerService {
     fn connection_closed(&self, _now: Now, connection: &Arc<Connection>) {
         self.0.connection_closed(connection);
     }
+
+    fn stopping(&self, now: Now) {
+        self.0.stop_waiting(now);
+    }
 }
 
 /// The process's clock, as the broker reads it.

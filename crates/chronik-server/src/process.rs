@@ -139,6 +139,7 @@ fn start_and_wait(
 
     let reason = runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed);
     tracing::info!("Shutting down: {reason}");
+    node.service.stopping(clock.now());
     let cut_off = runtime.block_on(listener.shut_down(Duration::from_millis(DRAIN_MS_MAX)));
     if cut_off > 0 {
         tracing::info!("Closed {cut_off} connections with requests that did not finish in {DRAIN_MS_MAX} ms");

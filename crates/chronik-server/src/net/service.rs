@@ -15,4 +15,7 @@ pub trait Service: Send + Sync + 'static {
     /// Says that a connection is gone, so that what is parked for it can go too. Called once per connection,
     /// after [`Connection::mark_closed`].
     fn connection_closed(&self, now: Now, connection: &Arc<Connection>);
+
+    /// Says that the process is about to end: what is parked is to be answered now, and nothing parked any more.
+    fn stopping(&self, _now: Now) {}
 }

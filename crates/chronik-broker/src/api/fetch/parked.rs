@@ -60,7 +60,7 @@ pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPla
     });
     if connection.is_closed() {
         parked.cancel();
-    } else if has_moved {
+    } else if has_moved || broker.is_stopping() {
         parked.finish(now);
     }
     if parked.waiting.lock().is_none() {
