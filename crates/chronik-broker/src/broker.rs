@@ -31,8 +31,6 @@ pub struct BrokerParts {
     pub logs: Arc<LogManager>,
     /// The clock.
     pub clock: SharedClock,
-    /// Wakes the thread that drives [`LogManager::flush_queue`].
-    pub wake_flusher: Box<dyn Fn() + Send + Sync>,
     /// Seeds every random choice: topic ids, fetch session ids, the name of this incarnation.
     pub seed: [u8; 32],
 }
@@ -59,11 +57,10 @@ pub struct Broker {
 impl Broker {
     /// Puts a broker together. It serves what the metadata image says from the first request on.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
-        let BrokerParts { config, metadata, logs, clock, wake_flusher, seed } = parts;
+        let BrokerParts { config, metadata, logs, clock, seed } = parts;
         let random = Random::new(seed);
         let services = Arc::new(PartitionServices {
             flush_queue: Arc::clone(logs.flush_queue()),
-            wake_flusher,
             clock: Arc::clone(&clock),
         });
         let session_seed = random.next_u32();

@@ -30,8 +30,6 @@ pub(crate) trait Watcher: Send + Sync {
 /// What partitions share with the broker.
 pub(crate) struct PartitionServices {
     pub(crate) flush_queue: Arc<FlushQueue>,
-    /// Wakes the thread that drives the flush queue.
-    pub(crate) wake_flusher: Box<dyn Fn() + Send + Sync>,
     pub(crate) clock: SharedClock,
 }
 
@@ -81,13 +79,20 @@ impl Partition {
     }
 
     /// Takes the lead in `leader_epoch`. The epoch is in the log before anything is appended under it.
-    pub(crate) fn become_leader(&self, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
-        let _appending = self.appending.lock();
-        if self.leader_epoch() < leader_epoch {
-            self.log.begin_epoch(leader_epoch)?;
-            self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
+    pub(crate) fn become_leader(
+        self: &Arc<Self>,
+        now: Now,
+        leader_epoch: LeaderEpoch,
+    ) -> Result<(), LogError> {
+        {
+            let _appending = self.appending.lock();
+            if self.leader_epoch() < leader_epoch {
+                self.log.begin_epoch(leader_epoch)?;
+                self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
+            }
+            self.is_leader.store(true, Ordering::Release);
         }
-        self.is_leader.store(true, Ordering::Release);
+        self.drain(now);
         Ok(())
     }
 
@@ -141,6 +146,12 @@ impl Partition {
         done: AppendDone,
     ) {
         self.appends.lock().push(AppendJob { pending: PendingBatch { batch, origin }, done });
+        self.drain(now);
+    }
+
+    /// Writes what is queued, unless another thread does so already. Whoever held `appending` for another reason
+    /// calls this afterwards, because those who came meanwhile have left their batches in the queue.
+    fn drain(self: &Arc<Self>, now: Now) {
         // Whoever pushes after the holder's last look at the queue finds the lock free: the holder looks again
         // after it has let go.
         while !self.appends.lock().is_empty() {
@@ -208,9 +219,8 @@ impl Partition {
                 done(now, result);
             }
         });
-        if self.services.flush_queue.request(&self.log, sync_up_to, Some(finish)) {
-            (self.services.wake_flusher)();
-        }
+        // The queue wakes its thread itself, whoever asks first.
+        self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
     }
 
     fn advance_high_watermark(&self, now: Now, to: Offset, bytes: u64) {
@@ -240,11 +250,12 @@ impl Partition {
     }
 
     /// The topic was deleted: nothing more is appended, and everyone who waits is woken to see it.
-    pub(crate) fn retire(&self, now: Now) {
+    pub(crate) fn retire(self: &Arc<Self>, now: Now) {
         self.is_deleted.store(true, Ordering::Release);
         self.is_leader.store(false, Ordering::Release);
-        // An append that is under way finishes before the log goes.
+        // An append that is under way finishes before the log goes; those that queued up meanwhile are refused.
         drop(self.appending.lock());
+        self.drain(now);
         self.wake_watchers(now, u64::MAX);
     }
 }

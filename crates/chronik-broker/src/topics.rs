@@ -55,7 +55,7 @@ impl Topics {
         for change in &delta.partitions_changed {
             let Some(partition) = self.get(change.topic_id, change.partition) else { continue };
             if change.new.leader == Some(broker.node_id())
-                && let Err(error) = partition.become_leader(change.new.leader_epoch)
+                && let Err(error) = partition.become_leader(now, change.new.leader_epoch)
             {
                 tracing::error!(
                     topic = &*change.topic,
@@ -100,7 +100,9 @@ impl Broker {
         let now = self.clock.now();
         for log in self.logs.logs() {
             let name = log.topic_partition();
-            let owner = image.topic(&name.topic).filter(|topic| topic.id == log.topic_id());
+            // A directory whose id was lost belongs to whoever has its name now.
+            let is_same = |id: TopicId| log.topic_id() == id || log.topic_id() == TopicId::ZERO;
+            let owner = image.topic(&name.topic).filter(|topic| is_same(topic.id));
             let is_known = owner.is_some_and(|topic| topic.partition(name.partition).is_some());
             if is_known {
                 continue;
@@ -177,11 +179,11 @@ impl Broker {
             .get_or_create(&name, topic.id, self.log_config_of(&image, &topic.name))
             .and_then(|log| {
                 let services = Arc::clone(&self.topics.services);
-                let partition = Partition::new(Arc::clone(&topic.name), index, log, services);
+                let partition = Arc::new(Partition::new(Arc::clone(&topic.name), index, log, services));
                 if state.leader == Some(self.node_id()) {
-                    partition.become_leader(state.leader_epoch)?;
+                    partition.become_leader(self.clock.now(), state.leader_epoch)?;
                 }
-                Ok(Arc::new(partition))
+                Ok(partition)
             });
         match opened {
             Ok(partition) => {

@@ -268,7 +268,13 @@ impl<'a> Appending<'a> {
             log_append_time: TimestampMs(earlier.timestamp),
             log_start_offset: self.log.log_start_offset(),
             is_duplicate: true,
-            sync_up_to: None,
+            // The batch may be in the log and not on the disk yet; then its second acknowledgement waits as its
+            // first one does.
+            sync_up_to: self
+                .config
+                .flush_messages
+                .map(|_| Offset(earlier.last_offset).next())
+                .filter(|&end| self.log.recovery_point() < end),
         }
     }
 

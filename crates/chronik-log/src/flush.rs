@@ -158,6 +158,8 @@ impl Log {
         }
         if writer.dir_unsynced {
             files.push((self.path().join(names::LEADER_EPOCH_CHECKPOINT), None));
+            // Without its topic id a log would be nobody's after a power loss.
+            files.push((self.path().join(names::PARTITION_METADATA), None));
             if let Some(&snapshot) = writer.snapshots.last() {
                 files.push((self.file_path(snapshot, names::SNAPSHOT), None));
             }

@@ -72,17 +72,15 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         open_logs(&config, &disk, &data_dir, &metadata, &broker_config.topic_values, clock, open_files_max)?;
 
     let flusher = Waker::new();
-    let broker = {
-        let flusher = flusher.clone();
-        Broker::new(BrokerParts {
-            config: broker_config,
-            metadata: Arc::new(metadata.clone()),
-            logs: Arc::clone(&logs),
-            clock: Arc::new(BrokerClock(clock)),
-            wake_flusher: Box::new(move || flusher.wake()),
-            seed: system::random_seed()?,
-        })
-    };
+    let flusher_waker = flusher.clone();
+    logs.flush_queue().set_waker(Box::new(move || flusher_waker.wake()));
+    let broker = Broker::new(BrokerParts {
+        config: broker_config,
+        metadata: Arc::new(metadata.clone()),
+        logs: Arc::clone(&logs),
+        clock: Arc::new(BrokerClock(clock)),
+        seed: system::random_seed()?,
+    });
     let listener = Arc::clone(&broker);
     metadata.subscribe(Box::new(move |image, delta| listener.metadata_changed(image, delta)));
     broker.retire_strays();
@@ -109,14 +107,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let upkeep_waker = upkeep.clone();
     logs.set_maintenance_waker(Box::new(move || upkeep_waker.wake()));
     let maintained = Arc::clone(&logs);
-    let maintenance_worker = start_maintenance(
-        clock,
-        upkeep,
-        move |now| {
-            maintained.maintain(now);
-        },
-        on_panic,
-    )?;
+    let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
 
     Ok(Node {
         service: Arc::new(BrokerService(broker)),

@@ -4,6 +4,7 @@
 //! start. Synonyms (version 1 on) are the places where a value is looked for, in that order; type and documentation
 //! (version 3 on) follow KIP-569. A list of keys, unless it is empty, leaves out all others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chronik_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -36,6 +37,9 @@ struct Detail {
     documentation: bool,
 }
 
+/// How much of a name that makes no sense is repeated to the client.
+const NAME_SHOWN_CHARS_MAX: usize = 249;
+
 /// Why a resource is not described, with words for the client.
 type Refusal = (ErrorCode, String);
 
@@ -44,12 +48,16 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
     // A kind that nobody knows makes the whole request meaningless.
     let unknown =
         request.resources.iter().find(|resource| !is_known(resource.resource_type)).map(|resource| {
-            let (kind, name) = (resource.resource_type, &resource.resource_name);
+            let kind = resource.resource_type;
+            let name: String = resource.resource_name.chars().take(NAME_SHOWN_CHARS_MAX).collect();
             (ErrorCode::InvalidRequest, format!("Unexpected resource type {kind} for resource {name}"))
         });
+    // A resource that is named again would only be described again; answers must not grow with repetition.
+    let mut seen = BTreeSet::new();
     let results = request
         .resources
         .into_iter()
+        .filter(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())))
         .map(|resource| {
             let described = match &unknown {
                 Some(refusal) => Err(refusal.clone()),

@@ -55,6 +55,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     // Nobody else holds the frame by now, so this costs nothing; a copy is the fallback of the type, not of the path.
     let body = body.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
     let version = context.version();
+    let frame_bytes = body.len();
     let request = match ProduceRequest::parse(body, version) {
         Ok(request) => request,
         Err(error) => {
@@ -71,7 +72,13 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     for (topic_at, topic) in request.topics.into_iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (partition_at, wanted) in topic.partitions.into_iter().enumerate() {
-            let request = Wanted { topic: &topic.topic, index: wanted.index, acks, is_transactional_request };
+            let request = Wanted {
+                topic: &topic.topic,
+                index: wanted.index,
+                acks,
+                is_transactional_request,
+                frame_bytes,
+            };
             match check(broker, &context, &image, &request, wanted.records) {
                 Ok((partition, records)) => {
                     accepted.push(Accepted { topic_at, partition_at, partition, records });
@@ -80,6 +87,8 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
                 Err((code, message)) => {
                     if let (ErrorCode::UnknownTopicOrPartition, TopicRef::Name(name)) = (code, &topic.topic)
                         && image.topic(name).is_none()
+                        && validate_topic_name(name).is_ok()
+                        && !is_internal_topic(name)
                     {
                         missing.insert(name.clone());
                     }
@@ -125,6 +134,7 @@ struct Wanted<'a> {
     index: PartitionIndex,
     acks: i16,
     is_transactional_request: bool,
+    frame_bytes: usize,
 }
 
 type Refusal = (ErrorCode, Option<String>);
@@ -137,14 +147,8 @@ fn check(
     wanted: &Wanted<'_>,
     records: Option<BytesMut>,
 ) -> Result<(Arc<Partition>, BytesMut), Refusal> {
-    if !(-1..=1).contains(&wanted.acks) {
-        return Err((ErrorCode::InvalidRequiredAcks, None));
-    }
     let topic = match wanted.topic {
-        TopicRef::Name(name) => image.topic(name).ok_or_else(|| match validate_topic_name(name) {
-            Ok(()) => (ErrorCode::UnknownTopicOrPartition, None),
-            Err(error) => (ErrorCode::InvalidTopicException, Some(error.to_string())),
-        })?,
+        TopicRef::Name(name) => image.topic(name).ok_or((ErrorCode::UnknownTopicOrPartition, None))?,
         TopicRef::Id(id) => image.topic_by_id(*id).ok_or((ErrorCode::UnknownTopicId, None))?,
     };
     let is_admin = context.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
@@ -171,13 +175,24 @@ fn check(
             return Err((ErrorCode::InvalidTxnState, Some(message)));
         }
     }
+    if !(-1..=1).contains(&wanted.acks) {
+        return Err((ErrorCode::InvalidRequiredAcks, None));
+    }
     let partition = broker.partition_of(topic, wanted.index).map_err(|code| (code, None))?;
     partition.check_leader().map_err(|code| (code, None))?;
     if wanted.acks == -1 {
-        let in_sync = topic.partition(wanted.index).map_or(0, |state| state.isr.len());
-        check_in_sync(broker.min_insync_replicas(image, &topic.name), in_sync, broker.node_id())?;
+        let state = topic.partition(wanted.index).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
+        // A topic with fewer replicas than its minimum asks for all of them.
+        let min = broker.min_insync_replicas(image, &topic.name).min(state.replicas.len());
+        check_in_sync(min, state.isr.len(), broker.node_id())?;
     }
-    Ok((partition, records))
+    Ok((partition, own(records, wanted.frame_bytes)))
+}
+
+/// Batches live on in the tail ring, each holding the memory of the whole request. One that is a small part of its
+/// request is copied out, so that it does not hold more than twice what it is counted for.
+fn own(records: BytesMut, frame_bytes: usize) -> BytesMut {
+    if records.len() < frame_bytes / 2 { BytesMut::from(records.as_ref()) } else { records }
 }
 
 fn check_in_sync(min: usize, in_sync: usize, node: NodeId) -> Result<(), Refusal> {

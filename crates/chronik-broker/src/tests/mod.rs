@@ -133,7 +133,6 @@ impl Fixture {
             metadata: Arc::clone(&metadata) as Arc<dyn MetadataLog>,
             logs: starting.finish(clock.now()),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            wake_flusher: Box::new(|| ()),
             seed: [7; 32],
         });
         let told = Arc::downgrade(&broker);

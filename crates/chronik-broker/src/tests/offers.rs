@@ -8,10 +8,11 @@ use chronik_protocol::messages::{
     DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeClusterResponse,
     DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
     DescribeProducersRequest, DescribeProducersResponse, DescribeTopicPartitionsRequest,
-    DescribeTopicPartitionsResponse, FetchRequest, FetchResponse, InitProducerIdRequest,
-    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, ListPartitionReassignmentsRequest,
-    ListPartitionReassignmentsResponse, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse,
+    DescribeTopicPartitionsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest,
+    ListOffsetsResponse, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
+    MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
+    ProduceRequest, ProduceResponse,
 };
 
 use super::Fixture;
@@ -58,6 +59,9 @@ fn every_offered_version_is_answered() {
                 ApiKey::InitProducerId => answered!(InitProducerIdRequest::default(), InitProducerIdResponse),
                 ApiKey::OffsetForLeaderEpoch => {
                     answered!(OffsetForLeaderEpochRequest::default(), OffsetForLeaderEpochResponse);
+                }
+                ApiKey::FindCoordinator => {
+                    answered!(FindCoordinatorRequest::default(), FindCoordinatorResponse);
                 }
                 ApiKey::DescribeConfigs => {
                     answered!(DescribeConfigsRequest::default(), DescribeConfigsResponse);

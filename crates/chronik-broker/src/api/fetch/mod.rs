@@ -36,14 +36,16 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let Some((context, request)) = context.decode::<FetchRequest>(&body) else { return };
     drop(body);
     let version = context.version();
+    let max_bytes = request.max_bytes.min(broker.config.fetch_max_bytes);
     let limits = FetchLimits {
         max_wait_ms: request.max_wait_ms,
-        min_bytes: request.min_bytes,
-        max_bytes: request.max_bytes.min(broker.config.fetch_max_bytes),
+        // More than the answer may hold is never there.
+        min_bytes: request.min_bytes.min(max_bytes),
+        max_bytes,
         read_committed: request.isolation_level == 1,
     };
     let by_id = version >= TOPIC_IDS_FROM;
-    let (named, forgotten) = name_partitions(broker, request_parts(&request, by_id), by_id);
+    let (named, forgotten) = name_partitions(broker, &request, by_id);
     let session_request = SessionRequest {
         session_id: request.session_id,
         session_epoch: request.session_epoch,
@@ -81,13 +83,30 @@ fn answer(context: RequestContext, plan: &FetchPlan) {
     respond::fetched(context, plan, reading);
 }
 
-type NamedFetch = (TopicId, String, i32, PartitionFetch);
-type NamedPartition = (TopicId, String, i32);
+/// What a request names: partitions with what is wanted of them, and partitions that its session is to forget.
+type Named = (Vec<(SessionKey, PartitionFetch)>, Vec<SessionKey>);
 
-fn request_parts(request: &FetchRequest, by_id: bool) -> (Vec<NamedFetch>, Vec<NamedPartition>) {
+/// Gives every partition the key under which a session knows it: by id, or by a name that is shared by all partitions
+/// of a topic and with the metadata image where the topic exists.
+fn name_partitions(broker: &Broker, request: &FetchRequest, by_id: bool) -> Named {
+    let image = broker.metadata.image();
+    let nameless: Arc<str> = Arc::from("");
+    let shared = |name: &str| {
+        if by_id {
+            return Arc::clone(&nameless);
+        }
+        image.topic(name).map_or_else(|| Arc::from(name), |topic| Arc::clone(&topic.name))
+    };
+    let id = |topic_id: TopicId| if by_id { topic_id } else { TopicId::ZERO };
     let mut wanted = Vec::new();
     for topic in &request.topics {
+        let name = shared(&topic.topic);
         for partition in &topic.partitions {
+            let key = SessionKey {
+                topic_id: id(topic.topic_id),
+                topic: Arc::clone(&name),
+                partition: partition.partition,
+            };
             let fetch = PartitionFetch {
                 current_leader_epoch: partition.current_leader_epoch,
                 fetch_offset: partition.fetch_offset,
@@ -95,48 +114,18 @@ fn request_parts(request: &FetchRequest, by_id: bool) -> (Vec<NamedFetch>, Vec<N
                 log_start_offset: partition.log_start_offset,
                 max_bytes: partition.partition_max_bytes,
             };
-            let name = if by_id { String::new() } else { topic.topic.clone() };
-            wanted.push((topic.topic_id, name, partition.partition, fetch));
+            wanted.push((key, fetch));
         }
     }
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
-        for partition in &topic.partitions {
-            let name = if by_id { String::new() } else { topic.topic.clone() };
-            forgotten.push((topic.topic_id, name, *partition));
-        }
+        let name = shared(&topic.topic);
+        forgotten.extend(topic.partitions.iter().map(|partition| SessionKey {
+            topic_id: id(topic.topic_id),
+            topic: Arc::clone(&name),
+            partition: *partition,
+        }));
     }
-    (wanted, forgotten)
-}
-
-/// Gives every partition the key under which a session knows it: by id, or by a name that is shared with the
-/// metadata image where the topic exists.
-fn name_partitions(
-    broker: &Broker,
-    (wanted, forgotten): (Vec<NamedFetch>, Vec<NamedPartition>),
-    by_id: bool,
-) -> (Vec<(SessionKey, PartitionFetch)>, Vec<SessionKey>) {
-    let image = broker.metadata.image();
-    let mut last: Option<Arc<str>> = None;
-    let mut key = |topic_id: TopicId, name: String, partition: i32| {
-        let topic = match &last {
-            Some(last) if **last == *name => Arc::clone(last),
-            Some(_) | None => {
-                let known =
-                    if by_id { None } else { image.topic(&name).map(|topic| Arc::clone(&topic.name)) };
-                let shared = known.unwrap_or_else(|| Arc::from(name));
-                last = Some(Arc::clone(&shared));
-                shared
-            }
-        };
-        SessionKey { topic_id: if by_id { topic_id } else { TopicId::ZERO }, topic, partition }
-    };
-    let wanted = wanted
-        .into_iter()
-        .map(|(topic_id, name, partition, fetch)| (key(topic_id, name, partition), fetch))
-        .collect();
-    let forgotten =
-        forgotten.into_iter().map(|(topic_id, name, partition)| key(topic_id, name, partition)).collect();
     (wanted, forgotten)
 }
 

@@ -8,7 +8,7 @@ use chronik_types::Now;
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
-use crate::connection::Parked;
+use crate::connection::{Connection, Parked};
 use crate::context::RequestContext;
 use crate::partition::{Partition, Watcher};
 use crate::timers::{Expire, TimerKey};
@@ -64,22 +64,28 @@ pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPla
         parked.finish(now);
     }
     if parked.waiting.lock().is_none() {
-        // Whoever ended it may have come before the timer was known.
-        broker.timers.disarm(key);
+        // Whoever ended it may have come while it was still being registered; what was registered later is undone
+        // here.
+        parked.forget(&connection);
     }
 }
 
 impl ParkedFetch {
     fn take(&self) -> Option<(RequestContext, FetchPlan)> {
         let waiting = self.waiting.lock().take()?;
+        self.forget(&waiting.0.connection);
+        Some(waiting)
+    }
+
+    /// Takes itself out of all lists.
+    fn forget(&self, connection: &Connection) {
         for partition in &self.partitions {
             partition.unwatch(self.id);
         }
         if let Some(key) = self.timer.get() {
             self.broker.timers.disarm(*key);
         }
-        waiting.0.connection.unpark(self.id);
-        Some(waiting)
+        connection.unpark(self.id);
     }
 
     fn finish(&self, now: Now) {
