@@ -58,6 +58,8 @@ struct Inbox {
     events: VecDeque<Event>,
     proposal_count: usize,
     message_count: usize,
+    /// A wait that has not begun yet is to end at once.
+    woken: bool,
     /// Why the node takes no more.
     stopped: Option<String>,
 }
@@ -237,7 +239,7 @@ impl RaftHandle {
     /// the only call of this crate that waits.
     pub fn wait(&self, at_most: Option<Duration>) {
         let mut inbox = self.shared.inbox.lock();
-        if inbox.events.is_empty() {
+        if inbox.events.is_empty() && !inbox.woken {
             match at_most {
                 Some(at_most) => {
                     self.shared.arrived.wait_for(&mut inbox, at_most);
@@ -245,10 +247,12 @@ impl RaftHandle {
                 None => self.shared.arrived.wait(&mut inbox),
             }
         }
+        inbox.woken = false;
     }
 
-    /// Ends a wait, as when the server stops.
+    /// Ends a wait, or the next one where there is none, as when the server stops.
     pub fn wake(&self) {
+        self.shared.inbox.lock().woken = true;
         self.shared.arrived.notify_one();
     }
 
