@@ -184,6 +184,7 @@ impl SimDisk {
     }
 
     /// Another disk with only what is durable on this one for certain: what a checker holds promises against.
+    #[must_use]
     pub fn durable_copy(&self) -> Self {
         let tree = self.state.lock().tree.durable();
         Self { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }

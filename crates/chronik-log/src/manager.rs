@@ -196,9 +196,17 @@ impl LogManager {
         suffix: &str,
     ) -> Result<Option<(Arc<LogDir>, PathBuf)>, LogError> {
         let _creating = self.creating.lock();
-        let Some(log) = self.get(partition) else { return Ok(None) };
-        let dir = Arc::clone(&log.dir);
-        log.close();
+        let dir = match self.get(partition) {
+            Some(log) => {
+                let dir = Arc::clone(&log.dir);
+                log.close();
+                dir
+            }
+            None => match self.dir_of_failed(partition) {
+                Some(dir) => dir,
+                None => return Ok(None),
+            },
+        };
         match dir.note(partition, NoteKind::Delete, 0) {
             // A full disk must not keep anyone from making room on it.
             Ok(_) | Err(LogError::DiskFull { .. }) => {}
@@ -210,8 +218,18 @@ impl LogManager {
         let to = dir.path.join(names::renamed_dir(partition, unique, suffix));
         dir.disk.rename(&from, &to).map_err(|source| dir.write_failed("rename", &from, source))?;
         self.logs.write().remove(partition);
+        self.failed.write().remove(partition);
         dir.mark_changed();
         Ok(Some((dir, to)))
+    }
+
+    /// The log directory that holds a partition which could not be recovered, if there is one.
+    fn dir_of_failed(&self, partition: &TopicPartition) -> Option<Arc<LogDir>> {
+        if !self.failed.read().contains_key(partition) {
+            return None;
+        }
+        let holds = |dir: &LogDir| dir.disk.exists(&dir.partition_path(partition)).unwrap_or(false);
+        self.dirs.iter().map(|home| &home.dir).find(|dir| holds(dir)).map(Arc::clone)
     }
 
     /// All logs, sorted by partition.

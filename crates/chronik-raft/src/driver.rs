@@ -58,10 +58,10 @@ struct Inbox {
     events: VecDeque<Event>,
     proposal_count: usize,
     message_count: usize,
+    /// A wait that has not begun yet is to end at once.
+    woken: bool,
     /// Why the node takes no more.
     stopped: Option<String>,
-    /// A wait is to end although nothing has arrived.
-    woken: bool,
 }
 
 /// Publishes images to readers and to the listener.
@@ -250,7 +250,7 @@ impl RaftHandle {
         inbox.woken = false;
     }
 
-    /// Ends a wait, as when the server stops; the next one, where nobody waits now.
+    /// Ends a wait, or the next one where there is none, as when the server stops.
     pub fn wake(&self) {
         self.shared.inbox.lock().woken = true;
         self.shared.arrived.notify_one();

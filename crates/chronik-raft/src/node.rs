@@ -60,6 +60,9 @@ pub struct RaftConfig {
     pub snapshot_entries_max: u64,
     /// or more bytes than this and than four snapshots.
     pub snapshot_log_bytes_max: u64,
+    /// How many entries before a snapshot stay, for followers that are a little behind: they need not be sent the
+    /// whole image.
+    pub retained_entries_max: usize,
 }
 
 impl RaftConfig {
@@ -71,6 +74,7 @@ impl RaftConfig {
             proposal_timeout_ms: 5_000,
             snapshot_entries_max: 10_000,
             snapshot_log_bytes_max: 4 << 20,
+            retained_entries_max: 1024,
         }
     }
 }
@@ -553,8 +557,8 @@ impl RaftNode {
             return Ok(());
         }
         let data = self.image.encode_snapshot().into();
-        let conf_state = self.conf_state.clone();
-        match self.raw.mut_store().compact(applied_index, conf_state, &data) {
+        let (conf_state, retained_max) = (self.conf_state.clone(), self.config.retained_entries_max);
+        match self.raw.mut_store().compact(applied_index, conf_state, &data, retained_max) {
             Ok(()) => {
                 tracing::debug!(index = applied_index, "metadata snapshot written");
                 Ok(())
@@ -566,6 +570,11 @@ impl RaftNode {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The last entry of this node's log, committed or not.
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.last_index())
     }
 
     /// The term and bytes of an entry that is still in the log, for checks that compare nodes.

@@ -421,3 +421,19 @@ fn proposals_are_bounded_and_always_answered() {
     let late = ask(&handle, CommandBatch::new(Vec::new()));
     assert!(matches!(late.lock().take(), Some(Err(ProposeError::Stopped { .. }))));
 }
+
+#[test]
+fn a_wake_that_comes_before_the_wait_is_not_lost() {
+    let disk = disk();
+    let driver = open(&disk, config()).unwrap();
+    let handle = driver.handle();
+    handle.wake();
+    // Without the wake this would last for ever.
+    handle.wait(None);
+    let waiting = handle.clone();
+    let thread = std::thread::spawn(move || waiting.wait(None));
+    handle.wake();
+    thread.join().unwrap();
+    drop(ask(&handle, CommandBatch::new(Vec::new())));
+    handle.wait(None);
+}

@@ -23,11 +23,8 @@ pub use error::StoreError;
 use snapshot_file::SnapshotFile;
 use wal::Wal;
 
-/// How many entries before a snapshot are kept for followers that are a little behind, so that they need not be
-/// sent the whole image.
-const RETAINED_ENTRIES_MAX: usize = 1024;
-
-/// How many bytes these may have: sending more than this costs more than a snapshot of a usual cluster.
+/// How many bytes the entries kept before a snapshot may have: sending more than this costs more than a snapshot of
+/// a usual cluster.
 const RETAINED_BYTES_MAX: usize = 1 << 20;
 
 /// The place that every cluster starts from: a snapshot of nothing, at index 1. A node that joins later has an
@@ -222,19 +219,20 @@ impl LogStore {
     }
 
     /// Puts a snapshot in place of the log up to `index`, which must have been applied, durably. The last few
-    /// entries before it stay.
+    /// entries before it stay, `retained_max` of them at most.
     pub(crate) fn compact(
         &mut self,
         index: u64,
         conf_state: ConfState,
         data: &Bytes,
+        retained_max: usize,
     ) -> Result<(), StoreError> {
         let Some(term) = self.term_of(index).filter(|_| self.snapshot.index < index) else {
             return Ok(());
         };
         let kept_behind = self.entries.iter().rev().skip_while(|entry| index < entry.index);
         let (mut retained_bytes, mut base) = (0_usize, Place { index, term });
-        for entry in kept_behind.take(RETAINED_ENTRIES_MAX) {
+        for entry in kept_behind.take(retained_max) {
             retained_bytes = retained_bytes.saturating_add(cost_bytes(entry));
             if RETAINED_BYTES_MAX < retained_bytes {
                 break;
