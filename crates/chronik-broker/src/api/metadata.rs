@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use chronik_protocol::messages::metadata_request::MetadataRequestTopic;
 use chronik_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -30,10 +31,10 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Met
         Some(topics) => version == 0 && topics.is_empty(),
     };
     let topics = request.topics.as_deref().unwrap_or_default();
-    if version < TOPIC_IDS_FROM
-        && topics.iter().any(|topic| topic.name.is_none() || topic.topic_id != TopicId::ZERO)
-    {
-        context.close_because(format!("Metadata version {version} cannot name topics by id"));
+    let is_by_id = |topic: &MetadataRequestTopic| topic.name.is_none() || topic.topic_id != TopicId::ZERO;
+    if version < TOPIC_IDS_FROM && topics.iter().any(is_by_id) {
+        let response = refuse_ids(topics);
+        context.reply(&response);
         return;
     }
     let may_create = broker.config.auto_create_topics_enable
@@ -46,7 +47,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Met
             .iter()
             .filter(|_| !uses_ids)
             .filter_map(|topic| topic.name.clone())
-            .filter(|name| image.topic(name).is_none() && validate_topic_name(name).is_ok())
+            .filter(|name| {
+                image.topic(name).is_none() && validate_topic_name(name).is_ok() && !is_internal_topic(name)
+            })
             .collect();
         if !missing.is_empty() {
             let broker_then = Arc::clone(broker);
@@ -63,6 +66,17 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Met
         }
     }
     answer(broker, context, &request, wants_all, &|_| None);
+}
+
+/// Versions 10 and 11 have a field for ids that may not be used, and a null name means nothing without one.
+fn refuse_ids(topics: &[MetadataRequestTopic]) -> MetadataResponse {
+    let refused = |topic: &MetadataRequestTopic| MetadataResponseTopic {
+        error_code: ErrorCode::InvalidRequest.code(),
+        name: Some(topic.name.clone().unwrap_or_default()),
+        topic_id: topic.topic_id,
+        ..Default::default()
+    };
+    MetadataResponse { topics: topics.iter().map(refused).collect(), ..Default::default() }
 }
 
 fn answer(

@@ -68,8 +68,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let mut plan = FetchPlan { limits, session, targets, seen_high_watermarks: Vec::new() };
     let reading = read_all(&plan.limits, &plan.targets);
     let has_partitions = plan.targets.iter().any(|target| target.partition.is_ok());
-    let has_enough = reading.bytes >= u64::try_from(limits.min_bytes).unwrap_or(0);
-    if limits.max_wait_ms <= 0 || broker.is_stopping() || !has_partitions || has_enough || reading.is_urgent {
+    if limits.max_wait_ms <= 0 || broker.is_stopping() || !has_partitions || reading.is_enough(&limits) {
         respond::fetched(context, &plan, reading);
     } else {
         plan.seen_high_watermarks = reading.outcomes.iter().map(|outcome| outcome.high_watermark).collect();

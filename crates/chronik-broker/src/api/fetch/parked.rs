@@ -13,6 +13,7 @@ use crate::context::RequestContext;
 use crate::partition::{Partition, Watcher};
 use crate::timers::{Expire, TimerKey};
 
+use super::read::read_all;
 use super::{FetchPlan, answer};
 
 /// A fetch that found fewer bytes than it asked for. Whichever comes first ends it: enough bytes, the end of its
@@ -60,7 +61,7 @@ pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPla
     });
     if connection.is_closed() {
         parked.cancel();
-    } else if has_moved || broker.is_stopping() {
+    } else if broker.is_stopping() || has_moved && parked.has_enough() {
         parked.finish(now);
     }
     if parked.waiting.lock().is_none() {
@@ -86,6 +87,14 @@ impl ParkedFetch {
             self.broker.timers.disarm(*key);
         }
         connection.unpark(self.id);
+    }
+
+    /// Whether what can be read now answers the fetch.
+    fn has_enough(&self) -> bool {
+        let waiting = self.waiting.lock();
+        waiting
+            .as_ref()
+            .is_some_and(|(_, plan)| read_all(&plan.limits, &plan.targets).is_enough(&plan.limits))
     }
 
     fn finish(&self, now: Now) {

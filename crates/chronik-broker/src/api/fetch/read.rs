@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) diverging_epoch: Option<EpochEndOffset>,
     pub(crate) data: ReadData,
     pub(crate) len_bytes: u64,
+    /// Whether data follows that was not read.
+    has_more: bool,
 }
 
 impl Outcome {
@@ -47,6 +49,7 @@ impl Outcome {
             diverging_epoch: None,
             data: ReadData::Empty,
             len_bytes: 0,
+            has_more: false,
         }
     }
 
@@ -67,8 +70,15 @@ pub(crate) struct Reading {
     pub(crate) outcomes: Vec<Outcome>,
     pub(crate) bytes: u64,
     /// Whether the client must hear of it now, however few bytes there are: an error or a divergence of a
-    /// partition that exists.
+    /// partition that exists, or data of which there is more already, as at the end of a segment.
     pub(crate) is_urgent: bool,
+}
+
+impl Reading {
+    /// Whether this answers a fetch that wants `min_bytes`.
+    pub(crate) fn is_enough(&self, limits: &FetchLimits) -> bool {
+        self.is_urgent || self.bytes >= u64::try_from(limits.min_bytes).unwrap_or(0)
+    }
 }
 
 /// Reads all targets in order, within the limits. The first batch of all is given even when it is larger than
@@ -83,7 +93,8 @@ pub(crate) fn read_all(limits: &FetchLimits, targets: &[Target]) -> Reading {
                 let remaining = max_bytes.saturating_sub(reading.bytes);
                 let wanted = remaining.min(u64::try_from(target.fetch.max_bytes).unwrap_or(0));
                 let outcome = read_one(limits, partition, &target.fetch, wanted, reading.bytes == 0);
-                reading.is_urgent |= outcome.error != ErrorCode::None || outcome.diverging_epoch.is_some();
+                reading.is_urgent |=
+                    outcome.error != ErrorCode::None || outcome.diverging_epoch.is_some() || outcome.has_more;
                 outcome
             }
         };
@@ -128,6 +139,7 @@ fn try_read(
         diverging_epoch,
         data: ReadData::Empty,
         len_bytes: 0,
+        has_more: false,
     };
     if outcome.diverging_epoch.is_some() {
         return Ok(outcome);
@@ -142,6 +154,7 @@ fn try_read(
         Ok(read) => {
             outcome.log_start_offset = read.log_start_offset.get();
             outcome.len_bytes = read.len_bytes;
+            outcome.has_more = read.len_bytes > 0 && read.next_offset < request.upper_bound_offset;
             outcome.data = read.data;
             Ok(outcome)
         }
