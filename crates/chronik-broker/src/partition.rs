@@ -45,6 +45,7 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     appends: Mutex<Vec<AppendJob>>,
     appending: Mutex<()>,
+    advancing: Mutex<()>,
     watchers: Mutex<BTreeMap<u64, Arc<dyn Watcher>>>,
 }
 
@@ -74,6 +75,7 @@ impl Partition {
             high_watermark: AtomicI64::new(high_watermark.get()),
             appends: Mutex::new(Vec::new()),
             appending: Mutex::new(()),
+            advancing: Mutex::new(()),
             watchers: Mutex::new(BTreeMap::new()),
         }
     }
@@ -224,9 +226,15 @@ impl Partition {
     }
 
     fn advance_high_watermark(&self, now: Now, to: Offset, bytes: u64) {
-        // REPL-1: the high watermark never goes back within a leader epoch.
-        self.high_watermark.fetch_max(to.get(), Ordering::SeqCst);
-        self.log.set_high_watermark(self.high_watermark());
+        {
+            // REPL-1: the high watermark never goes back within a leader epoch, here or in the log, whichever of two
+            // appends comes here first.
+            let _advancing = self.advancing.lock();
+            if self.high_watermark() < to {
+                self.high_watermark.store(to.get(), Ordering::SeqCst);
+                self.log.set_high_watermark(to);
+            }
+        }
         self.wake_watchers(now, bytes);
     }
 

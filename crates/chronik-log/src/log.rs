@@ -186,11 +186,10 @@ impl Log {
         Offset(self.high_watermark.load(Ordering::Acquire))
     }
 
-    /// Remembers the high watermark. Retention and `delete_records` stop at it. Kept within the log's bounds.
+    /// Remembers the high watermark, which may also be lower than before; callers take turns. Retention and `delete_records` stop at it. Kept within the log's bounds.
     pub fn set_high_watermark(&self, high_watermark: Offset) {
         let (start, end) = (self.log_start_offset().get(), self.log_end_offset().get());
-        // Two threads may bring theirs in either order; what lowers it is a truncation, which does so itself.
-        self.high_watermark.fetch_max(high_watermark.get().min(end).max(start), Ordering::AcqRel);
+        self.high_watermark.store(high_watermark.get().min(end).max(start), Ordering::Release);
     }
 
     /// Everything below this offset is durable.

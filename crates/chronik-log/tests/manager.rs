@@ -200,8 +200,8 @@ fn flush_messages_asks_for_a_sync_that_moves_the_recovery_point() {
     assert_eq!(node.manager.flush_queue().sync_batch().log_count, 1);
     assert_eq!(synced.load(Ordering::Relaxed), 3);
     assert_eq!(log.recovery_point(), Offset(3));
-    // Three that wait share one pass: the segment, and the epochs once.
-    assert_eq!(node.manager.stats().sync_count - before, 2);
+    // Three that wait share one pass: the segment, and once the epochs and the topic id.
+    assert_eq!(node.manager.stats().sync_count - before, 3);
     drop(log);
     let node = node.restart(Crash::PowerLoss { seed: 3 }, "boot-2");
     assert_eq!(all_records(&node.log(), 0, 1000).len(), 3);
