@@ -216,3 +216,131 @@ fn encode<M: Message>(prefix: i16, message: &M, version: i16) -> Bytes {
         .expect("every string came in a request, and so fits a string's length");
     writer.into_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// A record as Kafka 4.3.1 writes it; see `tests/golden/generate`.
+    fn golden(name: &str) -> Record {
+        let lines = include_str!("../tests/golden/records.txt").lines();
+        let line = lines.map(|line| line.split(' ').collect::<Vec<_>>()).find(|parts| parts[0] == name);
+        let parts = line.unwrap_or_else(|| panic!("no golden record {name}"));
+        Record { key: unhex(parts[1]), value: (parts[2] != "-").then(|| unhex(parts[2])) }
+    }
+
+    fn unhex(text: &str) -> Bytes {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn read(record: &Record) -> Replayed {
+        read_record(&record.key, record.value.as_ref()).unwrap()
+    }
+
+    fn read_offset(name: &str) -> (OffsetKey, Option<CommittedOffset>) {
+        match read(&golden(name)) {
+            Replayed::Offset(key, committed) => (key, committed),
+            other => panic!("{name} is read as {other:?}"),
+        }
+    }
+
+    fn read_group(name: &str) -> Group {
+        match read(&golden(name)) {
+            Replayed::Group(group) => *group,
+            other => panic!("{name} is read as {other:?}"),
+        }
+    }
+
+    #[test]
+    fn offsets_of_every_version_are_read() {
+        for version in 0..=4 {
+            let (key, committed) = read_offset(&format!("offset-v{version}"));
+            assert_eq!((&*key.group, &*key.topic, key.partition), ("grüße", "orders", 7));
+            let committed = committed.unwrap();
+            assert_eq!((committed.offset, &*committed.metadata), (1_234_567_890_123, "meta ✓"));
+            assert_eq!(committed.commit_timestamp, TimestampMs(1_700_000_000_123));
+            assert_eq!(committed.leader_epoch, if version >= 3 { 5 } else { -1 });
+            let expiry = (version == 1).then_some(TimestampMs(1_700_000_009_999));
+            assert_eq!(committed.expire_timestamp, expiry);
+        }
+        let (_, with_id) = read_offset("offset-v4-topic-id");
+        assert_eq!(with_id.unwrap().topic_id, TopicId((1 << 64) + 2));
+        assert_eq!(read_offset("offset-legacy").1.unwrap().offset, 42);
+        assert_eq!(read_offset("offset-tombstone").1, None);
+    }
+
+    #[test]
+    fn offsets_are_written_as_kafka_writes_them() {
+        for name in ["offset-v1", "offset-v4", "offset-v4-topic-id", "offset-v4-bare"] {
+            let (key, committed) = read_offset(name);
+            assert_eq!(offset_record(&key, &committed.unwrap()), golden(name), "{name}");
+        }
+        assert_eq!(offset_tombstone(&read_offset("offset-tombstone").0), golden("offset-tombstone"));
+    }
+
+    #[test]
+    fn groups_of_every_version_are_read() {
+        for version in 0..=4 {
+            let group = read_group(&format!("group-v{version}"));
+            assert_eq!((&*group.id, group.generation), ("grüße", 17));
+            assert_eq!(group.protocol_type.as_deref(), Some("consumer"));
+            assert_eq!(group.protocol_name.as_deref(), Some("range"));
+            assert!(group.is_leader("m-1") && group.is(crate::group::State::Stable));
+            let timestamp = (version >= 2).then_some(TimestampMs(1_700_000_000_123));
+            assert_eq!(group.state_timestamp, timestamp);
+            let member = group.member("m-2").unwrap();
+            assert_eq!(member.instance_id.as_deref(), (version >= 3).then_some("instance-2"));
+            let rebalance_timeout_ms = if version >= 1 { 300_000 } else { 45_000 };
+            assert_eq!(member.rebalance_timeout_ms, rebalance_timeout_ms, "version {version}");
+            assert_eq!((&member.assignment[..], member.session_timeout_ms), (&[9, 8, 7][..], 45_000));
+            assert!(group.is_subscribed_to("orders") && !group.is_subscribed_to("other"));
+        }
+    }
+
+    #[test]
+    fn groups_are_written_as_kafka_writes_them() {
+        let group = read_group("group-v3");
+        assert_eq!(group_metadata_record(&group, &group.assignments()), golden("group-v3"));
+        let group = read_group("group-v3-empty");
+        assert_eq!(group_metadata_record(&group, &BTreeMap::new()), golden("group-v3-empty"));
+        let group = Group::new("g".into(), Some(TimestampMs(1_700_000_000_456)));
+        assert_eq!(new_group_record(&group), golden("group-v3-new"));
+        assert_eq!(group_tombstone("g"), golden("group-tombstone"));
+        assert!(matches!(read(&golden("group-tombstone")), Replayed::GroupTombstone(id) if id == "g"));
+    }
+
+    #[test]
+    fn records_of_other_kinds_of_groups_are_passed_over() {
+        let key = Bytes::from_static(b"\0\x03\0\x01g");
+        assert!(matches!(read_record(&key, None).unwrap(), Replayed::Other(3)));
+    }
+
+    #[test]
+    fn broken_records_are_errors() {
+        for name in ["offset-v4", "offset-v1", "group-v3", "group-v4", "group-v0"] {
+            let record = golden(name);
+            let value = record.value.unwrap();
+            for length in 0..record.key.len() {
+                assert!(read_record(&record.key.slice(..length), None).is_err(), "{name}: key of {length}");
+            }
+            for length in 0..value.len() {
+                let cut = value.slice(..length);
+                assert!(read_record(&record.key, Some(&cut)).is_err(), "{name}: value of {length}");
+            }
+            // Any bit may be wrong; that must not do more harm than a wrong value.
+            for at in 0..value.len() * 8 {
+                let mut flipped = value.to_vec();
+                flipped[at / 8] ^= 1 << (at % 8);
+                drop(read_record(&record.key, Some(&flipped.into())));
+            }
+        }
+        let unknown_version = Bytes::from_static(b"\0\x63");
+        let error = read_record(&golden("group-v3").key, Some(&unknown_version)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "reading the value of the group metadata record of group grüße in __consumer_offsets"
+        );
+    }
+}

@@ -63,7 +63,12 @@ fn leave(
     let mut members = Vec::with_capacity(leaving.len());
     let mut left: Vec<String> = Vec::new();
     for member in leaving {
+        let was_pending = group.is_pending(&member.member_id);
         let error = match leave_one(group, env, member) {
+            Ok(_) if was_pending => {
+                tracing::info!(group = %group.id, member = member.member_id, "a member id was given back");
+                ErrorCode::None
+            }
             Ok(id) => {
                 let reason = member.reason.as_deref().filter(|reason| !reason.is_empty());
                 let reason: String =
@@ -75,15 +80,16 @@ fn leave(
         };
         members.push(outcome(member, error));
     }
-    if left.is_empty() {
-        return (members, None);
-    }
+    // An id that was never used has no part in the generation: giving it back disturbs nobody (Kafka rebalances).
     let write = match group.state() {
+        State::Stable | State::CompletingRebalance if left.is_empty() => None,
         State::Stable | State::CompletingRebalance => {
             group.prepare_rebalance(env, &format!("members left: {}", left.join(", ")))
         }
         State::PreparingRebalance => {
-            tracing::info!(group = %group.id, members = %left.join(", "), "members left in a rebalance");
+            if !left.is_empty() {
+                tracing::info!(group = %group.id, members = %left.join(", "), "members left in a rebalance");
+            }
             group.maybe_complete_join_phase(env)
         }
         State::Empty => None,
