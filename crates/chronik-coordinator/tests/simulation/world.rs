@@ -126,30 +126,31 @@ impl World {
 
     pub(crate) fn step(&mut self) -> Result<(), String> {
         match self.rng.below(100) {
-            0..60 => self.tick_someone()?,
-            60..75 => {
+            0..76 => self.tick_someone()?,
+            76..85 => {
                 let ms = [10, 200, 1_500, 4_000][self.rng.index(4)];
                 self.advance(ms)?;
             }
-            75..92 => {
+            85..93 => {
                 let count = self.rng.index(self.appended.len() + 1);
                 self.commit(count)?;
             }
-            92..94 => {
+            93 => {
                 let index = self.rng.index(self.clients.len());
                 let away_ms = self.rng.below(25_000);
                 let client = &mut self.clients[index];
                 client.away_until = self.now.monotonic.plus_ms(away_ms);
                 client.crash();
             }
-            94..97 => {
+            94..96 => {
                 let index = self.rng.index(self.clients.len());
                 let away_ms = self.rng.below(40_000);
                 self.clients[index].away_until = self.now.monotonic.plus_ms(away_ms);
             }
-            97 => self.fail_over()?,
-            98 => self.delete_a_group()?,
-            _ => self.check_replay()?,
+            96 => self.fail_over()?,
+            97 => self.delete_a_group()?,
+            98 => self.check_replay()?,
+            _ => self.tick_someone()?,
         }
         self.check_offsets()
     }
@@ -167,22 +168,25 @@ impl World {
             if let Some(response) = self.answers.get(&awaited) {
                 let lost = self.sabotage == Some(Sabotage::LoseAnswers)
                     && matches!(response, Response::SyncGroup(_));
-                if !lost {
-                    self.clients[index].take(response);
+                if lost {
+                    return Ok(());
                 }
-            } else if self.faults && self.rng.chance(3) {
-                // Its connection breaks; it will ask again.
-                self.clients[index].rejoin();
+                self.clients[index].take(response);
+            } else {
+                if self.faults && self.rng.chance(2) {
+                    // Its connection breaks; it will ask again.
+                    self.clients[index].rejoin();
+                }
+                return Ok(());
             }
-            return Ok(());
         }
         match self.clients[index].stage.clone() {
             Stage::Out => self.send_join(index),
             Stage::Joined { members, assigns } => self.send_sync(index, &members, assigns),
             Stage::Member => match self.rng.below(100) {
-                0..50 => self.send_commit(index),
-                50..52 if self.faults => self.send_leave(index),
-                52..54 if self.faults => {
+                0..60 => self.send_commit(index),
+                60..61 if self.faults => self.send_leave(index),
+                61..62 if self.faults => {
                     self.clients[index].metadata = self.clients[index].metadata.wrapping_add(1);
                     self.clients[index].rejoin();
                     Ok(())
@@ -289,12 +293,11 @@ impl World {
         }
         let partition = owned[self.rng.index(owned.len())];
         let client = self.clients[index].clone();
-        let Some(position) = client.positions.get(&partition).copied().flatten() else {
-            if let Some(offset) = self.fetch(&client.group, partition, true) {
-                self.seen.check(&client.group, partition, offset)?;
-                self.clients[index].positions.insert(partition, Some(offset.max(0)));
-            }
-            return Ok(());
+        let known = client.positions.get(&partition).copied().flatten();
+        let position = match known.or_else(|| self.fetch(&client.group, partition)) {
+            Some(position) => position.max(0),
+            // Another offset is on its way; it asks again later.
+            None => return Ok(()),
         };
         let offset = position + i64::try_from(self.rng.below(5)).unwrap();
         self.clients[index].positions.insert(partition, Some(offset));
@@ -510,7 +513,8 @@ impl World {
 
     // --- what must hold at any time ---------------------------------------------------------------------------
 
-    fn fetch(&self, group: &str, partition: i32, require_stable: bool) -> Option<i64> {
+    /// The stable offset of a partition, −1 where there is none; nothing while one is on its way.
+    fn fetch(&self, group: &str, partition: i32) -> Option<i64> {
         let request = OffsetFetchRequestGroup {
             group_id: group.to_owned(),
             topics: Some(vec![OffsetFetchRequestTopics {
@@ -520,7 +524,7 @@ impl World {
             }]),
             ..Default::default()
         };
-        let answer = self.coordinator.offset_fetch(8, &request, require_stable, &TestTopics);
+        let answer = self.coordinator.offset_fetch(8, &request, true, &TestTopics);
         let partition = &answer.topics[0].partitions[0];
         (partition.error_code == 0).then_some(partition.committed_offset)
     }
