@@ -250,7 +250,14 @@ impl GroupCoordinator {
                 if let Some(member_id) = member_id {
                     group.remove(&mut env, &member_id, error);
                 }
-                group.maybe_complete_join_phase(&mut env);
+                match group.state() {
+                    State::CompletingRebalance | State::Stable => {
+                        group.prepare_rebalance(&mut env, "the group's first record could not be written");
+                    }
+                    State::PreparingRebalance | State::Empty => {
+                        group.maybe_complete_join_phase(&mut env);
+                    }
+                }
                 if group.is_deserted() && group.generation == 0 {
                     group.cancel_timers(&mut env);
                     self.groups.remove(&id);
@@ -395,6 +402,7 @@ impl GroupCoordinator {
                         && let Some(waiter) = group.take_awaiting_join(new_id)
                     {
                         complete_join(env.fx, waiter, join_refusal("", refusal));
+                        group.refresh_session(&mut env, new_id);
                     }
                 }
                 Change::Created { .. } | Change::Emptied { .. } | Change::Deleted { .. } => {}
@@ -425,4 +433,5 @@ fn answer_replaced(group: &Group, env: &mut Env<'_>, waiter: Waiter, id: &str, l
         response.members.clear();
     }
     complete_join(env.fx, waiter, response);
+    group.refresh_session(env, id);
 }

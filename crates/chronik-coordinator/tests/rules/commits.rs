@@ -69,6 +69,35 @@ fn an_answer_never_overtakes_the_groups_first_record() {
 }
 
 #[test]
+fn a_first_record_that_fails_late_takes_its_generation_with_it() {
+    for others in [0, 1] {
+        let mut harness = Harness::new();
+        harness.config.group_initial_rebalance_delay_ms = 0;
+        harness.fail_over();
+        harness.commits_at_once = false;
+        let first = harness.send_join(&Join { instance: Some("one"), ..Join::default() });
+        let second =
+            (others == 1).then(|| harness.send_join(&Join { instance: Some("two"), ..Join::default() }));
+        harness.advance(0);
+        harness.fail_all(ErrorCode::NotEnoughReplicas);
+        harness.commits_at_once = true;
+        harness.commit_all();
+        assert_eq!(harness.joined(first).error_code, ErrorCode::CoordinatorNotAvailable.code());
+        let Some(second) = second else {
+            assert_eq!(harness.state("g"), "Empty");
+            continue;
+        };
+        // The other one's answer waited for the same record; it has a place all the same and is called back.
+        assert_eq!(harness.joined(second).error_code, ErrorCode::CoordinatorNotAvailable.code());
+        assert_eq!(harness.state("g"), "PreparingRebalance");
+        let back = harness.send_join(&Join { instance: Some("two"), ..Join::default() });
+        harness.advance(60_000);
+        let response = harness.joined(back);
+        assert_eq!((response.error_code, response.members.len()), (0, 1));
+    }
+}
+
+#[test]
 fn everyone_who_waits_for_a_commit_hears_that_the_coordinator_has_moved() {
     let mut harness = Harness::new();
     let members = harness.stable_group("g", 1);

@@ -92,6 +92,32 @@ fn a_replacement_that_cannot_be_written_is_undone() {
 }
 
 #[test]
+fn a_replacement_is_watched_however_long_its_record_takes() {
+    let mut harness = Harness::new();
+    let members = stable_pair(&mut harness);
+    for is_committed_late in [true, false] {
+        harness.commits_at_once = false;
+        harness.config.offsets_commit_timeout_ms = 5_000;
+        let back = harness.send_join(&Join { session_timeout_ms: 6_000, instance: Some("two"), ..STATIC });
+        harness.advance(4_999);
+        assert_eq!(harness.heartbeat_as("g", 1, &members[0], Some("one")), ErrorCode::None);
+        if !is_committed_late {
+            harness.advance(1);
+            assert_eq!(harness.joined(back).error_code, ErrorCode::CoordinatorNotAvailable.code());
+        }
+        harness.commit_all();
+        harness.commits_at_once = true;
+        if is_committed_late {
+            assert_eq!(harness.joined(back).error_code, 0);
+        }
+        assert_eq!(harness.state("g"), "Stable");
+    }
+    // It never sends a heartbeat, and its session ends.
+    harness.advance(6_000);
+    assert_eq!(harness.state("g"), "PreparingRebalance");
+}
+
+#[test]
 fn a_replacement_that_changes_the_chosen_protocol_means_a_rebalance() {
     let mut harness = Harness::new();
     let both: &[(&str, &[u8])] = &[("range", b""), ("sticky", b"")];
