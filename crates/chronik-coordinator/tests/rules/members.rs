@@ -185,3 +185,35 @@ fn a_member_that_leaves_while_it_waits_hears_that_it_is_unknown() {
     assert_eq!(harness.synced(sync).error_code, ErrorCode::UnknownMemberId.code());
     assert_eq!(harness.heartbeat("h", 1, &leader), ErrorCode::RebalanceInProgress);
 }
+
+#[test]
+fn a_member_that_leaves_while_it_waits_is_not_waited_for() {
+    let mut harness = Harness::new();
+    let members = harness.stable_group("g", 3);
+    let leaving = harness.send_join(&Join {
+        member_id: &members[1],
+        protocols: &[("range", b"new")],
+        ..Join::default()
+    });
+    harness.send_leave("g", &[(&members[1], None)]);
+    assert_eq!(harness.joined(leaving).error_code, ErrorCode::UnknownMemberId.code());
+    let first = harness.send_join(&Join { member_id: &members[0], ..Join::default() });
+    assert!(harness.answer(first).is_none());
+    let second = harness.send_join(&Join { member_id: &members[2], ..Join::default() });
+    for join in [first, second] {
+        assert_eq!(harness.joined(join).generation_id, 2, "with the last member the phase is over");
+    }
+}
+
+#[test]
+fn a_session_begins_with_the_answer_to_a_join() {
+    let mut harness = Harness::new();
+    let (join, id) = harness.send_new(&Join::default());
+    harness.advance(3_000);
+    assert_eq!(harness.joined(join).error_code, 0);
+    harness.advance(9_999);
+    assert_eq!(harness.state("g"), "CompletingRebalance");
+    harness.advance(1);
+    assert_eq!(harness.state("g"), "Empty");
+    assert_eq!(harness.heartbeat("g", 1, &id), ErrorCode::UnknownMemberId);
+}

@@ -163,6 +163,25 @@ fn a_replacement_while_members_sync_means_a_rebalance() {
 }
 
 #[test]
+fn a_replacement_syncs_in_the_place_of_whom_it_replaces() {
+    let mut harness = Harness::new();
+    let join = Join { rebalance_timeout_ms: 8_000, session_timeout_ms: 60_000, ..STATIC };
+    let one = harness.send_join(&join);
+    harness.send_join(&Join { instance: Some("two"), ..join.clone() });
+    harness.advance(6_000);
+    let one = harness.joined(one).member_id;
+    // Instance two is gone before it has synced, and another comes for it.
+    let sync = harness.send_sync("g", 1, &one, &[(&one, "all")]);
+    assert_eq!(harness.synced(sync).error_code, 0);
+    let back = harness.send_join(&Join { instance: Some("two"), ..join });
+    let two = harness.joined(back).member_id;
+    let sync = harness.send_sync("g", 1, &two, &[]);
+    assert_eq!(harness.synced(sync).error_code, 0);
+    harness.advance(20_000);
+    assert_eq!(harness.state("g"), "Stable", "nobody is late");
+}
+
+#[test]
 fn whoever_uses_a_taken_instance_is_fenced() {
     let mut harness = Harness::new();
     let members = stable_pair(&mut harness);
