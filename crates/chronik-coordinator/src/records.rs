@@ -240,17 +240,15 @@ mod tests {
     }
 
     fn read_offset(name: &str) -> (OffsetKey, Option<CommittedOffset>) {
-        match read(&golden(name)) {
-            Replayed::Offset(key, committed) => (key, committed),
-            other => panic!("{name} is read as {other:?}"),
-        }
+        let replayed = read(&golden(name));
+        let Replayed::Offset(key, committed) = replayed else { panic!("{name} is read as {replayed:?}") };
+        (key, committed)
     }
 
     fn read_group(name: &str) -> Group {
-        match read(&golden(name)) {
-            Replayed::Group(group) => *group,
-            other => panic!("{name} is read as {other:?}"),
-        }
+        let replayed = read(&golden(name));
+        let Replayed::Group(group) = replayed else { panic!("{name} is read as {replayed:?}") };
+        *group
     }
 
     #[test]

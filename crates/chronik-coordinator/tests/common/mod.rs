@@ -25,6 +25,11 @@ use chronik_types::{ErrorCode, MonotonicMs, Now, TimestampMs, TopicId};
 /// The wall clock when the monotonic one is at 0.
 pub(crate) const START_MS: i64 = 1_700_000_000_000;
 
+/// The error of this number.
+pub(crate) fn error(code: i16) -> ErrorCode {
+    ErrorCode::from_code(code).expect("the coordinator knows Kafka's errors")
+}
+
 /// Topics `t0`, `t1`, … exist, with 100 partitions and ids 1, 2, …; no other does.
 pub(crate) struct TestTopics;
 
@@ -147,7 +152,7 @@ impl Harness {
     }
 
     pub(crate) fn set_time(&mut self, to: MonotonicMs) {
-        let passed = i64::try_from(to.since_ms(self.now.monotonic)).unwrap();
+        let passed = i64::try_from(to.since_ms(self.now.monotonic)).expect("a test does not last for ages");
         self.now = Now { monotonic: to, wall: TimestampMs(self.now.wall.get() + passed) };
     }
 
@@ -248,7 +253,7 @@ impl Harness {
         let effects = self.coordinator.heartbeat(self.now, &context, &request);
         self.carry_out(effects);
         match self.answer(context.request_id) {
-            Some(Response::Heartbeat(response)) => ErrorCode::from_code(response.error_code).unwrap(),
+            Some(Response::Heartbeat(response)) => error(response.error_code),
             other => panic!("no answer to the heartbeat: {other:?}"),
         }
     }
@@ -286,12 +291,9 @@ impl Harness {
 
     /// The error of the first partition, once there is one.
     pub(crate) fn commit_error(&self, id: RequestId) -> Option<ErrorCode> {
-        match self.answer(id)? {
-            Response::OffsetCommit(response) => {
-                ErrorCode::from_code(response.topics[0].partitions[0].error_code)
-            }
-            other => panic!("no answer to a commit: {other:?}"),
-        }
+        let answer = self.answer(id)?;
+        let Response::OffsetCommit(response) = answer else { panic!("no answer to a commit: {answer:?}") };
+        Some(error(response.topics[0].partitions[0].error_code))
     }
 
     pub(crate) fn commit(&mut self, commit: &Commit<'_>) -> ErrorCode {
@@ -329,7 +331,7 @@ impl Harness {
     pub(crate) fn deleted(&self, id: RequestId) -> Vec<ErrorCode> {
         match self.answer(id) {
             Some(Response::DeleteGroups(results)) => {
-                results.iter().map(|result| ErrorCode::from_code(result.error_code).unwrap()).collect()
+                results.iter().map(|result| error(result.error_code)).collect()
             }
             other => panic!("no answer to the delete: {other:?}"),
         }
@@ -385,12 +387,12 @@ impl Harness {
 pub(crate) fn replayed(log: &[Record], config: &GroupConfig, seed: u64) -> GroupCoordinator {
     let mut coordinator = GroupCoordinator::new(config.clone(), seed.wrapping_add(1_000_003));
     for record in log {
-        coordinator.replay(&record.key, record.value.as_ref()).unwrap();
+        coordinator.replay(&record.key, record.value.as_ref()).expect("it reads what it has written");
     }
     coordinator
 }
 
-/// A JoinGroup.
+/// A `JoinGroup`.
 #[derive(Clone)]
 pub(crate) struct Join<'a> {
     pub(crate) group: &'a str,
@@ -441,7 +443,7 @@ impl Join<'_> {
     }
 }
 
-/// An OffsetCommit of one partition.
+/// An `OffsetCommit` of one partition.
 #[derive(Clone)]
 pub(crate) struct Commit<'a> {
     pub(crate) api_version: i16,

@@ -1,4 +1,4 @@
-//! DescribeGroups, ListGroups and DeleteGroups.
+//! `DescribeGroups`, `ListGroups` and `DeleteGroups`.
 
 use chronik_types::ErrorCode;
 
@@ -7,7 +7,7 @@ use crate::common::{Commit, Harness, Join, SUBSCRIBED_TO_T0};
 fn listed(harness: &Harness, states: &[&str], types: &[&str]) -> Vec<String> {
     let states: Vec<String> = states.iter().map(|&name| name.to_owned()).collect();
     let types: Vec<String> = types.iter().map(|&name| name.to_owned()).collect();
-    let groups = harness.coordinator.list_groups(&states, &types).unwrap();
+    let groups = harness.coordinator.list_groups(&states, &types).expect("the coordinator serves");
     groups
         .iter()
         .map(|group| format!("{} {} {}", group.group_id, group.group_state, group.protocol_type))

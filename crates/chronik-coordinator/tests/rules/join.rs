@@ -1,13 +1,13 @@
-//! JoinGroup and the join phase.
+//! `JoinGroup` and the join phase.
 
 use chronik_coordinator::GroupConfig;
 use chronik_types::ErrorCode;
 
-use crate::common::{Harness, Join};
+use crate::common::{Harness, Join, error};
 
 fn join_error(harness: &mut Harness, join: &Join<'_>) -> ErrorCode {
     let id = harness.send_join(join);
-    ErrorCode::from_code(harness.joined(id).error_code).unwrap()
+    error(harness.joined(id).error_code)
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! OffsetCommit, OffsetFetch and OffsetDelete.
+//! `OffsetCommit`, `OffsetFetch` and `OffsetDelete`.
 
 use chronik_coordinator::{Response, offset_fetch_groups, offset_fetch_response};
 use chronik_protocol::messages::offset_delete_request::{
@@ -10,7 +10,7 @@ use chronik_protocol::messages::offset_fetch_request::{
 use chronik_protocol::messages::{OffsetDeleteRequest, OffsetFetchRequest};
 use chronik_types::{ErrorCode, TopicId};
 
-use crate::common::{Commit, Harness, Join, TestTopics};
+use crate::common::{Commit, Harness, Join, TestTopics, error};
 
 #[test]
 fn an_offset_is_fetched_as_it_was_committed() {
@@ -166,7 +166,7 @@ fn version_10_names_topics_by_id() {
         let group = harness.coordinator.offset_fetch(10, &request, true, &TestTopics);
         assert_eq!(group.topics[0].topic_id, topic_id);
         let partition = &group.topics[0].partitions[0];
-        (partition.committed_offset, ErrorCode::from_code(partition.error_code).unwrap())
+        (partition.committed_offset, error(partition.error_code))
     };
     assert_eq!(fetch(&harness, TopicId(3)), (8, ErrorCode::None));
     assert_eq!(fetch(&harness, TopicId(99)), (-1, ErrorCode::UnknownTopicId));
@@ -254,11 +254,8 @@ fn delete_offsets(
     harness.carry_out(effects);
     match harness.answer(context.request_id) {
         Some(Response::OffsetDelete(response)) => (
-            ErrorCode::from_code(response.error_code).unwrap(),
-            response
-                .topics
-                .first()
-                .map(|topic| ErrorCode::from_code(topic.partitions[0].error_code).unwrap()),
+            error(response.error_code),
+            response.topics.first().map(|topic| error(topic.partitions[0].error_code)),
         ),
         other => panic!("no answer to the delete: {other:?}"),
     }

@@ -1,13 +1,13 @@
-//! SyncGroup and the sync phase.
+//! `SyncGroup` and the sync phase.
 
 use chronik_protocol::messages::SyncGroupRequest;
 use chronik_types::ErrorCode;
 
-use crate::common::{Harness, Join};
+use crate::common::{Harness, Join, error};
 
 fn sync_error(harness: &mut Harness, generation: i32, member: &str) -> ErrorCode {
     let id = harness.send_sync("g", generation, member, &[]);
-    ErrorCode::from_code(harness.synced(id).error_code).unwrap()
+    error(harness.synced(id).error_code)
 }
 
 #[test]

@@ -9,6 +9,9 @@ use chronik_protocol::messages::{
 };
 use chronik_protocol::wire::Reader;
 
+/// Why reading the log cannot fail.
+const READABLE: &str = "the coordinator writes what Kafka's schemas can read";
+
 /// What the committed log has ever said.
 #[derive(Default)]
 pub(crate) struct CommittedLog {
@@ -23,24 +26,24 @@ pub(crate) struct CommittedLog {
 impl CommittedLog {
     pub(crate) fn add(&mut self, record: &Record) {
         let mut key = Reader::new(&record.key);
-        let key_type = key.i16().unwrap();
+        let key_type = key.i16().expect(READABLE);
         let mut value = record.value.as_ref().map(Reader::new);
-        let version = value.as_mut().map(|value| value.i16().unwrap());
+        let version = value.as_mut().map(|value| value.i16().expect(READABLE));
         match (key_type, value.as_mut().zip(version)) {
             (1, Some((value, version))) => {
-                let key = OffsetCommitKey::decode(&mut key, 0).unwrap();
-                let value = OffsetCommitValue::decode(value, version).unwrap();
+                let key = OffsetCommitKey::decode(&mut key, 0).expect(READABLE);
+                let value = OffsetCommitValue::decode(value, version).expect(READABLE);
                 self.offsets.insert((key.group, key.partition, value.offset));
             }
             (2, Some((value, version))) => {
-                let key = GroupMetadataKey::decode(&mut key, 0).unwrap();
-                let value = GroupMetadataValue::decode(value, version).unwrap();
+                let key = GroupMetadataKey::decode(&mut key, 0).expect(READABLE);
+                let value = GroupMetadataValue::decode(value, version).expect(READABLE);
                 let members =
                     value.members.into_iter().map(|member| (member.member_id, member.assignment)).collect();
                 self.assignments.insert((key.group, value.generation), members);
             }
             (2, None) => {
-                let key = GroupMetadataKey::decode(&mut key, 0).unwrap();
+                let key = GroupMetadataKey::decode(&mut key, 0).expect(READABLE);
                 *self.deletions.entry(key.group).or_default() += 1;
             }
             (1, None) => {}
@@ -108,11 +111,14 @@ impl Owners {
     }
 }
 
+/// Which coordinator, how often the group had ended, group, generation.
+type Generation = (u64, u32, String, i32);
+
 /// What the members of a generation have been told. A coordinator that takes over may begin a generation again
 /// that the last one did not finish.
 #[derive(Default)]
 pub(crate) struct Generations {
-    told: BTreeMap<(u64, u32, String, i32), (String, Option<String>)>,
+    told: BTreeMap<Generation, (String, Option<String>)>,
     /// Leaders that have been replaced under their instance id.
     replaced: BTreeSet<String>,
 }

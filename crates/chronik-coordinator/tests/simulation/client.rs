@@ -7,16 +7,18 @@ use chronik_coordinator::{RequestId, Response};
 use chronik_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use chronik_types::{ErrorCode, MonotonicMs};
 
+use crate::common::error;
+
 /// Where a consumer stands.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stage {
     /// It has to join.
     Out,
-    /// Its JoinGroup is on the way.
+    /// Its `JoinGroup` is on the way.
     Joining(RequestId),
     /// It has joined; the leader knows who else has.
     Joined { members: Vec<String>, assigns: bool },
-    /// Its SyncGroup is on the way.
+    /// Its `SyncGroup` is on the way.
     Syncing(RequestId),
     /// It owns partitions, each with the next offset to commit once that is known.
     Member,
@@ -93,30 +95,29 @@ impl Client {
     }
 
     fn take_join(&mut self, response: &JoinGroupResponse) {
-        match ErrorCode::from_code(response.error_code).unwrap() {
-            ErrorCode::None => {
-                self.member_id.clone_from(&response.member_id);
-                self.generation = response.generation_id;
-                let members = response.members.iter().map(|member| member.member_id.clone()).collect();
-                let assigns = response.leader == response.member_id && !response.skip_assignment;
-                self.stage = Stage::Joined { members, assigns };
-            }
-            ErrorCode::MemberIdRequired => {
-                self.member_id.clone_from(&response.member_id);
-                self.stage = Stage::Out;
-            }
-            error => self.take_error(error),
+        let error = error(response.error_code);
+        if error == ErrorCode::None {
+            self.member_id.clone_from(&response.member_id);
+            self.generation = response.generation_id;
+            let members = response.members.iter().map(|member| member.member_id.clone()).collect();
+            let assigns = response.leader == response.member_id && !response.skip_assignment;
+            self.stage = Stage::Joined { members, assigns };
+        } else if error == ErrorCode::MemberIdRequired {
+            self.member_id.clone_from(&response.member_id);
+            self.stage = Stage::Out;
+        } else {
+            self.take_error(error);
         }
     }
 
     fn take_sync(&mut self, response: &SyncGroupResponse) {
-        match ErrorCode::from_code(response.error_code).unwrap() {
-            ErrorCode::None => {
-                self.stage = Stage::Member;
-                self.positions =
-                    response.assignment.iter().map(|partition| (i32::from(*partition), None)).collect();
-            }
-            error => self.take_error(error),
+        let error = error(response.error_code);
+        if error == ErrorCode::None {
+            self.stage = Stage::Member;
+            self.positions =
+                response.assignment.iter().map(|partition| (i32::from(*partition), None)).collect();
+        } else {
+            self.take_error(error);
         }
     }
 

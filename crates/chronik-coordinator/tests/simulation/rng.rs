@@ -1,6 +1,6 @@
 //! The randomness of a history.
 
-/// SplitMix64.
+/// `SplitMix64`.
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -28,6 +28,6 @@ impl Rng {
 
     /// An index into something of `length` elements.
     pub(crate) fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).unwrap()
+        usize::try_from(self.below(length as u64)).expect("it is below a usize")
     }
 }

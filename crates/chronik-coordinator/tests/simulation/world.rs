@@ -10,11 +10,11 @@ use chronik_types::{ErrorCode, MonotonicMs, Now, TimestampMs};
 
 use crate::checkers::{CommittedLog, Generations, Owners, Seen};
 use crate::client::{Client, Stage};
-use crate::common::{Commit, Join, START_MS, TestTopics, replayed};
+use crate::common::{Commit, Join, START_MS, TestTopics, error, replayed};
 use crate::rng::Rng;
 
 /// Partitions of the one topic that every group consumes.
-const PARTITIONS: i32 = 6;
+const PARTITION_COUNT: u8 = 6;
 
 /// What is broken on purpose, so that a checker bites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,31 +126,30 @@ impl World {
 
     pub(crate) fn step(&mut self) -> Result<(), String> {
         match self.rng.below(100) {
-            0..76 => self.tick_someone()?,
-            76..85 => {
+            0..77 => self.tick_someone()?,
+            77..86 => {
                 let ms = [10, 200, 1_500, 4_000][self.rng.index(4)];
                 self.advance(ms)?;
             }
-            85..93 => {
+            86..94 => {
                 let count = self.rng.index(self.appended.len() + 1);
                 self.commit(count)?;
             }
-            93 => {
+            94 => {
                 let index = self.rng.index(self.clients.len());
                 let away_ms = self.rng.below(25_000);
                 let client = &mut self.clients[index];
                 client.away_until = self.now.monotonic.plus_ms(away_ms);
                 client.crash();
             }
-            94..96 => {
+            95..97 => {
                 let index = self.rng.index(self.clients.len());
                 let away_ms = self.rng.below(40_000);
                 self.clients[index].away_until = self.now.monotonic.plus_ms(away_ms);
             }
-            96 => self.fail_over()?,
-            97 => self.delete_a_group()?,
-            98 => self.check_replay()?,
-            _ => self.tick_someone()?,
+            97 => self.fail_over()?,
+            98 => self.delete_a_group()?,
+            _ => self.check_replay()?,
         }
         self.check_offsets()
     }
@@ -235,12 +234,13 @@ impl World {
         let client = self.clients[index].clone();
         let mut parts: BTreeMap<&str, Vec<u8>> = BTreeMap::new();
         if assigns && !members.is_empty() {
-            for partition in 0..PARTITIONS {
-                let owner = &members[usize::try_from(partition).unwrap() % members.len()];
-                parts.entry(owner).or_default().push(u8::try_from(partition).unwrap());
+            for (partition, owner) in (0..PARTITION_COUNT).zip(members.iter().cycle()) {
+                parts.entry(owner).or_default().push(partition);
             }
             if self.sabotage == Some(Sabotage::AssignTwice) {
-                members.iter().for_each(|member| parts.entry(member).or_default().push(0));
+                for member in members {
+                    parts.entry(member).or_default().push(0);
+                }
             }
         }
         let request = chronik_protocol::messages::SyncGroupRequest {
@@ -299,7 +299,7 @@ impl World {
             // Another offset is on its way; it asks again later.
             None => return Ok(()),
         };
-        let offset = position + i64::try_from(self.rng.below(5)).unwrap();
+        let offset = position + i64::try_from(self.rng.below(5)).expect("it is below 5");
         self.clients[index].positions.insert(partition, Some(offset));
         let commit = Commit {
             group: &client.group,
@@ -405,7 +405,8 @@ impl World {
     }
 
     fn set_time(&mut self, to: MonotonicMs) {
-        let passed = i64::try_from(to.since_ms(self.now.monotonic)).unwrap();
+        let passed =
+            i64::try_from(to.since_ms(self.now.monotonic)).expect("a history does not last for ages");
         self.now = Now { monotonic: to, wall: TimestampMs(self.now.wall.get() + passed) };
     }
 
@@ -475,7 +476,7 @@ impl World {
                 self.owners.check(group, deletions, *generation, owner, &response.assignment)
             }
             (Asked::Commit { group, generation, offsets, client }, Response::OffsetCommit(response)) => {
-                let error = ErrorCode::from_code(response.topics[0].partitions[0].error_code).unwrap();
+                let error = error(response.topics[0].partitions[0].error_code);
                 if error == ErrorCode::None {
                     return offsets.iter().try_for_each(|(partition, offset)| {
                         self.committed.check_offset(group, *partition, *offset)
@@ -492,7 +493,7 @@ impl World {
                 Ok(())
             }
             (Asked::Heartbeat { client, generation }, Response::Heartbeat(response)) => {
-                let error = ErrorCode::from_code(response.error_code).unwrap();
+                let error = error(response.error_code);
                 let client = &mut self.clients[*client];
                 let is_current = client.stage == Stage::Member && client.generation == *generation;
                 if is_current && !matches!(error, ErrorCode::None | ErrorCode::NotCoordinator) {
@@ -535,7 +536,7 @@ impl World {
                 OffsetFetchRequestGroup { group_id: group.clone(), topics: None, ..Default::default() };
             let answer = self.coordinator.offset_fetch(8, &request, false, &TestTopics);
             let found = answer.topics.first().map_or(&[][..], |topic| &topic.partitions);
-            for index in 0..PARTITIONS {
+            for index in 0..i32::from(PARTITION_COUNT) {
                 let partition = found.iter().find(|partition| partition.partition_index == index);
                 let offset = partition.map_or(-1, |partition| partition.committed_offset);
                 // A tombstone that was staged before may still delete what a client commits after it.
@@ -633,7 +634,7 @@ impl World {
         let mut owned: Vec<i32> =
             members.iter().flat_map(|client| client.positions.keys().copied()).collect();
         owned.sort_unstable();
-        if owned != (0..PARTITIONS).collect::<Vec<_>>() {
+        if owned != (0..i32::from(PARTITION_COUNT)).collect::<Vec<_>>() {
             return Err(format!("LIVENESS: {group}: partitions {owned:?} are owned"));
         }
         Ok(())
