@@ -149,10 +149,17 @@ impl GroupCoordinator {
         match self.phase {
             Phase::Loading => Err(ErrorCode::CoordinatorLoadInProgress),
             Phase::Unloaded => Err(ErrorCode::NotCoordinator),
-            Phase::Active if self.writes.pending.len() >= PENDING_WRITES_MAX => {
-                Err(ErrorCode::CoordinatorNotAvailable)
-            }
             Phase::Active => Ok(()),
+        }
+    }
+
+    /// Why a request that may write cannot be served at the moment, if so.
+    pub(crate) fn check_writing(&self) -> Result<(), ErrorCode> {
+        self.check_serving()?;
+        if self.writes.pending.len() < PENDING_WRITES_MAX {
+            Ok(())
+        } else {
+            Err(ErrorCode::CoordinatorNotAvailable)
         }
     }
 
@@ -228,7 +235,10 @@ impl GroupCoordinator {
         let Some(mut pending) = self.writes.pending.remove(&write) else { return fx };
         self.timers.cancel(&Timer::Write(write));
         let refusal = append_error(error);
-        tracing::warn!(write = write.0, %error, "records of __consumer_offsets could not be written");
+        if !pending.changes.is_empty() {
+            // A commit that fails is the client's to repeat; it would fill the log on a full disk.
+            tracing::warn!(write = write.0, %error, "what happened to a group could not be written");
+        }
         for key in &pending.offsets {
             self.offsets.revert(key, write);
         }

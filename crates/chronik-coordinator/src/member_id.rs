@@ -65,4 +65,12 @@ mod tests {
         }
         assert_ne!(MemberIds::new(1).next("x"), MemberIds::new(2).next("x"));
     }
+
+    #[test]
+    fn a_prefix_is_cut_where_the_id_could_not_be_sent() {
+        for prefix in ["x".repeat(32_767), "é".repeat(16_383), "日".repeat(10_922)] {
+            let id = MemberIds::new(1).next(&prefix);
+            assert!(id.len() <= 32_037 && id.len() > 32_000);
+        }
+    }
 }

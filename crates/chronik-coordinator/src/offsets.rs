@@ -7,7 +7,7 @@
 //!
 //! Offsets of open transactions (KIP-447) will be a third side of the same slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use chronik_types::{TimestampMs, TopicId};
@@ -40,7 +40,7 @@ pub(crate) struct OffsetKey {
 struct Slot {
     committed: Option<CommittedOffset>,
     /// In the order of the write ids. Bounded by the shard's bound on writes in flight.
-    staged: Vec<(WriteId, Option<CommittedOffset>)>,
+    staged: VecDeque<(WriteId, Option<CommittedOffset>)>,
 }
 
 impl Slot {
@@ -138,14 +138,17 @@ impl Offsets {
 
     /// Notes what `write` will make of a slot.
     pub(crate) fn stage(&mut self, key: &OffsetKey, write: WriteId, value: Option<CommittedOffset>) {
-        self.slot_mut(key).staged.push((write, value));
+        self.slot_mut(key).staged.push_back((write, value));
     }
 
     /// `write` is committed. A value of the same write that was staged later wins, as it does in the log.
     pub(crate) fn commit(&mut self, key: &OffsetKey, write: WriteId) {
         let slot = self.slot_mut(key);
-        while let Some(position) = slot.staged.iter().position(|(id, _)| *id == write) {
-            slot.committed = slot.staged.remove(position).1;
+        // Writes are committed in their order, so that this one's values are the first.
+        while slot.staged.front().is_some_and(|(id, _)| *id == write)
+            && let Some((_, value)) = slot.staged.pop_front()
+        {
+            slot.committed = value;
         }
         self.drop_if_vacant(key);
     }

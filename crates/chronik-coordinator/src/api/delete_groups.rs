@@ -43,7 +43,7 @@ impl GroupCoordinator {
     }
 
     fn check_delete(&self, id: &str) -> Result<Arc<str>, ErrorCode> {
-        self.check_serving()?;
+        self.check_writing()?;
         let group = self.groups.get(id).ok_or(ErrorCode::GroupIdNotFound)?;
         if group.is(State::Empty) { Ok(Arc::clone(&group.id)) } else { Err(ErrorCode::NonEmptyGroup) }
     }

@@ -56,7 +56,7 @@ impl GroupCoordinator {
 
     fn check_join(&self, request: &JoinGroupRequest) -> Result<(), ErrorCode> {
         let allowed = self.config.group_min_session_timeout_ms..=self.config.group_max_session_timeout_ms;
-        self.check_serving()?;
+        self.check_writing()?;
         if request.group_id.is_empty() {
             Err(ErrorCode::InvalidGroupId)
         } else if !allowed.contains(&request.session_timeout_ms) {

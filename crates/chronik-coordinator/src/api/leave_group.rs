@@ -50,7 +50,7 @@ impl GroupCoordinator {
     }
 
     fn check_leave(&self, request: &LeaveGroupRequest) -> Result<(), ErrorCode> {
-        self.check_serving()?;
+        self.check_writing()?;
         if request.group_id.is_empty() { Err(ErrorCode::InvalidGroupId) } else { Ok(()) }
     }
 }

@@ -40,7 +40,7 @@ impl GroupCoordinator {
         let by_id = context.api_version >= TOPIC_ID_VERSION;
         let mut staged = Vec::new();
         let checked = self
-            .check_serving()
+            .check_writing()
             .and_then(|()| check_commit(self.groups.get(request.group_id.as_str()), context, request));
         let mut env = env!(self, now, fx);
         if checked.is_ok()

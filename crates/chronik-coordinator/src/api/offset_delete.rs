@@ -64,7 +64,7 @@ impl GroupCoordinator {
     }
 
     fn check_offset_delete(&self, request: &OffsetDeleteRequest) -> Result<&Group, ErrorCode> {
-        self.check_serving()?;
+        self.check_writing()?;
         if request.group_id.is_empty() {
             return Err(ErrorCode::InvalidGroupId);
         }

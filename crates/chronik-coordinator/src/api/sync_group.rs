@@ -59,7 +59,7 @@ impl GroupCoordinator {
         if context.api_version >= NAMED_PROTOCOL_VERSION && !names_protocol {
             return Err(ErrorCode::InconsistentGroupProtocol);
         }
-        self.check_serving()?;
+        self.check_writing()?;
         if request.group_id.is_empty() {
             return Err(ErrorCode::InvalidGroupId);
         }

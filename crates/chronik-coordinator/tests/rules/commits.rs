@@ -110,3 +110,25 @@ fn everyone_who_waits_for_a_commit_hears_that_the_coordinator_has_moved() {
     assert_eq!(harness.commit_error(commit), Some(ErrorCode::NotCoordinator));
     assert_eq!(harness.coordinator.next_deadline(), None);
 }
+
+#[test]
+fn a_log_that_commits_nothing_is_not_written_to_without_end() {
+    let mut harness = Harness::new();
+    let members = harness.stable_group("g", 1);
+    harness.commits_at_once = false;
+    let commit = crate::common::Commit { group: "h", ..Default::default() };
+    for _ in 0..20_000 {
+        harness.send_commit(&commit);
+    }
+    let refused = harness.send_commit(&commit);
+    assert_eq!(harness.commit_error(refused), Some(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(
+        harness.heartbeat("g", 1, &members[0]),
+        ErrorCode::None,
+        "who writes nothing is not disturbed"
+    );
+    harness.commit_all();
+    let granted = harness.send_commit(&commit);
+    harness.commit_all();
+    assert_eq!(harness.commit_error(granted), Some(ErrorCode::None));
+}
