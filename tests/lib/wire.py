@@ -294,6 +294,13 @@ def create_topic(connection: Connection, topic: str, partitions: int = 1, config
     return reader.i16()
 
 
+def delete_topic(connection: Connection, topic: str) -> int:
+    """DeleteTopics v1; the error code of the topic."""
+    reader = connection.ask(DELETE_TOPICS, 1, array(string(topic)) + i32(10_000))
+    reader.i32(), reader.i32(), reader.string()
+    return reader.i16()
+
+
 def new_topic(connection: Connection, topic: str, partitions: int = 1) -> None:
     """Create a topic and wait until each of its partitions has a leader that answers."""
     if (code := create_topic(connection, topic, partitions)) != 0:
