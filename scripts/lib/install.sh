@@ -36,7 +36,7 @@ install_kafka() {
     stamp="$CACHE/kafka/installed-$(sha256sum $pom | cut -c1-16)"
     if [ "$KAFKA_LIBS" != "$CACHE/kafka/libs" ] || [ -e "$stamp" ]; then return; fi
     rm -rf "$CACHE/kafka"
-    mvn --batch-mode --quiet --file $pom dependency:copy-dependencies "-DoutputDirectory=$KAFKA_LIBS"
+    mvn --batch-mode --quiet --define style.color=never --file $pom dependency:copy-dependencies "-DoutputDirectory=$KAFKA_LIBS"
     touch "$stamp"
 }
 

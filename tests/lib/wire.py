@@ -14,7 +14,7 @@ DELETE_TOPICS, INIT_PRODUCER_ID = 20, 22
 FIRST_FLEXIBLE = {PRODUCE: 9, FETCH: 12, LIST_OFFSETS: 6, METADATA: 9, API_VERSIONS: 3}
 FIRST_FLEXIBLE |= {CREATE_TOPICS: 5, DELETE_TOPICS: 4, INIT_PRODUCER_ID: 2}
 
-TIMEOUT_S = 15.0
+TIMEOUT_S = 30.0
 
 
 class Closed(Exception):
@@ -294,6 +294,13 @@ def create_topic(connection: Connection, topic: str, partitions: int = 1, config
     return reader.i16()
 
 
+def delete_topic(connection: Connection, topic: str) -> int:
+    """DeleteTopics v1; the error code of the topic."""
+    reader = connection.ask(DELETE_TOPICS, 1, array(string(topic)) + i32(10_000))
+    reader.i32(), reader.i32(), reader.string()
+    return reader.i16()
+
+
 def new_topic(connection: Connection, topic: str, partitions: int = 1) -> None:
     """Create a topic and wait until each of its partitions has a leader that answers."""
     if (code := create_topic(connection, topic, partitions)) != 0:
@@ -306,10 +313,15 @@ def new_topic(connection: Connection, topic: str, partitions: int = 1) -> None:
             time.sleep(0.02)
 
 
-def codec_of_first_batch(bootstrap: str, topic: str, partition: int = 0) -> int:
-    """The compression that the stored bytes really have: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."""
+def codecs_of_batches(bootstrap: str, topic: str, partition: int = 0) -> set[int]:
+    """The compressions that the stored batches really have: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd."""
     with Connection(bootstrap) as connection:
         code, _, records = fetch(connection, topic, partition)
-    if code != 0 or len(records) < 23:
-        raise AssertionError(f"no batch in {topic}-{partition}: error {code}, {len(records)} bytes")
-    return int(struct.unpack(">h", records[21:23])[0]) & 7
+    if code != 0:
+        raise AssertionError(f"fetch of {topic}-{partition}: error {code}")
+    codecs = set()
+    at = 0
+    while at + 61 <= len(records):
+        codecs.add(int(struct.unpack_from(">h", records, at + 21)[0]) & 7)
+        at += 12 + int(struct.unpack_from(">i", records, at + 8)[0])
+    return codecs

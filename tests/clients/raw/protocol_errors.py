@@ -25,6 +25,7 @@ from wire import (
     compact_array,
     compact_string,
     create_topic,
+    delete_topic,
     fetch,
     i8,
     i16,
@@ -173,9 +174,7 @@ def topics_that_are_not_there(bootstrap: str) -> None:
         reader = connection.ask(LIST_OFFSETS, 1, i32(-1) + array(string(name) + array(i32(0) + i64(-1))))
         reader.i32(), reader.string(), reader.i32(), reader.i32()
         expect("list offsets", reader.i16(), UNKNOWN_TOPIC_OR_PARTITION)
-        reader = connection.ask(DELETE_TOPICS, 1, array(string(name)) + i32(1000))
-        reader.i32(), reader.i32(), reader.string()
-        expect("delete", reader.i16(), UNKNOWN_TOPIC_OR_PARTITION)
+        expect("delete", delete_topic(connection, name), UNKNOWN_TOPIC_OR_PARTITION)
 
 
 def unknown_topic_ids(bootstrap: str) -> None:
