@@ -14,6 +14,7 @@ use crate::clock::SharedClock;
 use crate::config::BrokerConfig;
 use crate::connection::Connection;
 use crate::fetch_session::FetchSessions;
+use crate::groups::Groups;
 use crate::partition::PartitionServices;
 use crate::producer_ids::ProducerIds;
 use crate::random::Random;
@@ -46,6 +47,7 @@ pub struct Broker {
     pub(crate) timers: Timers,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) topics: Topics,
+    pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) random: Random,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
@@ -70,6 +72,7 @@ impl Broker {
                 session_seed,
             ),
             topics: Topics::new(services),
+            groups: Groups::default(),
             producer_ids: ProducerIds::default(),
             timers: Timers::default(),
             incarnation: random.next_u128(),
@@ -126,6 +129,7 @@ impl Broker {
     /// is part of the change is answered.
     pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
         self.topics.apply(self, image, delta);
+        self.groups.apply(self, delta);
     }
 
     /// This broker's node id.

@@ -1,6 +1,6 @@
 //! What every Kafka request means.
 //!
-//! The broker composes the cores: partition logs, the metadata image, later groups and replication. It opens no
+//! The broker composes the cores: partition logs, the metadata image, groups, later replication. It opens no
 //! socket, no file and no clock: requests, disks and the time are handed in, and answers leave through the
 //! responder that came with the request.
 
@@ -12,6 +12,7 @@ mod connection;
 mod context;
 mod controller;
 mod fetch_session;
+mod groups;
 mod partition;
 mod producer_ids;
 mod random;

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::broker::Broker;
 use crate::config::{BrokerValues, TopicOverrides, log_config};
+use crate::controller::is_internal_topic;
 use crate::partition::{Partition, PartitionServices};
 
 /// The config that says it, on topics and on the broker alike.
@@ -89,7 +90,13 @@ impl Topics {
 /// before there is a broker.
 pub fn topic_log_config(image: &MetadataImage, values: &BrokerValues, topic: &str) -> Arc<LogConfig> {
     let overrides = image.configs(&ConfigResource::Topic(topic.into()));
-    log_config(overrides.map_or(&TopicOverrides::new(), |set| set), values)
+    let config = log_config(overrides.map_or(&TopicOverrides::new(), |set| set), values);
+    if !is_internal_topic(topic) {
+        return config;
+    }
+    // What the broker keeps in its own topics does not grow old: on Kafka they are compacted. Until there is compaction
+    // everything is kept, whatever the broker's retention is.
+    Arc::new(LogConfig { retention_ms: None, retention_bytes: None, ..LogConfig::clone(&config) })
 }
 
 impl Broker {

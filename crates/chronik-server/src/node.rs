@@ -85,6 +85,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     metadata.subscribe(Box::new(move |image, delta| listener.metadata_changed(image, delta)));
     broker.retire_strays();
     register(&broker)?;
+    broker.load_groups(clock.now());
 
     let timers = Waker::new();
     let timer_waker = timers.clone();

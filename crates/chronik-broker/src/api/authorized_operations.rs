@@ -23,3 +23,6 @@ pub(super) const TOPIC_OPERATIONS: i32 =
 /// All operations on the cluster.
 pub(super) const CLUSTER_OPERATIONS: i32 =
     CREATE | ALTER | DESCRIBE | CLUSTER_ACTION | DESCRIBE_CONFIGS | ALTER_CONFIGS | IDEMPOTENT_WRITE;
+
+/// All operations on a group.
+pub(super) const GROUP_OPERATIONS: i32 = READ | DELETE | DESCRIBE | DESCRIBE_CONFIGS | ALTER_CONFIGS;

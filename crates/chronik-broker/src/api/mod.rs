@@ -8,22 +8,32 @@ mod api_versions;
 mod authorized_operations;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
+mod heartbeat;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod list_partition_reassignments;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod outcomes;
 mod produce;
+mod sync_group;
 
 use std::sync::Arc;
 
@@ -63,7 +73,15 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::Fetch, 4, 18),
     offer(ApiKey::ListOffsets, 1, 11),
     offer(ApiKey::Metadata, 0, 13),
+    offer(ApiKey::OffsetCommit, 2, 10),
+    offer(ApiKey::OffsetFetch, 1, 10),
     offer(ApiKey::FindCoordinator, 0, 6),
+    offer(ApiKey::JoinGroup, 0, 9),
+    offer(ApiKey::Heartbeat, 0, 4),
+    offer(ApiKey::LeaveGroup, 0, 5),
+    offer(ApiKey::SyncGroup, 0, 5),
+    offer(ApiKey::DescribeGroups, 0, 6),
+    offer(ApiKey::ListGroups, 0, 5),
     offer(ApiKey::ApiVersions, 0, 4),
     offer(ApiKey::CreateTopics, 2, 7),
     offer(ApiKey::DeleteTopics, 1, 6),
@@ -73,7 +91,9 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::DescribeConfigs, 1, 4),
     offer(ApiKey::DescribeLogDirs, 1, 5),
     offer(ApiKey::CreatePartitions, 0, 3),
+    offer(ApiKey::DeleteGroups, 0, 2),
     offer(ApiKey::ListPartitionReassignments, 0, 0),
+    offer(ApiKey::OffsetDelete, 0, 0),
     offer(ApiKey::DescribeCluster, 0, 2),
     offer(ApiKey::DescribeProducers, 0, 0),
     offer(ApiKey::DescribeTopicPartitions, 0, 0),
@@ -140,6 +160,16 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
         ApiKey::ListOffsets => decoded!(context, body, list_offsets::handle, broker),
         ApiKey::Metadata => decoded!(context, body, metadata::handle, broker),
         ApiKey::FindCoordinator => decoded!(context, body, find_coordinator::handle, broker),
+        ApiKey::OffsetCommit => decoded!(context, body, offset_commit::handle, broker),
+        ApiKey::OffsetFetch => decoded!(context, body, offset_fetch::handle, broker),
+        ApiKey::JoinGroup => decoded!(context, body, join_group::handle, broker),
+        ApiKey::Heartbeat => decoded!(context, body, heartbeat::handle, broker),
+        ApiKey::LeaveGroup => decoded!(context, body, leave_group::handle, broker),
+        ApiKey::SyncGroup => decoded!(context, body, sync_group::handle, broker),
+        ApiKey::DescribeGroups => decoded!(context, body, describe_groups::handle, broker),
+        ApiKey::ListGroups => decoded!(context, body, list_groups::handle, broker),
+        ApiKey::DeleteGroups => decoded!(context, body, delete_groups::handle, broker),
+        ApiKey::OffsetDelete => decoded!(context, body, offset_delete::handle, broker),
         ApiKey::ApiVersions => api_versions::handle(context, &body),
         ApiKey::CreateTopics => decoded!(context, body, create_topics::handle, broker),
         ApiKey::DeleteTopics => decoded!(context, body, delete_topics::handle, broker),

@@ -3,6 +3,7 @@
 mod log;
 mod topic;
 
+pub use chronik_coordinator::GroupConfig;
 pub use log::log_config;
 pub use topic::{
     Allowed, BrokerValues, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicConfigDef, TopicOverrides,
@@ -55,6 +56,14 @@ pub struct BrokerConfig {
     pub max_incremental_fetch_session_cache_slots: usize,
     /// How many partitions one DescribeTopicPartitions answers.
     pub max_request_partition_size_limit: i32,
+    /// Limits and delays of groups.
+    pub groups: GroupConfig,
+    /// Partitions of `__consumer_offsets` when it is created.
+    pub offsets_topic_num_partitions: i32,
+    /// Replicas of each of them, as far as there are brokers.
+    pub offsets_topic_replication_factor: i16,
+    /// The size of its segments in bytes.
+    pub offsets_topic_segment_bytes: i32,
     /// Values that the broker gives to topics, by the broker's name of the config.
     pub topic_values: BrokerValues,
     /// Every broker config, for DescribeConfigs.
@@ -75,6 +84,10 @@ impl Default for BrokerConfig {
             fetch_max_bytes: 57_671_680,
             max_incremental_fetch_session_cache_slots: 1_000,
             max_request_partition_size_limit: 2_000,
+            groups: GroupConfig::default(),
+            offsets_topic_num_partitions: 50,
+            offsets_topic_replication_factor: 3,
+            offsets_topic_segment_bytes: 104_857_600,
             topic_values: BrokerValues::new(),
             entries: Vec::new(),
         }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::broker::Broker;
 use crate::config::TopicConfigDef;
+use crate::groups::OFFSETS_TOPIC;
 
 use super::placement;
 
@@ -124,6 +125,27 @@ impl Broker {
         Ok(PlannedTopic { topic_id, replicas, configs, commands })
     }
 
+    /// What a topic is that is made because someone needs it: the broker's defaults, or those of its own topics.
+    fn auto_topic(&self, image: &MetadataImage, name: &str) -> NewTopic {
+        let wanted = NewTopic {
+            name: name.to_owned(),
+            partition_count: -1,
+            replication_factor: -1,
+            ..Default::default()
+        };
+        if name != OFFSETS_TOPIC {
+            return wanted;
+        }
+        let broker_count = i16::try_from(image.live_brokers().count()).unwrap_or(i16::MAX);
+        let segment_bytes = self.config.offsets_topic_segment_bytes.to_string();
+        NewTopic {
+            partition_count: self.config.offsets_topic_num_partitions,
+            replication_factor: self.config.offsets_topic_replication_factor.min(broker_count).max(1),
+            configs: vec![("segment.bytes".to_owned(), Some(segment_bytes))],
+            ..wanted
+        }
+    }
+
     /// Makes topics that a client named and that do not exist, with the broker's defaults; `done` hears which could
     /// not be made. A topic that someone else makes meanwhile is no failure.
     pub(crate) fn auto_create_topics(self: &Arc<Self>, names: BTreeSet<String>, done: AutoCreated) {
@@ -151,13 +173,7 @@ impl Broker {
         for name in names {
             tracing::info!("Topic '{name}' not found, attempting auto-creation");
             let image = self.metadata.image();
-            let wanted = NewTopic {
-                name: name.clone(),
-                partition_count: -1,
-                replication_factor: -1,
-                ..Default::default()
-            };
-            let planned = match self.plan_topic(&image, &wanted) {
+            let planned = match self.plan_topic(&image, &self.auto_topic(&image, &name)) {
                 Ok(planned) => planned,
                 Err(error) => {
                     let failure = (error.code != ErrorCode::TopicAlreadyExists).then_some((name, error.code));

@@ -4,15 +4,19 @@ use chronik_protocol::api::ApiKey;
 use chronik_protocol::frame::{FRAME_LENGTH_BYTES, encode_request};
 use chronik_protocol::messages::{
     ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
-    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeClusterResponse,
-    DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteGroupsRequest, DeleteGroupsResponse,
+    DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeClusterRequest, DescribeClusterResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    DescribeGroupsRequest, DescribeGroupsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
     DescribeProducersRequest, DescribeProducersResponse, DescribeTopicPartitionsRequest,
     DescribeTopicPartitionsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest,
-    ListOffsetsResponse, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
-    MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
-    ProduceRequest, ProduceResponse,
+    FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse, InitProducerIdRequest,
+    InitProducerIdResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    ListGroupsRequest, ListGroupsResponse, ListOffsetsRequest, ListOffsetsResponse,
+    ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
+    OffsetFetchResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
+    ProduceResponse, SyncGroupRequest, SyncGroupResponse,
 };
 
 use super::Fixture;
@@ -63,6 +67,16 @@ fn every_offered_version_is_answered() {
                 ApiKey::FindCoordinator => {
                     answered!(FindCoordinatorRequest::default(), FindCoordinatorResponse);
                 }
+                ApiKey::DeleteGroups => answered!(DeleteGroupsRequest::default(), DeleteGroupsResponse),
+                ApiKey::DescribeGroups => answered!(DescribeGroupsRequest::default(), DescribeGroupsResponse),
+                ApiKey::Heartbeat => answered!(HeartbeatRequest::default(), HeartbeatResponse),
+                ApiKey::JoinGroup => answered!(JoinGroupRequest::default(), JoinGroupResponse),
+                ApiKey::LeaveGroup => answered!(LeaveGroupRequest::default(), LeaveGroupResponse),
+                ApiKey::ListGroups => answered!(ListGroupsRequest::default(), ListGroupsResponse),
+                ApiKey::OffsetCommit => answered!(OffsetCommitRequest::default(), OffsetCommitResponse),
+                ApiKey::OffsetDelete => answered!(OffsetDeleteRequest::default(), OffsetDeleteResponse),
+                ApiKey::OffsetFetch => answered!(OffsetFetchRequest::default(), OffsetFetchResponse),
+                ApiKey::SyncGroup => answered!(SyncGroupRequest::default(), SyncGroupResponse),
                 ApiKey::DescribeConfigs => {
                     answered!(DescribeConfigsRequest::default(), DescribeConfigsResponse);
                 }

@@ -1,6 +1,8 @@
 //! What the broker and the connection layer are told of the settings.
 
-use chronik_broker::config::{BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, TOPIC_CONFIGS};
+use chronik_broker::config::{
+    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+};
 
 use chronik_log::ManagerOptions;
 
@@ -32,8 +34,27 @@ impl Config {
             fetch_max_bytes: self.fetch_max_bytes,
             max_incremental_fetch_session_cache_slots: self.max_incremental_fetch_session_cache_slots,
             max_request_partition_size_limit: self.max_request_partition_size_limit,
+            groups: self.groups(),
+            offsets_topic_num_partitions: self.offsets_topic_num_partitions,
+            offsets_topic_replication_factor: self.offsets_topic_replication_factor,
+            offsets_topic_segment_bytes: self.offsets_topic_segment_bytes,
             topic_values: self.topic_values(),
             entries: OPTIONS.iter().map(|spec| self.entry(spec)).collect(),
+        }
+    }
+
+    /// What the coordinator of groups is told.
+    fn groups(&self) -> GroupConfig {
+        GroupConfig {
+            group_min_session_timeout_ms: self.group_min_session_timeout_ms,
+            group_max_session_timeout_ms: self.group_max_session_timeout_ms,
+            group_initial_rebalance_delay_ms: self.group_initial_rebalance_delay_ms,
+            group_max_size: self.group_max_size,
+            offsets_commit_timeout_ms: self.offsets_commit_timeout_ms,
+            offset_metadata_bytes_max: self.offset_metadata_max_bytes,
+            offsets_retention_ms: longer_ms(self.offsets_retention_minutes, MINUTE_MS),
+            offsets_retention_check_interval_ms: self.offsets_retention_check_interval_ms,
+            ..GroupConfig::default()
         }
     }
 
@@ -207,6 +228,13 @@ mod tests {
         let retention = entry("log.retention.ms").expect("there");
         assert!(!retention.is_static && retention.value.is_none());
         assert_eq!(entry("num.partitions").expect("there").config_type, ConfigType::Int);
+    }
+
+    #[test]
+    fn groups_are_told_what_is_set_and_kafkas_defaults() {
+        assert_eq!(config(&[]).broker(1).groups, GroupConfig::default());
+        let groups = config(&["--offsets-retention-minutes=2", "--group-max-size=3"]).broker(1).groups;
+        assert_eq!((groups.offsets_retention_ms, groups.group_max_size), (120_000, 3));
     }
 
     #[test]

@@ -164,6 +164,31 @@ options! {
         /// How long a producer that sends nothing is remembered, for telling its duplicates, in milliseconds.
         "producer.id.expiration.ms" producer_id_expiration_ms: i32 = "86400000" in 1..=INT;
     }
+    "Groups" {
+        /// How long a group that was empty waits for more members after the first, in milliseconds.
+        "group.initial.rebalance.delay.ms" group_initial_rebalance_delay_ms: u64 = "3000" in 0..=INT;
+        /// The shortest session timeout that a member may ask for, in milliseconds.
+        "group.min.session.timeout.ms" group_min_session_timeout_ms: i32 = "6000" in 1..=INT;
+        /// The longest session timeout that a member may ask for, in milliseconds.
+        "group.max.session.timeout.ms" group_max_session_timeout_ms: i32 = "1800000" in 1..=INT;
+        /// The most members of one group.
+        "group.max.size" group_max_size: usize = "2147483647" in 1..=INT;
+        /// The longest metadata that may be committed with an offset.
+        "offset.metadata.max.bytes" offset_metadata_max_bytes: usize = "4096" in 0..=INT;
+        /// How long a request of a group waits for what it writes to be replicated, in milliseconds.
+        "offsets.commit.timeout.ms" offsets_commit_timeout_ms: u64 = "5000" in 1..=INT;
+        /// How long the offsets of a group are kept once it has no members, in minutes.
+        "offsets.retention.minutes" offsets_retention_minutes: i32 = "10080" in 1..=INT;
+        /// How often to look for offsets that are kept no longer, in milliseconds.
+        "offsets.retention.check.interval.ms" offsets_retention_check_interval_ms: u64 = "600000" in 1..=LONG;
+        /// The partitions of `__consumer_offsets`. It is created when the first group is looked for, and the number
+        /// must not change afterwards.
+        "offsets.topic.num.partitions" offsets_topic_num_partitions: i32 = "50" in 1..=INT;
+        /// The replicas of each partition of `__consumer_offsets`; never more than there are nodes.
+        "offsets.topic.replication.factor" offsets_topic_replication_factor: i16 = "3" in 1..=32_767;
+        /// The size of the segments of `__consumer_offsets`, in bytes.
+        "offsets.topic.segment.bytes" offsets_topic_segment_bytes: i32 = "104857600" in 1_048_576..=INT;
+    }
     "Storage" {
         /// What becomes of old data: `delete` removes it.
         "log.cleanup.policy" log_cleanup_policy: CleanupPolicy = "delete";
