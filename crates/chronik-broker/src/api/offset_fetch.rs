@@ -16,8 +16,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Off
         .iter()
         .map(|group| {
             let shard = broker.group_shard(context.now, &group.group_id);
-            shard
-                .read(|coordinator| coordinator.offset_fetch(version, group, request.require_stable, &topics))
+            shard.read(context.now, |coordinator| {
+                coordinator.offset_fetch(version, group, request.require_stable, &topics)
+            })
         })
         .collect();
     context.reply(&offset_fetch_response(groups, version));
