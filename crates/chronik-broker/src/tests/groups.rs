@@ -114,8 +114,11 @@ fn commit(fixture: &Fixture, group: &str, member: Option<&JoinGroupResponse>, of
 
 /// The committed offset of partition 1 for each group, or −1.
 fn committed(fixture: &Fixture, groups: &[&str]) -> Vec<i64> {
-    let group =
-        |id: &&str| OffsetFetchRequestGroup { group_id: (*id).to_owned(), topics: None, ..Default::default() };
+    let group = |id: &&str| OffsetFetchRequestGroup {
+        group_id: (*id).to_owned(),
+        topics: None,
+        ..Default::default()
+    };
     let request = OffsetFetchRequest { groups: groups.iter().map(group).collect(), ..Default::default() };
     let answer: OffsetFetchResponse = fixture.call(8, &request);
     answer

@@ -166,67 +166,6 @@ impl Fixture {
     }
 
     fn image(&self) -> Arc<MetadataImage> {
-        self.inner.image()
-    }
-
-    fn quorum(&self) -> QuorumState {
-        self.inner.quorum()
-    }
-
-    fn subscribe(&self, listener: MetadataListener) {
-        self.inner.subscribe(listener);
-    }
-}
-
-/// A broker and a client of it.
-struct Fixture {
-    broker: Arc<Broker>,
-    metadata: Arc<HeldMetadata>,
-    clock: Arc<ManualClock>,
-    connection: Arc<Connection>,
-    disk: SimDisk,
-}
-
-/// The answer to a request that may still be under way.
-type Pending = Arc<Mutex<Option<Reply>>>;
-
-impl Fixture {
-    fn new() -> Self {
-        Self::with_config(BrokerConfig::default())
-    }
-
-    fn with_config(config: BrokerConfig) -> Self {
-        let clock = Arc::new(ManualClock::default());
-        let metadata = Arc::new(HeldMetadata { inner: InMemoryMetadata::new(NODE), held: Mutex::new(None) });
-        let starting = LogManager::open(
-            Arc::new(SimDisk::new()),
-            vec![PathBuf::from(LOG_DIR)],
-            ManagerOptions::default(),
-            Arc::new(|_: &str| Arc::new(LogConfig::default())),
-            clock.now(),
-        )
-        .unwrap();
-        while starting.recover_next(clock.now()) {}
-        let broker = Broker::new(BrokerParts {
-            config,
-            metadata: Arc::clone(&metadata) as Arc<dyn MetadataLog>,
-            logs: starting.finish(clock.now()),
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            seed: [7; 32],
-        });
-        let told = Arc::downgrade(&broker);
-        metadata.subscribe(Box::new(move |image, delta| {
-            if let Some(broker) = told.upgrade() {
-                broker.metadata_changed(image, delta);
-            }
-        }));
-        broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
-        let fixture = Self { broker, metadata, clock, connection: connection(1) };
-        assert!(fixture.image().broker(NODE).is_some_and(|broker| !broker.fenced));
-        fixture
-    }
-
-    fn image(&self) -> Arc<MetadataImage> {
         self.metadata.image()
     }
 
