@@ -45,8 +45,9 @@ fn batch(volume: &Volume) -> Result<(Bytes, u64)> {
     // A broker refuses timestamps far from its clock.
     let now = TimestampMs(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
     for position in 0..count {
-        let value: Vec<u8> =
-            (0..volume.record_bytes).map(|at| ((at * 31 + position * 7) % 251) as u8).collect();
+        let value: Vec<u8> = (0..volume.record_bytes)
+            .map(|at| u8::try_from((at * 31 + position * 7) % 251).unwrap_or(0))
+            .collect();
         builder.append(now, None, Some(&value), &[])?;
     }
     Ok((builder.finish()?.freeze(), count as u64))
@@ -58,11 +59,7 @@ fn produce_frame(topic: &str, partition: i32, records: Bytes) -> Result<Bytes> {
         timeout_ms: 30_000,
         topic_data: vec![TopicProduceData {
             name: topic.to_owned(),
-            partition_data: vec![PartitionProduceData {
-                index: partition,
-                records: Some(records),
-                ..Default::default()
-            }],
+            partition_data: vec![PartitionProduceData { index: partition, records: Some(records) }],
             ..Default::default()
         }],
         ..Default::default()
