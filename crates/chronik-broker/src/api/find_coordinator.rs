@@ -1,8 +1,9 @@
-//! FindCoordinator (key 10, versions 0–6): refused for every key, because there are no coordinators yet.
+//! FindCoordinator (key 10, versions 0–6): no coordinator is to be had, because there are none yet.
 //!
 //! The API is offered all the same: librdkafka takes a broker that does not offer it for one from before 0.8.2 and
-//! stops compressing with lz4, without a word. The errors are those that no client retries (Java and librdkafka retry
-//! most others for ever), so that a consumer which wants a group says at once that it cannot have one.
+//! stops compressing with lz4, without a word. Groups are answered with the error that means "not now", because
+//! librdkafka asks for a group's coordinator even where partitions are assigned by hand, and would show any other error
+//! to an application that needs no group. Transactional ids are refused with one that no client retries.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ pub(super) fn handle(_broker: &Arc<Broker>, context: RequestContext, request: Fi
     let error_code = if request.key_type == TRANSACTION {
         ErrorCode::TransactionalIdAuthorizationFailed.code()
     } else {
-        ErrorCode::GroupAuthorizationFailed.code()
+        ErrorCode::CoordinatorNotAvailable.code()
     };
     let nowhere = Coordinator {
         node_id: -1,
