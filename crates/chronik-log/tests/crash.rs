@@ -1,4 +1,5 @@
 //! A process that dies, and a machine that stops, at every operation of the disk.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
 
@@ -20,7 +21,7 @@ struct Told {
     acknowledged: BTreeMap<i64, Vec<u8>>,
     /// Records below this were acknowledged as synced.
     synced: i64,
-    /// The start that DeleteRecords answered.
+    /// The start that `DeleteRecords` answered.
     start: i64,
     /// A cut that was begun; records from here on may be gone.
     cut: Option<i64>,
@@ -160,7 +161,7 @@ fn a_machine_that_stops_anywhere_loses_nothing_that_was_synced() {
             work(&node, &mut told);
         }
         disk.crash(Crash::PowerLoss { seed: stop });
-        // DeleteRecords is not synced; its records may come back after a power loss, as in Kafka.
+        // `DeleteRecords` is not synced; its records may come back after a power loss, as in Kafka.
         told.start = 0;
         let synced = told.synced;
         let node = Node::on(disk, config(), "boot-2");

@@ -1,4 +1,5 @@
 //! The log manager: retention, deletion, flushing, topic ids, epochs.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
 
@@ -16,8 +17,8 @@ fn names(node: &Node) -> Vec<String> {
     node.disk.read_dir(&dir()).unwrap().into_iter().map(|entry| entry.name).collect()
 }
 
-fn filled(config: LogConfig, timestamp: i64) -> (Node, Arc<chronik_log::Log>) {
-    let node = Node::new(LogConfig { segment_bytes: 300, ..config });
+fn filled(config: &LogConfig, timestamp: i64) -> (Node, Arc<chronik_log::Log>) {
+    let node = Node::new(LogConfig { segment_bytes: 300, ..config.clone() });
     let log = node.log();
     for _ in 0..20 {
         append(&log, batch(timestamp, &[b"some value"])).unwrap();
@@ -28,7 +29,7 @@ fn filled(config: LogConfig, timestamp: i64) -> (Node, Arc<chronik_log::Log>) {
 
 #[test]
 fn retention_by_time_empties_the_log_and_keeps_its_offsets() {
-    let (node, log) = filled(LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
+    let (node, log) = filled(&LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
     node.manager.maintain(now_at(HOUR_MS - 1000));
     assert_eq!(log.log_start_offset(), Offset(0));
     node.manager.maintain(now_at(2 * HOUR_MS));
@@ -48,14 +49,14 @@ fn a_timestamp_from_the_future_does_not_keep_a_segment_for_ever() {
         message_timestamp_after_max_ms: None,
         ..LogConfig::default()
     };
-    let (node, log) = filled(config, BASE_MS + 1_000_000_000_000);
+    let (node, log) = filled(&config, BASE_MS + 1_000_000_000_000);
     node.manager.maintain(now_at(2 * HOUR_MS));
     assert_eq!(log.log_start_offset(), Offset(20));
 }
 
 #[test]
 fn retention_stops_at_the_high_watermark() {
-    let (node, log) = filled(LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
+    let (node, log) = filled(&LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
     log.set_high_watermark(Offset(7));
     node.manager.maintain(now_at(2 * HOUR_MS));
     assert!(log.log_start_offset() <= Offset(7));
@@ -64,8 +65,10 @@ fn retention_stops_at_the_high_watermark() {
 
 #[test]
 fn retention_by_size_keeps_at_least_that_much() {
-    let (node, log) =
-        filled(LogConfig { retention_bytes: Some(700), retention_ms: None, ..LogConfig::default() }, BASE_MS);
+    let (node, log) = filled(
+        &LogConfig { retention_bytes: Some(700), retention_ms: None, ..LogConfig::default() },
+        BASE_MS,
+    );
     node.manager.maintain(now_at(HOUR_MS));
     assert!((700..1000).contains(&log.size_bytes()), "{}", log.size_bytes());
     assert_eq!(all_records(&log, log.log_start_offset().get(), 500).last().unwrap().0, 19);
@@ -75,7 +78,7 @@ fn retention_by_size_keeps_at_least_that_much() {
 fn a_compacted_log_is_not_deleted_by_age() {
     let compact = CleanupPolicy { delete: false, compact: true };
     let config = LogConfig { retention_ms: Some(HOUR_MS), cleanup_policy: compact, ..LogConfig::default() };
-    let (node, log) = filled(config, BASE_MS);
+    let (node, log) = filled(&config, BASE_MS);
     node.manager.maintain(now_at(2 * HOUR_MS));
     assert_eq!(log.log_start_offset(), Offset(0));
     log.delete_records(Offset(15)).unwrap();
@@ -86,7 +89,7 @@ fn a_compacted_log_is_not_deleted_by_age() {
 
 #[test]
 fn deleted_records_do_not_come_back_and_their_files_go() {
-    let (node, log) = filled(LogConfig::default(), BASE_MS);
+    let (node, log) = filled(&LogConfig::default(), BASE_MS);
     assert!(matches!(log.delete_records(Offset(21)), Err(LogError::OffsetOutOfRange { .. })));
     assert_eq!(log.delete_records(Offset(13)).unwrap(), Offset(13));
     assert_eq!(log.delete_records(Offset(3)).unwrap(), Offset(13));
@@ -252,7 +255,7 @@ fn epochs_are_kept_across_restarts_and_cut_with_the_log() {
 
 #[test]
 fn a_directory_that_kafka_wrote_is_taken_over() {
-    let (node, log) = filled(LogConfig::default(), BASE_MS);
+    let (node, log) = filled(&LogConfig::default(), BASE_MS);
     let records = all_records(&log, 0, 1000);
     log.delete_records(Offset(2)).unwrap();
     drop(log);
@@ -274,7 +277,7 @@ fn a_directory_that_kafka_wrote_is_taken_over() {
 
 #[test]
 fn a_segment_that_compaction_had_ready_takes_its_place() {
-    let (node, log) = filled(LogConfig::default(), BASE_MS);
+    let (node, log) = filled(&LogConfig::default(), BASE_MS);
     drop(log);
     let from = partition_dir().join(format!("{:020}.log", 0));
     let contents = node.disk.read_file(&from).unwrap();

@@ -1,6 +1,7 @@
 //! Random histories of one log, held against a list of records in memory.
 //!
 //! Every history comes from a seed, which a failure names.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
 

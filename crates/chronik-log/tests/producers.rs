@@ -1,4 +1,5 @@
 //! Idempotent producers (KIP-98): which sequence is taken, which is a duplicate, which is refused.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
 

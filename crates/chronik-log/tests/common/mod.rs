@@ -1,6 +1,5 @@
 //! What the log's tests share: batches, a disk, a manager over it.
 #![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "what cannot be built fails its test")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
