@@ -160,6 +160,7 @@ fn restart(dir: &Path, what: &str) {
 fn main() {
     let named = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let temp = tempfile::tempdir_in(named.unwrap_or_else(|| ".".to_owned())).unwrap();
-    appends(temp.path());
+    // Partitions first, as their memory is measured by the process's growth.
     partitions(temp.path());
+    appends(temp.path());
 }

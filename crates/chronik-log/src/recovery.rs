@@ -141,8 +141,12 @@ impl Recovery<'_> {
         self.epochs_changed |= self.epochs.truncate_from_end(offsets.log_end);
         self.epochs_changed |= self.epochs.truncate_from_start(offsets.log_start);
         if self.epochs_changed {
-            let file = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
-            replace_unsynced(self.dir, &file, self.epochs.to_file().as_bytes())?;
+            let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
+            let contents = self.epochs.to_file();
+            // Mostly the file is right already and only the checkpoint is older.
+            if self.dir.disk.read_file(&path).ok().as_deref() != Some(contents.as_bytes()) {
+                replace_unsynced(self.dir, &path, contents.as_bytes())?;
+            }
             self.dir.mark_changed();
         }
         let parts = LogParts {
