@@ -72,6 +72,7 @@ pub(crate) fn run(case: Case, system: &System, options: Options) -> Result<Figur
                 connection_count: CONNECTIONS,
             };
             Connection::open(running.port)?.create_topic("bench", PARTITIONS)?;
+            load::warm_up(running.port, "bench", &volume)?;
             // A JVM needs a run-up before it shows what it can do.
             load::produce(running.port, "bench", Volume { total_bytes: volume.total_bytes / 5, ..volume })?;
             let before = running.cpu_seconds()?;

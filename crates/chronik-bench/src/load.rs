@@ -1,7 +1,7 @@
 //! The load: batches that are built once and sent again and again, and fetches that follow them.
 
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,10 @@ use crate::client::Connection;
 const IN_FLIGHT_MAX: u64 = 5;
 /// The version of Produce and of Fetch that is sent: the last with topic names.
 const VERSION: i16 = 12;
+
+/// How often a partition of a new topic is tried, and how long between two tries.
+const WARM_UP_TRIES_MAX: u32 = 500;
+const WARM_UP_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a throughput run moves.
 #[derive(Clone, Copy)]
@@ -65,6 +69,28 @@ fn produce_frame(topic: &str, partition: i32, records: Bytes) -> Result<Bytes> {
         ..Default::default()
     };
     Ok(frame::encode_request(1, Some("chronik-bench"), &request, VERSION)?)
+}
+
+/// Produces one batch to each partition, again and again until its leader takes it: a topic that has just been made is
+/// known before its leaders are.
+pub(crate) fn warm_up(port: u16, topic: &str, volume: &Volume) -> Result<()> {
+    let (records, _) = batch(volume)?;
+    let mut connection = Connection::open(port)?;
+    let mut buffer = BytesMut::new();
+    for partition in 0..volume.partition_count {
+        let frame = produce_frame(topic, partition, records.clone())?;
+        let mut tries = 0;
+        loop {
+            connection.send(&frame)?;
+            match check_produced(&mut connection, &mut buffer) {
+                Ok(()) => break,
+                Err(error) if tries == WARM_UP_TRIES_MAX => return Err(error),
+                Err(_) => tries += 1,
+            }
+            thread::sleep(WARM_UP_PAUSE);
+        }
+    }
+    Ok(())
 }
 
 /// Produces with `acks=all`: each connection has its partitions, and a few requests on the way.
