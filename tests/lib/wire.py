@@ -8,8 +8,8 @@ import struct
 import time
 from dataclasses import dataclass
 
-PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, CREATE_TOPICS = 0, 1, 2, 3, 18, 19
-DELETE_TOPICS, INIT_PRODUCER_ID = 20, 22
+PRODUCE, FETCH, LIST_OFFSETS, METADATA, FIND_COORDINATOR = 0, 1, 2, 3, 10
+API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = 18, 19, 20, 22
 
 FIRST_FLEXIBLE = {PRODUCE: 9, FETCH: 12, LIST_OFFSETS: 6, METADATA: 9, API_VERSIONS: 3}
 FIRST_FLEXIBLE |= {CREATE_TOPICS: 5, DELETE_TOPICS: 4, INIT_PRODUCER_ID: 2}
@@ -311,6 +311,20 @@ def new_topic(connection: Connection, topic: str, partitions: int = 1) -> None:
             if time.monotonic() > deadline:
                 raise AssertionError(f"{topic}-{partition} has no leader: error {answer[0]}")
             time.sleep(0.02)
+
+
+def advertised_keys(bootstrap: str) -> set[int]:
+    """The API keys that the broker says it answers."""
+    with Connection(bootstrap) as connection:
+        reader = connection.ask(API_VERSIONS, 0, b"")
+        code = reader.i16()
+        if code != 0:
+            raise AssertionError(f"ApiVersions v0: error {code}")
+        keys = set()
+        for _ in range(reader.i32()):
+            keys.add(reader.i16())
+            reader.take(4)
+        return keys
 
 
 def codecs_of_batches(bootstrap: str, topic: str, partition: int = 0) -> set[int]:

@@ -72,14 +72,15 @@ pub(crate) fn run(case: Case, system: &System, options: Options) -> Result<Figur
                 connection_count: CONNECTIONS,
             };
             Connection::open(running.port)?.create_topic("bench", PARTITIONS)?;
+            load::warm_up(running.port, "bench", &volume)?;
             // A JVM needs a run-up before it shows what it can do.
             load::produce(running.port, "bench", Volume { total_bytes: volume.total_bytes / 5, ..volume })?;
             let before = running.cpu_seconds()?;
             let produced = load::produce(running.port, "bench", volume)?;
             let between = running.cpu_seconds()?;
             let consumed = load::consume(running.port, "bench", volume)?;
-            note_moved(&mut figures, "produce", produced, between - before);
-            note_moved(&mut figures, "consume", consumed, running.cpu_seconds()? - between);
+            note_moved(&mut figures, Direction::Produce, produced, between - before);
+            note_moved(&mut figures, Direction::Consume, consumed, running.cpu_seconds()? - between);
             figures.note("loaded_mb", running.resident_mb()?);
         }
         Case::Idle => {
@@ -100,19 +101,22 @@ pub(crate) fn run(case: Case, system: &System, options: Options) -> Result<Figur
     Ok(figures)
 }
 
+/// Which way records went.
+#[derive(Clone, Copy)]
+enum Direction {
+    Produce,
+    Consume,
+}
+
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn note_moved(figures: &mut Figures, what: &'static str, moved: Moved, cpu_seconds: f64) {
+fn note_moved(figures: &mut Figures, what: Direction, moved: Moved, cpu_seconds: f64) {
     let (bytes, records) = (moved.bytes as f64, moved.records as f64);
-    match what {
-        "produce" => {
-            figures.note("produce_mb_s", bytes / 1e6 / moved.seconds);
-            figures.note("produce_records_s", records / moved.seconds);
-            figures.note("produce_cpu_s_gb", cpu_seconds / (bytes / 1e9));
-        }
-        _ => {
-            figures.note("consume_mb_s", bytes / 1e6 / moved.seconds);
-            figures.note("consume_records_s", records / moved.seconds);
-            figures.note("consume_cpu_s_gb", cpu_seconds / (bytes / 1e9));
-        }
+    let names = match what {
+        Direction::Produce => ["produce_mb_s", "produce_records_s", "produce_cpu_s_gb"],
+        Direction::Consume => ["consume_mb_s", "consume_records_s", "consume_cpu_s_gb"],
+    };
+    let values = [bytes / 1e6 / moved.seconds, records / moved.seconds, cpu_seconds / (bytes / 1e9)];
+    for (name, value) in names.into_iter().zip(values) {
+        figures.note(name, value);
     }
 }

@@ -14,7 +14,7 @@ use chronik_protocol::messages::{
 };
 
 /// How long an answer may take before the run is given up.
-const ANSWER_MAX: Duration = Duration::from_secs(120);
+const ANSWER_MAX: Duration = Duration::from_mins(2);
 
 /// One connection to a broker on this machine.
 pub(crate) struct Connection {

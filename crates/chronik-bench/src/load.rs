@@ -1,7 +1,7 @@
 //! The load: batches that are built once and sent again and again, and fetches that follow them.
 
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,10 @@ use crate::client::Connection;
 const IN_FLIGHT_MAX: u64 = 5;
 /// The version of Produce and of Fetch that is sent: the last with topic names.
 const VERSION: i16 = 12;
+
+/// How often a partition of a new topic is tried, and how long between two tries.
+const WARM_UP_TRIES_MAX: u32 = 500;
+const WARM_UP_PAUSE: Duration = Duration::from_millis(10);
 
 /// What a throughput run moves.
 #[derive(Clone, Copy)]
@@ -45,8 +49,9 @@ fn batch(volume: &Volume) -> Result<(Bytes, u64)> {
     // A broker refuses timestamps far from its clock.
     let now = TimestampMs(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
     for position in 0..count {
-        let value: Vec<u8> =
-            (0..volume.record_bytes).map(|at| ((at * 31 + position * 7) % 251) as u8).collect();
+        let value: Vec<u8> = (0..volume.record_bytes)
+            .map(|at| u8::try_from((at * 31 + position * 7) % 251).unwrap_or(0))
+            .collect();
         builder.append(now, None, Some(&value), &[])?;
     }
     Ok((builder.finish()?.freeze(), count as u64))
@@ -58,16 +63,34 @@ fn produce_frame(topic: &str, partition: i32, records: Bytes) -> Result<Bytes> {
         timeout_ms: 30_000,
         topic_data: vec![TopicProduceData {
             name: topic.to_owned(),
-            partition_data: vec![PartitionProduceData {
-                index: partition,
-                records: Some(records),
-                ..Default::default()
-            }],
+            partition_data: vec![PartitionProduceData { index: partition, records: Some(records) }],
             ..Default::default()
         }],
         ..Default::default()
     };
     Ok(frame::encode_request(1, Some("chronik-bench"), &request, VERSION)?)
+}
+
+/// Produces one batch to each partition, again and again until its leader takes it: a topic that has just been made is
+/// known before its leaders are.
+pub(crate) fn warm_up(port: u16, topic: &str, volume: &Volume) -> Result<()> {
+    let (records, _) = batch(volume)?;
+    let mut connection = Connection::open(port)?;
+    let mut buffer = BytesMut::new();
+    for partition in 0..volume.partition_count {
+        let frame = produce_frame(topic, partition, records.clone())?;
+        let mut tries = 0;
+        loop {
+            connection.send(&frame)?;
+            match check_produced(&mut connection, &mut buffer) {
+                Ok(()) => break,
+                Err(error) if tries == WARM_UP_TRIES_MAX => return Err(error),
+                Err(_) => tries += 1,
+            }
+            thread::sleep(WARM_UP_PAUSE);
+        }
+    }
+    Ok(())
 }
 
 /// Produces with `acks=all`: each connection has its partitions, and a few requests on the way.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 /// How long a broker may take to answer its first request.
-const START_MAX: Duration = Duration::from_secs(120);
+const START_MAX: Duration = Duration::from_mins(2);
 /// Clock ticks in a second, as `/proc` counts them on Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -16,7 +16,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Running {
     child: Child,
     pub(crate) port: u16,
-    /// From the start of the process until it answered ApiVersions.
+    /// From the start of the process until it answered its first request.
     pub(crate) start_ms: f64,
 }
 

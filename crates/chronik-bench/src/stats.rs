@@ -34,11 +34,11 @@ pub(crate) fn print(case: Case, systems: &[System], results: &[Vec<Figures>]) {
             values.sort_by(f64::total_cmp);
             let (Some(least), Some(most)) = (values.first(), values.last()) else { continue };
             let median = median(&values);
-            row.push_str(&format!("  {} {median:.2} ({least:.2} to {most:.2})", system.name));
+            row = format!("{row}  {} {median:.2} ({least:.2} to {most:.2})", system.name);
             medians.push(median);
         }
         if let [ours, theirs] = medians.as_slice() {
-            row.push_str(&format!("  ratio {:.3}", ours / theirs));
+            row = format!("{row}  ratio {:.3}", ours / theirs);
         }
         println!("{row}");
     }

@@ -320,11 +320,7 @@ mod tests {
         }
     }
 
-    fn request<'a>(
-        id: i32,
-        epoch: i32,
-        partitions: &'a [(SessionKey, PartitionFetch)],
-    ) -> SessionRequest<'a> {
+    fn request(id: i32, epoch: i32, partitions: &[(SessionKey, PartitionFetch)]) -> SessionRequest<'_> {
         SessionRequest {
             session_id: id,
             session_epoch: epoch,

@@ -42,6 +42,8 @@ pub(crate) struct Partition {
     leader_epoch: AtomicI32,
     is_leader: AtomicBool,
     is_deleted: AtomicBool,
+    /// The last append found the disk full. The log says so once, not for each batch that is refused.
+    is_disk_full: AtomicBool,
     high_watermark: AtomicI64,
     appends: Mutex<Vec<AppendJob>>,
     appending: Mutex<()>,
@@ -72,6 +74,7 @@ impl Partition {
             leader_epoch: AtomicI32::new(LeaderEpoch::NONE.get()),
             is_leader: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
+            is_disk_full: AtomicBool::new(false),
             high_watermark: AtomicI64::new(high_watermark.get()),
             appends: Mutex::new(Vec::new()),
             appending: Mutex::new(()),
@@ -196,6 +199,7 @@ impl Partition {
                 }
             }
         }
+        self.watch_disk(&results);
         let Some(sync_up_to) = sync_up_to else {
             if let Some(end) = end {
                 self.advance_high_watermark(now, end, bytes);
@@ -223,6 +227,24 @@ impl Partition {
         });
         // The queue wakes its thread itself, whoever asks first.
         self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
+    }
+
+    /// Tells the operator when the disk has become full, and when appends succeed again.
+    fn watch_disk(&self, results: &[Result<Appended, AppendError>]) {
+        let full = results.iter().find_map(|result| match result {
+            Err(AppendError::Log(error @ LogError::DiskFull { .. })) => Some(error),
+            Ok(_) | Err(_) => None,
+        });
+        let (topic, partition) = (&*self.topic, self.index.get());
+        match full {
+            Some(error) if !self.is_disk_full.swap(true, Ordering::Relaxed) => {
+                tracing::error!(topic, partition, "refusing records until there is space again: {error}");
+            }
+            None if results.iter().any(Result::is_ok) && self.is_disk_full.swap(false, Ordering::Relaxed) => {
+                tracing::info!(topic, partition, "there is space again, and records are accepted");
+            }
+            Some(_) | None => {}
+        }
     }
 
     fn advance_high_watermark(&self, now: Now, to: Offset, bytes: u64) {

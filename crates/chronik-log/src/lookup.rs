@@ -199,8 +199,15 @@ impl Log {
             let mut batch = vec![0; found.header.size_bytes];
             let read = file.read_at(&mut batch, found.position)?;
             batch.truncate(read);
-            let record = first_wanted(&batch, wanted)
-                .map_err(|error| ScanError::Batch { position: found.position, error })?;
+            let check = found.header.check_crc(&batch);
+            check.map_err(|error| ScanError::Batch { position: found.position, error })?;
+            // Compressed batches are stored unread, so one may hold nothing that can be read. It must not keep what
+            // lies behind it from being found: it stands as one record with the header's last timestamp.
+            let record = first_wanted(&batch, wanted).unwrap_or_else(|_| {
+                let header = &found.header;
+                let is_wanted = wanted.timestamp <= header.max_timestamp.get();
+                is_wanted.then(|| (header.max_timestamp, header.base_offset.max(Offset(wanted.min_offset))))
+            });
             if let Some((timestamp, offset)) = record {
                 let leader_epoch = found.header.partition_leader_epoch;
                 return Ok(Some(TimestampAndOffset { timestamp, offset, leader_epoch }));

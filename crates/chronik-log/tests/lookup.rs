@@ -4,7 +4,7 @@
 mod common;
 
 use chronik_log::{AppendOrigin, LogConfig, OffsetQuery};
-use chronik_protocol::records::{BatchHeader, Compression, TimestampType};
+use chronik_protocol::records::{BatchHeader, Compression, TimestampType, patch_max_timestamp};
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs};
 use common::*;
 
@@ -103,4 +103,23 @@ fn batches_over_the_limits_are_refused() {
     assert_eq!(code(100), Err(ErrorCode::RecordListTooLarge));
     code(10).unwrap();
     assert_eq!(log.log_end_offset(), Offset(2));
+}
+
+#[test]
+fn a_batch_that_cannot_be_read_stands_as_one_record() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"before"])).unwrap();
+    let mut garbage = batch(BASE_MS + 10, &[b"not compressed", b"whatever the header says"]);
+    garbage[22] |= 1;
+    patch_max_timestamp(&mut garbage, TimestampType::CreateTime, TimestampMs(BASE_MS + 10));
+    append(&log, garbage).unwrap();
+    append(&log, batch(BASE_MS + 20, &[b"behind"])).unwrap();
+    let find = |ms: i64| {
+        let found = log.offset_for(OffsetQuery::Timestamp(TimestampMs(BASE_MS + ms))).unwrap();
+        found.map(|found| (found.timestamp.get() - BASE_MS, found.offset.get()))
+    };
+    assert_eq!(find(0), Some((0, 0)));
+    assert_eq!(find(5), Some((10, 1)));
+    assert_eq!(find(15), Some((20, 3)));
 }

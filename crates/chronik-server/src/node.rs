@@ -129,14 +129,11 @@ fn open_metadata(
 ) -> Result<(RaftHandle, MetadataThread), Box<dyn Error>> {
     let dir = data_dir.join(METADATA_DIR);
     disk.create_dir_all(&dir)?;
-    let lock = disk.lock(&dir.join(METADATA_LOCK)).map_err(|error| {
+    let lock = disk.lock(&dir.join(METADATA_LOCK)).map_err(|error| -> Box<dyn Error> {
         if error.kind() == std::io::ErrorKind::WouldBlock {
-            format!(
-                "another process uses the data directory {}; stop it, or choose another with CHRONIK_DATA_DIR",
-                data_dir.display()
-            )
+            system::DataDirError::Locked { path: data_dir.to_owned() }.into()
         } else {
-            format!("cannot lock the data directory {}: {error}", data_dir.display())
+            format!("cannot lock the data directory {}: {error}", data_dir.display()).into()
         }
     })?;
     let raft = RaftConfig::new(config.node_id, vec![config.node_id]);

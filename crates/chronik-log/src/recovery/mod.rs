@@ -1,0 +1,366 @@
+//! Bringing one partition's log back after a restart.
+//!
+//! The rule for every segment is the same: what the checkpoint vouches for is taken as it is, by its size; what was
+//! appended since is read, each batch held against its CRC, its offsets and its epoch; the log ends before the first
+//! batch that fails (LOG-2). What the checkpoint vouches for depends on what happened:
+//!
+//! | since the checkpoint | believed without a look |
+//! |---|---|
+//! | clean shutdown | everything |
+//! | the process died | everything in the checkpoint, unless the journal says that the log was cut |
+//! | the machine stopped (another boot id) | what lies below the recovery point |
+//! | no checkpoint | a closed segment whose index leads to batches that end where the next segment begins |
+//!
+//! A file that is missing or damaged is put right from the others, with one warning.
+
+mod files;
+mod indexes;
+mod producers;
+mod segments;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chronik_disk::{DirEntry, OpenMode};
+use chronik_types::{Now, TopicId, TopicPartition};
+
+use crate::checkpoint::PartitionCheckpoint;
+use crate::dir::LogDir;
+use crate::epoch_cache::EpochCache;
+use crate::journal::{Note, NoteKind};
+use crate::log::{Log, LogParts, replace_unsynced};
+use crate::partition_metadata;
+use crate::producer_state::ProducerState;
+use crate::segment::Segment;
+use crate::{LogConfig, LogError, names};
+
+pub(crate) use producers::rebuild_producers;
+
+/// What is known of a partition before its directory is looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// What the last checkpoint says of it.
+    pub(crate) checkpoint: Option<PartitionCheckpoint>,
+    /// What the journal says happened since, in order.
+    pub(crate) notes: Vec<Note>,
+    /// Whether the machine stopped since.
+    pub(crate) rebooted: bool,
+    /// Whether that checkpoint was the last act of a clean shutdown.
+    pub(crate) clean: bool,
+    /// Kafka's own checkpoints, for a directory that Kafka wrote: log start, high watermark.
+    pub(crate) kafka_log_start: Option<i64>,
+    pub(crate) kafka_high_watermark: Option<i64>,
+}
+
+/// One partition while it is recovered.
+struct Recovery<'a> {
+    dir: &'a Arc<LogDir>,
+    partition: TopicPartition,
+    path: PathBuf,
+    known: Known,
+    config: Arc<LogConfig>,
+    now: Now,
+    /// Sizes of the numbered files that are there, by offset and extension.
+    files: BTreeMap<(i64, String), u64>,
+    epochs: EpochCache,
+    epochs_changed: bool,
+    producers: ProducerState,
+    /// The offset up to which `producers` is known to be right; `None` where it has to be made anew.
+    producers_end: Option<i64>,
+    snapshots: BTreeSet<i64>,
+}
+
+/// Recovers the log in a partition's directory.
+pub(crate) fn recover(
+    dir: &Arc<LogDir>,
+    partition: &TopicPartition,
+    known: Known,
+    config: Arc<LogConfig>,
+    now: Now,
+) -> Result<Log, LogError> {
+    let path = dir.partition_path(partition);
+    let entries = dir.disk.read_dir(&path).map_err(|source| LogError::io("list", &path, source))?;
+    let mut recovery = Recovery {
+        dir,
+        partition: partition.clone(),
+        path,
+        known,
+        config,
+        now,
+        files: BTreeMap::new(),
+        epochs: EpochCache::default(),
+        epochs_changed: false,
+        producers: ProducerState::default(),
+        producers_end: None,
+        snapshots: BTreeSet::new(),
+    };
+    let entries = recovery.finish_interrupted(entries)?;
+    recovery.take_files(&entries);
+    recovery.run(&entries)
+}
+
+impl Recovery<'_> {
+    fn run(mut self, entries: &[DirEntry]) -> Result<Log, LogError> {
+        let topic_id = self.topic_id(entries)?;
+        let bases: Vec<(i64, u64)> = self
+            .files
+            .iter()
+            .filter(|((_, extension), _)| extension == names::LOG)
+            .map(|((base_offset, _), &len)| (*base_offset, len))
+            .collect();
+        self.load_epochs(entries, !bases.is_empty());
+        self.load_producers();
+        let mut segments = Vec::new();
+        for (at, &(base_offset, len)) in bases.iter().enumerate() {
+            if self.is_beyond_a_hole(&segments, base_offset) {
+                self.warn(
+                    base_offset,
+                    names::LOG,
+                    "the power loss took what came before; the segment and those after it are removed",
+                );
+                for &(lost, _) in bases.get(at..).unwrap_or_default() {
+                    self.remove_segment_files(lost)?;
+                }
+                break;
+            }
+            let next_base = bases.get(at + 1).map(|&(next, _)| next);
+            let segment = self.recover_segment(base_offset, len, next_base)?;
+            if next_base.is_none() || segment.size_bytes > 0 {
+                segments.push(segment);
+            } else {
+                self.warn(
+                    base_offset,
+                    names::LOG,
+                    "the segment holds nothing that can be read; it is removed",
+                );
+                self.remove_segment_files(base_offset)?;
+            }
+        }
+        let offsets = self.settle_offsets(&mut segments)?;
+        self.remove_orphans(&segments)?;
+        let producers = self.settle_producers(&segments, offsets.log_end)?;
+        self.epochs_changed |= self.epochs.truncate_from_end(offsets.log_end);
+        self.epochs_changed |= self.epochs.truncate_from_start(offsets.log_start);
+        if self.epochs_changed {
+            let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
+            let contents = self.epochs.to_file();
+            // Mostly the file is right already and only the checkpoint is older.
+            if self.dir.disk.read_file(&path).ok().as_deref() != Some(contents.as_bytes()) {
+                replace_unsynced(self.dir, &path, contents.as_bytes())?;
+            }
+            self.dir.mark_changed();
+        }
+        let parts = LogParts {
+            segments,
+            epochs: self.epochs,
+            producers,
+            snapshots: self.snapshots,
+            log_start_offset: offsets.log_start,
+            log_end_offset: offsets.log_end,
+            high_watermark: offsets.high_watermark,
+            recovery_point: offsets.recovery_point,
+        };
+        Ok(Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts))
+    }
+
+    /// Whether a power loss took data before a segment that no one was told is durable. Then it is as if the segment
+    /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments.)
+    fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
+        let (true, Some(checkpoint)) = (self.known.rebooted, &self.known.checkpoint) else { return false };
+        let expected = before.last().map_or(checkpoint.log_start_offset, |segment| segment.next_offset);
+        expected < base_offset && checkpoint.recovery_point < base_offset
+    }
+
+    fn warn(&self, offset: i64, extension: &str, what: &str) {
+        let path = self.dir.file_path(&self.partition, offset, extension);
+        tracing::warn!(path = %path.display(), "{what}");
+    }
+
+    fn take_files(&mut self, entries: &[DirEntry]) {
+        for entry in entries.iter().filter(|entry| !entry.is_dir) {
+            if let Some((offset, extension)) = names::parse_file(&entry.name) {
+                if extension == names::SNAPSHOT {
+                    self.snapshots.insert(offset);
+                } else {
+                    self.files.insert((offset, extension.to_owned()), entry.len_bytes);
+                }
+            }
+        }
+    }
+
+    fn file_len(&self, offset: i64, extension: &str) -> Option<u64> {
+        self.files.get(&(offset, extension.to_owned())).copied()
+    }
+
+    fn topic_id(&self, entries: &[DirEntry]) -> Result<TopicId, LogError> {
+        let there =
+            entries.iter().any(|entry| entry.name == names::PARTITION_METADATA && entry.len_bytes > 0);
+        let from_checkpoint = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.topic_id);
+        if let (true, Some(topic_id)) = (there, from_checkpoint) {
+            return Ok(topic_id);
+        }
+        let path = self.path.join(names::PARTITION_METADATA);
+        if there
+            && let Some(topic_id) =
+                self.dir.disk.read_file(&path).ok().as_deref().and_then(partition_metadata::parse)
+        {
+            return Ok(topic_id);
+        }
+        let topic_id = from_checkpoint.unwrap_or(TopicId::ZERO);
+        if topic_id == TopicId::ZERO {
+            tracing::warn!(path = %path.display(), "the topic id is missing; the topic of this name that is opened next is taken to be the owner");
+        } else {
+            tracing::warn!(path = %path.display(), %topic_id, "the topic id is missing; it is written anew from the checkpoint");
+            replace_unsynced(self.dir, &path, partition_metadata::format(topic_id).as_bytes())?;
+        }
+        Ok(topic_id)
+    }
+
+    fn load_epochs(&mut self, entries: &[DirEntry], has_segments: bool) {
+        let there = entries.iter().any(|entry| entry.name == names::LEADER_EPOCH_CHECKPOINT);
+        let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
+        if let (Some(checkpoint), false) = (&self.known.checkpoint, self.was_cut()) {
+            self.epochs = checkpoint.epochs.clone();
+            if !there && !self.epochs.entries().is_empty() {
+                tracing::warn!(path = %path.display(), "the leader epochs are missing; they are written anew from the checkpoint");
+                self.epochs_changed = true;
+            }
+            return;
+        }
+        let found = self
+            .dir
+            .disk
+            .read_file(&path)
+            .ok()
+            .and_then(|contents| EpochCache::from_file(std::str::from_utf8(&contents).ok()?));
+        match found {
+            Some(epochs) => self.epochs = epochs,
+            None if there || has_segments => {
+                tracing::warn!(path = %path.display(), "the leader epochs are missing or damaged; they are read from the batches");
+                self.epochs_changed = true;
+            }
+            None => {}
+        }
+    }
+
+    fn load_producers(&mut self) {
+        if self.was_cut() {
+            return;
+        }
+        if let Some(checkpoint) = &mut self.known.checkpoint
+            && let Some(producers) = checkpoint.producers.take()
+        {
+            self.producers_end = Some(checkpoint.log_end_offset);
+            self.producers = producers;
+        }
+    }
+
+    fn noted(&self, kind: NoteKind) -> bool {
+        self.known.notes.iter().any(|note| note.kind == kind)
+    }
+
+    fn was_cut(&self) -> bool {
+        self.cut_offset().is_some()
+    }
+
+    /// The lowest offset at which the log was cut since the checkpoint. What lies below is as the checkpoint has it.
+    fn cut_offset(&self) -> Option<i64> {
+        let notes = self.known.notes.iter();
+        notes
+            .filter_map(|note| match note.kind {
+                NoteKind::Cut => Some(note.offset),
+                NoteKind::Restart => Some(i64::MIN),
+                NoteKind::Append | NoteKind::LogStart | NoteKind::Delete => None,
+            })
+            .min()
+    }
+
+    fn settle_offsets(&mut self, segments: &mut Vec<Segment>) -> Result<Offsets, LogError> {
+        let restart = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Restart);
+        let moved = self.known.notes.iter().filter(|note| note.kind == NoteKind::LogStart);
+        let mut offsets = Offsets::default();
+        let mut checkpoint_end = 0;
+        if let Some(checkpoint) = &self.known.checkpoint {
+            offsets.log_start = checkpoint.log_start_offset;
+            offsets.high_watermark = checkpoint.high_watermark;
+            offsets.recovery_point = checkpoint.recovery_point;
+            checkpoint_end = checkpoint.log_end_offset;
+        } else {
+            offsets.log_start = self.known.kafka_log_start.unwrap_or(0);
+            offsets.high_watermark = self.known.kafka_high_watermark.unwrap_or(0);
+        }
+        if let Some(note) = restart {
+            offsets.log_start = note.offset;
+            offsets.recovery_point = note.offset;
+            checkpoint_end = note.offset;
+        }
+        if let Some(cut_offset) = self.cut_offset() {
+            offsets.recovery_point = offsets.recovery_point.min(cut_offset);
+        }
+        offsets.log_start = moved.map(|note| note.offset).fold(offsets.log_start, i64::max);
+        if let Some(first) = segments.first() {
+            offsets.log_start = offsets.log_start.max(first.base_offset);
+        }
+        let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
+        offsets.log_end = found_end;
+        if found_end < checkpoint_end && !self.was_cut() && !self.known.rebooted {
+            tracing::warn!(
+                path = %self.path.display(), found_end, checkpoint_end,
+                "the log ends before its checkpoint: data that was there is gone"
+            );
+            let lost_file =
+                self.known.checkpoint.as_ref().and_then(|c| c.segments.last()).is_some_and(|last| {
+                    segments.binary_search_by_key(&last.base_offset, |segment| segment.base_offset).is_err()
+                });
+            if lost_file {
+                // Offsets of records that were acknowledged are not given out again.
+                self.start_segment_at(segments, checkpoint_end)?;
+                offsets.log_end = checkpoint_end;
+            }
+        }
+        if offsets.log_end < offsets.log_start {
+            for segment in std::mem::take(segments) {
+                self.remove_segment_files(segment.base_offset)?;
+            }
+            offsets.log_end = offsets.log_start;
+        }
+        offsets.recovery_point = offsets.recovery_point.clamp(offsets.log_start, offsets.log_end);
+        Ok(offsets)
+    }
+
+    fn start_segment_at(&mut self, segments: &mut Vec<Segment>, base_offset: i64) -> Result<(), LogError> {
+        let path = self.dir.file_path(&self.partition, base_offset, names::LOG);
+        self.dir
+            .open(&path, OpenMode::Create)
+            .map_err(|source| self.dir.write_failed("create", &path, source))?;
+        segments.push(Segment::new(base_offset, self.now.wall.get()));
+        self.dir.mark_changed();
+        Ok(())
+    }
+
+    fn settle_producers(&mut self, segments: &[Segment], log_end: i64) -> Result<ProducerState, LogError> {
+        let beyond: Vec<i64> = self.snapshots.iter().copied().filter(|&offset| log_end < offset).collect();
+        for offset in beyond {
+            self.snapshots.remove(&offset);
+            self.remove_file(offset, names::SNAPSHOT)?;
+        }
+        if self.producers_end.is_some_and(|end| end <= log_end) {
+            return Ok(std::mem::take(&mut self.producers));
+        }
+        let (producers, damaged) =
+            rebuild_producers(self.dir, &self.partition, segments, &self.snapshots, log_end)?;
+        for offset in damaged {
+            self.snapshots.remove(&offset);
+        }
+        Ok(producers)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Offsets {
+    log_start: i64,
+    log_end: i64,
+    high_watermark: i64,
+    recovery_point: i64,
+}
