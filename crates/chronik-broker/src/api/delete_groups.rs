@@ -26,15 +26,15 @@ struct Share {
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: DeleteGroupsRequest) {
     // By the address of the shard, which is the same for all groups in it. Groups that are coordinated elsewhere have
     // one each.
-    let mut shares: BTreeMap<usize, Share> = BTreeMap::new();
+    let mut by_shard: BTreeMap<usize, Share> = BTreeMap::new();
     for group_id in request.groups_names {
         let shard = broker.group_shard(context.now, &group_id);
-        let share = shares
+        let portion = by_shard
             .entry(Arc::as_ptr(&shard).addr())
             .or_insert_with(|| Share { shard, group_ids: Vec::new() });
-        share.group_ids.push(group_id);
+        portion.group_ids.push(group_id);
     }
-    let shares: Vec<Share> = shares.into_values().collect();
+    let shares: Vec<Share> = by_shard.into_values().collect();
     if shares.is_empty() {
         context.reply(&DeleteGroupsResponse::default());
         return;

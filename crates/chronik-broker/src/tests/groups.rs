@@ -193,10 +193,10 @@ fn two_members_share_a_group() {
     assert!(waiting.lock().is_none(), "the leader has not assigned yet");
     let assigned = [(a.as_str(), "for a"), (b.as_str(), "for b")];
     let led: SyncGroupResponse = response(&sync(&fixture, leader, &assigned), 5);
-    let followed: SyncGroupResponse = response(&waiting, 5);
+    let given: SyncGroupResponse = response(&waiting, 5);
     let share = |member: &str| if member == a { "for a" } else { "for b" };
     assert_eq!(led.assignment, share(&leader.member_id));
-    assert_eq!(followed.assignment, share(&follower.member_id));
+    assert_eq!(given.assignment, share(&follower.member_id));
     assert_eq!(heartbeat(&fixture, leader), ErrorCode::None);
     assert_eq!(commit(&fixture, "g", Some(leader), 5), ErrorCode::None);
     assert_eq!(committed(&fixture, &["g", "other"]), [5, -1]);
