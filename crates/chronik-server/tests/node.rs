@@ -22,7 +22,7 @@ use chronik_server::node;
 use chronik_server::process::{Context, Node};
 
 /// How long an answer may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn open(data_dir: &Path) -> Result<Node, String> {
     let environment = vec![(OsString::from("CHRONIK_DATA_DIR"), data_dir.as_os_str().to_owned())];
