@@ -31,7 +31,7 @@ UNACKNOWLEDGED_MAX = 500
 CODECS = ["none", "lz4", "zstd", "snappy", "gzip"]
 # Read everything in each so many rounds; in the others only what is new since the last check.
 FULL_READ_EVERY = 10
-READ_TIMEOUT_S = 60.0
+READ_TIMEOUT_S = 300.0
 
 Log = dict[tuple[str, int], list[tuple[int, bytes]]]
 
