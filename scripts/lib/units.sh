@@ -96,7 +96,7 @@ execute_unit() {
             ;;
         java-tools)
             install_kafka
-            against_broker java-tools 600 python3 $clients/java/suite.py '{bootstrap}'
+            against_broker java-tools 900 python3 $clients/java/suite.py '{bootstrap}'
             ;;
         dump-log)
             install_kafka
@@ -131,7 +131,7 @@ execute_unit() {
             ;;
         groups-java-tools)
             install_kafka
-            against_broker "$1" 600 python3 $clients/java/groups.py '{bootstrap}'
+            against_broker "$1" 900 python3 $clients/java/groups.py '{bootstrap}'
             ;;
         *)
             echo "unit '$1' is listed in scripts/test and not defined here"
