@@ -444,14 +444,12 @@ pub struct TopicSettings {
     pub message_timestamp_after_max_ms: i64,
     pub message_timestamp_before_max_ms: i64,
     pub log_append_time: bool,
-    pub min_insync_replicas: i32,
     pub retention_bytes: i64,
     pub retention_ms: i64,
     pub segment_bytes: i32,
     pub segment_index_bytes: i32,
     pub segment_jitter_ms: i64,
     pub segment_ms: i64,
-    pub unclean_leader_election_enable: bool,
 }
 
 impl TopicSettings {
@@ -467,19 +465,12 @@ impl TopicSettings {
             message_timestamp_after_max_ms: number("message.timestamp.after.max.ms", overrides, broker),
             message_timestamp_before_max_ms: number("message.timestamp.before.max.ms", overrides, broker),
             log_append_time: timestamp_type == "LogAppendTime",
-            min_insync_replicas: number("min.insync.replicas", overrides, broker),
             retention_bytes: number("retention.bytes", overrides, broker),
             retention_ms: number("retention.ms", overrides, broker),
             segment_bytes: number("segment.bytes", overrides, broker),
             segment_index_bytes: number("segment.index.bytes", overrides, broker),
             segment_jitter_ms: number("segment.jitter.ms", overrides, broker),
             segment_ms: number("segment.ms", overrides, broker),
-            unclean_leader_election_enable: number::<String>(
-                "unclean.leader.election.enable",
-                overrides,
-                broker,
-            )
-            .eq_ignore_ascii_case("true"),
         }
     }
 }
