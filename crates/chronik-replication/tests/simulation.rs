@@ -303,7 +303,7 @@ impl World {
             Message::Answer { to, leader_epoch, fetched_from, answer, records, leaders_hw } => {
                 self.take_answer(to, leader_epoch, fetched_from, &answer, records, leaders_hw);
             }
-            Message::Propose { from, proposal } => self.decide(from, proposal),
+            Message::Propose { from, proposal } => self.decide(from, &proposal),
             Message::Refused { to, leader_epoch, partition_epoch } => {
                 let now = MonotonicMs(self.now);
                 let node = self.nodes.get_mut(&to).expect("known");
@@ -424,7 +424,7 @@ impl World {
     }
 
     /// The controller takes a change of the ISR if it meets the epochs that it was decided in.
-    fn decide(&mut self, from: i32, proposal: IsrProposal) {
+    fn decide(&mut self, from: i32, proposal: &IsrProposal) {
         let image = self.newest();
         let is_live = proposal.isr.iter().zip(&proposal.broker_epochs).all(|(node, told)| {
             let live = image.live.get(&node.get()).copied().map(BrokerEpoch);
