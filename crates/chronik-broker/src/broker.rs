@@ -18,6 +18,7 @@ use crate::groups::Groups;
 use crate::partition::PartitionServices;
 use crate::producer_ids::ProducerIds;
 use crate::random::Random;
+use crate::replication::{Fetchers, PeerClient};
 use crate::reply::Responder;
 use crate::timers::Timers;
 use crate::topics::Topics;
@@ -30,6 +31,8 @@ pub struct BrokerParts {
     pub metadata: Arc<dyn MetadataLog>,
     /// The logs, recovered.
     pub logs: Arc<LogManager>,
+    /// The way to other brokers.
+    pub peers: Arc<dyn PeerClient>,
     /// The clock.
     pub clock: SharedClock,
     /// Seeds every random choice: topic ids, fetch session ids, the name of this incarnation.
@@ -47,6 +50,7 @@ pub struct Broker {
     pub(crate) timers: Timers,
     pub(crate) fetch_sessions: FetchSessions,
     pub(crate) topics: Topics,
+    pub(crate) fetchers: Fetchers,
     pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) random: Random,
@@ -59,9 +63,11 @@ pub struct Broker {
 impl Broker {
     /// Puts a broker together. It serves what the metadata image says from the first request on.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
-        let BrokerParts { config, metadata, logs, clock, seed } = parts;
+        let BrokerParts { config, metadata, logs, peers, clock, seed } = parts;
         let random = Random::new(seed);
         let services = Arc::new(PartitionServices {
+            node_id: config.node_id,
+            metadata: Arc::clone(&metadata),
             flush_queue: Arc::clone(logs.flush_queue()),
             clock: Arc::clone(&clock),
         });
@@ -72,6 +78,7 @@ impl Broker {
                 session_seed,
             ),
             topics: Topics::new(services),
+            fetchers: Fetchers::new(peers),
             groups: Groups::default(),
             producer_ids: ProducerIds::default(),
             timers: Timers::default(),
@@ -127,8 +134,9 @@ impl Broker {
 
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
-    pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
+    pub fn metadata_changed(self: &Arc<Self>, image: &Arc<MetadataImage>, delta: &Delta) {
         self.topics.apply(self, image, delta);
+        self.follow_image(image, delta);
         self.groups.apply(self, delta);
     }
 

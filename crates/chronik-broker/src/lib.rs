@@ -16,6 +16,7 @@ mod groups;
 mod partition;
 mod producer_ids;
 mod random;
+mod replication;
 mod reply;
 #[cfg(test)]
 mod tests;
@@ -27,5 +28,6 @@ pub use broker::{Broker, BrokerParts};
 pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
+pub use replication::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
 pub use reply::{Reply, Responder, Response, ResponsePart};
 pub use topics::topic_log_config;

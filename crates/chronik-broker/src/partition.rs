@@ -4,6 +4,11 @@
 //! writes for all that are queued), the high watermark, and the waiters. A parked fetch registers itself before
 //! it looks at the high watermark a last time; an append moves the high watermark before it looks at the waiters.
 //! So one of the two always sees the other, and no wake-up is lost.
+//!
+//! Locks are taken in this order: `appending`, then `replicas`. Nobody is called with either held.
+
+mod replicas;
+mod replication;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +16,18 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 
 use bytes::BytesMut;
 use chronik_log::{AppendError, AppendOrigin, Appended, FlushQueue, Log, LogError, PendingBatch};
-use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex};
+use chronik_raft::MetadataLog;
+use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Now, Offset, PartitionIndex, TopicId};
 use parking_lot::Mutex;
 
 use crate::clock::SharedClock;
 
-/// Called once with what became of an append, when it may be acknowledged.
+pub(crate) use replication::{Applied, LeaderAnswer, Standing, position_in};
+
+use replicas::{Committing, Replicas, deposed};
+
+/// Called once with what became of an append, when it may be acknowledged: when it is committed, or, for those who
+/// do not ask for that, when it is in the leader's log.
 pub(crate) type AppendDone = Box<dyn FnOnce(Now, Result<Appended, AppendError>) + Send>;
 
 /// Told that records have become readable. It is called without any lock held.
@@ -29,6 +40,9 @@ pub(crate) trait Watcher: Send + Sync {
 
 /// What partitions share with the broker.
 pub(crate) struct PartitionServices {
+    pub(crate) node_id: NodeId,
+    /// Takes changes of the ISR.
+    pub(crate) metadata: Arc<dyn MetadataLog>,
     pub(crate) flush_queue: Arc<FlushQueue>,
     pub(crate) clock: SharedClock,
 }
@@ -36,6 +50,7 @@ pub(crate) struct PartitionServices {
 /// One partition of one topic on this broker.
 pub(crate) struct Partition {
     pub(crate) topic: Arc<str>,
+    pub(crate) topic_id: TopicId,
     pub(crate) index: PartitionIndex,
     log: Arc<Log>,
     services: Arc<PartitionServices>,
@@ -47,27 +62,41 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     appends: Mutex<Vec<AppendJob>>,
     appending: Mutex<()>,
-    advancing: Mutex<()>,
+    replicas: Mutex<Replicas>,
+    /// Told of what is committed.
     watchers: Mutex<BTreeMap<u64, Arc<dyn Watcher>>>,
+    /// Told of what is in the log: followers.
+    append_watchers: Mutex<BTreeMap<u64, Arc<dyn Watcher>>>,
 }
 
 struct AppendJob {
     pending: PendingBatch,
+    confirmation: Confirmation,
     done: AppendDone,
+}
+
+/// When an append is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// When it is in the leader's log (`acks` 0 and 1).
+    Appended,
+    /// When all replicas in sync have it (`acks=all`).
+    Committed,
 }
 
 impl Partition {
     pub(crate) fn new(
         topic: Arc<str>,
+        topic_id: TopicId,
         index: PartitionIndex,
         log: Arc<Log>,
         services: Arc<PartitionServices>,
     ) -> Self {
-        // With one replica everything that is in the log is committed.
-        let high_watermark = log.log_end_offset();
-        log.set_high_watermark(high_watermark);
+        // What is committed beyond that is known once this broker leads, or hears from its leader.
+        let high_watermark = log.high_watermark();
         Self {
             topic,
+            topic_id,
             index,
             log,
             services,
@@ -78,27 +107,10 @@ impl Partition {
             high_watermark: AtomicI64::new(high_watermark.get()),
             appends: Mutex::new(Vec::new()),
             appending: Mutex::new(()),
-            advancing: Mutex::new(()),
+            replicas: Mutex::default(),
             watchers: Mutex::new(BTreeMap::new()),
+            append_watchers: Mutex::new(BTreeMap::new()),
         }
-    }
-
-    /// Takes the lead in `leader_epoch`. The epoch is in the log before anything is appended under it.
-    pub(crate) fn become_leader(
-        self: &Arc<Self>,
-        now: Now,
-        leader_epoch: LeaderEpoch,
-    ) -> Result<(), LogError> {
-        {
-            let _appending = self.appending.lock();
-            if self.leader_epoch() < leader_epoch {
-                self.log.begin_epoch(leader_epoch)?;
-                self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
-            }
-            self.is_leader.store(true, Ordering::Release);
-        }
-        self.drain(now);
-        Ok(())
     }
 
     /// The log itself.
@@ -142,7 +154,7 @@ impl Partition {
         }
     }
 
-    /// Queues a batch. It is written by this call, or by another thread that is writing to this partition now.
+    /// Queues a batch, which is confirmed once it is committed.
     pub(crate) fn append(
         self: &Arc<Self>,
         now: Now,
@@ -150,7 +162,19 @@ impl Partition {
         origin: AppendOrigin,
         done: AppendDone,
     ) {
-        self.appends.lock().push(AppendJob { pending: PendingBatch { batch, origin }, done });
+        self.append_with(now, batch, origin, Confirmation::Committed, done);
+    }
+
+    /// Queues a batch. It is written by this call, or by another thread that is writing to this partition now.
+    pub(crate) fn append_with(
+        self: &Arc<Self>,
+        now: Now,
+        batch: BytesMut,
+        origin: AppendOrigin,
+        confirmation: Confirmation,
+        done: AppendDone,
+    ) {
+        self.appends.lock().push(AppendJob { pending: PendingBatch { batch, origin }, confirmation, done });
         self.drain(now);
     }
 
@@ -165,68 +189,111 @@ impl Partition {
             if jobs.is_empty() {
                 continue;
             }
-            let (batches, dones): (Vec<_>, Vec<_>) =
-                jobs.into_iter().map(|job| (job.pending, job.done)).unzip();
+            let (batches, waiting): (Vec<_>, Vec<_>) =
+                jobs.into_iter().map(|job| (job.pending, (job.confirmation, job.done))).unzip();
             let sizes: Vec<u64> = batches.iter().map(|pending| pending.batch.len() as u64).collect();
             let results = if self.is_deleted.load(Ordering::Acquire) {
                 batches.iter().map(|_| Err(AppendError::Log(LogError::Closed))).collect()
-            } else {
+            } else if self.is_leader.load(Ordering::Acquire) {
                 self.log.append_many(now, batches, self.leader_epoch())
+            } else {
+                // It was deposed while they queued up.
+                let epoch = self.leader_epoch();
+                batches.iter().map(|_| Err(deposed(epoch, epoch))).collect()
             };
+            let written = Written::of(&results, &sizes);
+            if let Some(written) = &written {
+                // Noted before anybody else can append: the ends must arrive in order.
+                self.replicas.lock().wrote(
+                    written.end,
+                    written.bytes,
+                    written.sync_up_to.is_some().then_some(written.first),
+                );
+            }
             drop(appending);
-            self.settle(now, sizes, results, dones);
+            self.settle(now, written, results, waiting);
         }
     }
 
-    /// Commits what was appended and tells everyone: at once, or after the sync that `flush.messages` asks for.
+    /// Tells everyone what was appended: at once, or after the sync that `flush.messages` asks for.
     fn settle(
         self: &Arc<Self>,
         now: Now,
-        sizes: Vec<u64>,
+        written: Option<Written>,
         results: Vec<Result<Appended, AppendError>>,
-        dones: Vec<AppendDone>,
+        waiting: Vec<(Confirmation, AppendDone)>,
     ) {
-        debug_assert_eq!(results.len(), dones.len(), "append_many answers each batch");
-        let mut end = None;
-        let mut bytes = 0;
-        let mut sync_up_to = None;
-        for (result, size) in results.iter().zip(sizes) {
-            if let Ok(appended) = result {
-                sync_up_to = sync_up_to.max(appended.sync_up_to);
-                if !appended.is_duplicate {
-                    end = end.max(Some(appended.last_offset.next()));
-                    bytes += size;
-                }
-            }
-        }
+        debug_assert_eq!(results.len(), waiting.len(), "append_many answers each batch");
         self.watch_disk(&results);
+        if let Some(written) = &written {
+            // Followers fetch what is in the log, committed or not.
+            wake(&self.append_watchers, now, written.bytes);
+        }
+        let sync_up_to = results.iter().flatten().filter_map(|appended| appended.sync_up_to).max();
         let Some(sync_up_to) = sync_up_to else {
-            if let Some(end) = end {
-                self.advance_high_watermark(now, end, bytes);
-            }
-            for (done, result) in dones.into_iter().zip(results) {
-                done(now, result);
-            }
+            self.confirm(now, results, waiting);
             return;
         };
         let partition = Arc::clone(self);
         let finish = Box::new(move |synced: Result<Offset, LogError>| {
             let now = partition.services.clock.now();
-            if synced.is_ok()
-                && let Some(end) = end
-            {
-                partition.advance_high_watermark(now, end, bytes);
-            }
-            for (done, result) in dones.into_iter().zip(results) {
-                let result = match (&synced, result) {
-                    (Ok(_), result) | (Err(_), result @ Err(_)) => result,
-                    (Err(error), Ok(_)) => Err(AppendError::Log(error.clone())),
-                };
-                done(now, result);
+            match synced {
+                Ok(_) => {
+                    if let Some(written) = &written {
+                        partition.replicas.lock().synced(written.first);
+                    }
+                    partition.confirm(now, results, waiting);
+                }
+                // What could not be synced is never counted: the log directory is offline from now on.
+                Err(error) => {
+                    for ((_, done), result) in waiting.into_iter().zip(results) {
+                        done(now, result.and(Err(AppendError::Log(error.clone()))));
+                    }
+                }
             }
         });
         // The queue wakes its thread itself, whoever asks first.
         self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
+    }
+
+    /// Counts what this broker has written, and answers those who wait for no more than that, or for what is
+    /// committed by now. The others wait on.
+    fn confirm(
+        self: &Arc<Self>,
+        now: Now,
+        results: Vec<Result<Appended, AppendError>>,
+        waiting: Vec<(Confirmation, AppendDone)>,
+    ) {
+        let mut ready = Vec::with_capacity(results.len());
+        let deferred = {
+            let mut replicas = self.replicas.lock();
+            let end = replicas.counted_end();
+            let effects = replicas.leader().map(|leader| leader.appended(now.monotonic, end));
+            let deferred = self.follow_up(&mut replicas, effects.unwrap_or_default());
+            let high_watermark = self.high_watermark();
+            let leads = replicas.leader().is_some();
+            for ((confirmation, done), result) in waiting.into_iter().zip(results) {
+                match result {
+                    Ok(appended)
+                        if confirmation == Confirmation::Committed
+                            && high_watermark <= appended.last_offset =>
+                    {
+                        if leads {
+                            replicas.wait(Committing { appended, done });
+                        } else {
+                            let epoch = self.leader_epoch();
+                            ready.push((done, Err(deposed(epoch, epoch))));
+                        }
+                    }
+                    result => ready.push((done, result)),
+                }
+            }
+            deferred
+        };
+        self.run(now, deferred);
+        for (done, result) in ready {
+            done(now, result);
+        }
     }
 
     /// Tells the operator when the disk has become full, and when appends succeed again.
@@ -247,27 +314,6 @@ impl Partition {
         }
     }
 
-    fn advance_high_watermark(&self, now: Now, to: Offset, bytes: u64) {
-        {
-            // REPL-1: the high watermark never goes back within a leader epoch, here or in the log, whichever of two
-            // appends comes here first.
-            let _advancing = self.advancing.lock();
-            if self.high_watermark() < to {
-                self.high_watermark.store(to.get(), Ordering::SeqCst);
-                self.log.set_high_watermark(to);
-            }
-        }
-        self.wake_watchers(now, bytes);
-    }
-
-    fn wake_watchers(&self, now: Now, bytes: u64) {
-        let ready: Vec<Arc<dyn Watcher>> =
-            self.watchers.lock().values().filter(|watcher| watcher.arrived(bytes)).cloned().collect();
-        for watcher in ready {
-            watcher.wake(now);
-        }
-    }
-
     /// Tells `watcher`, known as `id`, of everything that becomes readable from now on.
     pub(crate) fn watch(&self, id: u64, watcher: Arc<dyn Watcher>) {
         self.watchers.lock().insert(id, watcher);
@@ -275,8 +321,14 @@ impl Partition {
 
     /// Forgets a watcher.
     pub(crate) fn unwatch(&self, id: u64) {
-        let removed = self.watchers.lock().remove(&id);
-        drop(removed);
+        let committed = self.watchers.lock().remove(&id);
+        let appended = self.append_watchers.lock().remove(&id);
+        drop((committed, appended));
+    }
+
+    /// Tells `watcher`, known as `id`, of everything that is appended from now on.
+    pub(crate) fn watch_appends(&self, id: u64, watcher: Arc<dyn Watcher>) {
+        self.append_watchers.lock().insert(id, watcher);
     }
 
     /// The topic was deleted: nothing more is appended, and everyone who waits is woken to see it.
@@ -284,8 +336,70 @@ impl Partition {
         self.is_deleted.store(true, Ordering::Release);
         self.is_leader.store(false, Ordering::Release);
         // An append that is under way finishes before the log goes; those that queued up meanwhile are refused.
-        drop(self.appending.lock());
+        let waiting = {
+            let _appending = self.appending.lock();
+            self.replicas.lock().begin(replicas::Role::None, self.log.log_end_offset())
+        };
         self.drain(now);
-        self.wake_watchers(now, u64::MAX);
+        for Committing { done, .. } in waiting {
+            done(now, Err(AppendError::Log(LogError::Closed)));
+        }
+        self.wake_everyone(now);
+    }
+
+    /// Wakes all who wait, however little there is to see.
+    fn wake_everyone(&self, now: Now) {
+        wake(&self.watchers, now, u64::MAX);
+        wake(&self.append_watchers, now, u64::MAX);
+    }
+}
+
+/// What a group of appends wrote.
+struct Written {
+    /// The first offset.
+    first: Offset,
+    /// The log's end after it.
+    end: Offset,
+    bytes: u64,
+    /// Where `flush.messages` asks for a sync.
+    sync_up_to: Option<Offset>,
+}
+
+impl Written {
+    /// `None` where nothing was written, as when all are duplicates.
+    fn of(results: &[Result<Appended, AppendError>], sizes: &[u64]) -> Option<Self> {
+        let mut written: Option<Self> = None;
+        for (appended, bytes) in
+            results.iter().zip(sizes).filter_map(|(result, size)| Some((result.as_ref().ok()?, *size)))
+        {
+            if appended.is_duplicate {
+                continue;
+            }
+            let end = appended.last_offset.next();
+            match &mut written {
+                Some(written) => {
+                    written.end = written.end.max(end);
+                    written.bytes += bytes;
+                    written.sync_up_to = written.sync_up_to.max(appended.sync_up_to);
+                }
+                None => {
+                    written = Some(Self {
+                        first: appended.first_offset,
+                        end,
+                        bytes,
+                        sync_up_to: appended.sync_up_to,
+                    });
+                }
+            }
+        }
+        written
+    }
+}
+
+fn wake(watchers: &Mutex<BTreeMap<u64, Arc<dyn Watcher>>>, now: Now, bytes: u64) {
+    let ready: Vec<Arc<dyn Watcher>> =
+        watchers.lock().values().filter(|watcher| watcher.arrived(bytes)).cloned().collect();
+    for watcher in ready {
+        watcher.wake(now);
     }
 }

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chronik_log::LogConfig;
-use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage, TopicImage};
-use chronik_types::{ErrorCode, Now, PartitionIndex, TopicId, TopicPartition};
+use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage, PartitionImage, TopicImage};
+use chronik_replication::{FetchPosition, LeaderSettings};
+use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex, TopicId, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 
 use crate::broker::Broker;
 use crate::config::{BrokerValues, TopicOverrides, log_config};
 use crate::controller::is_internal_topic;
-use crate::partition::{Partition, PartitionServices};
+use crate::partition::{Partition, PartitionServices, Standing, position_in};
 
 /// The config that says it, on topics and on the broker alike.
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -47,25 +48,29 @@ impl Topics {
             let ConfigResource::Topic(name) = resource else { continue };
             let Some(topic) = image.topic(name) else { continue };
             let config = broker.log_config_of(image, name);
-            for (index, _) in topic.partitions() {
+            let standing = broker.standing(image, &topic.name);
+            for (index, state) in topic.partitions() {
                 if let Some(partition) = self.get(topic.id, index) {
                     partition.log().update_config(Arc::clone(&config));
+                    take_up(&partition, now, state, &standing);
                 }
             }
         }
         for change in &delta.partitions_changed {
-            let Some(partition) = self.get(change.topic_id, change.partition) else { continue };
-            if change.new.leader == Some(broker.node_id())
-                && let Err(error) = partition.become_leader(now, change.new.leader_epoch)
-            {
-                tracing::error!(
-                    topic = &*change.topic,
-                    partition = change.partition.get(),
-                    leader_epoch = change.new.leader_epoch.get(),
-                    "cannot take the lead: {error}"
-                );
+            if let Some(partition) = self.get(change.topic_id, change.partition) {
+                take_up(&partition, now, &change.new, &broker.standing(image, &change.topic));
             }
         }
+        if !delta.brokers_changed.is_empty() {
+            for partition in self.open_partitions() {
+                partition.membership_changed(now, &broker.standing(image, &partition.topic));
+            }
+        }
+    }
+
+    /// Every partition that has been asked for.
+    pub(crate) fn open_partitions(&self) -> Vec<Arc<Partition>> {
+        self.open.read().values().cloned().collect()
     }
 
     fn retire(&self, broker: &Broker, now: Now, topic: &TopicImage) {
@@ -83,6 +88,19 @@ impl Topics {
                 );
             }
         }
+    }
+}
+
+/// Becomes what the image says; a disk that keeps it from that is told to the operator, and the partition is tried
+/// again with its next change.
+fn take_up(partition: &Arc<Partition>, now: Now, state: &PartitionImage, standing: &Standing<'_>) {
+    if let Err(error) = partition.take_up(now, state, standing) {
+        tracing::error!(
+            topic = &*partition.topic,
+            partition = partition.index.get(),
+            leader_epoch = state.leader_epoch.get(),
+            "cannot take the lead: {error}"
+        );
     }
 }
 
@@ -141,6 +159,35 @@ impl Broker {
         value.and_then(|value| value.parse().ok()).unwrap_or(1)
     }
 
+    /// What the image says of the brokers, and of what `topic` asks of its replicas.
+    pub(crate) fn standing<'a>(&self, image: &'a MetadataImage, topic: &Arc<str>) -> Standing<'a> {
+        let settings = LeaderSettings {
+            min_insync: self.min_insync_replicas(image, topic),
+            lag_ms_max: self.config.replica_lag_time_max_ms,
+        };
+        Standing { image, settings }
+    }
+
+    /// Where this broker would go on as a follower of a partition, which need not be open for that.
+    pub(crate) fn fetch_position(
+        &self,
+        topic: &TopicImage,
+        index: PartitionIndex,
+        leader_epoch: LeaderEpoch,
+    ) -> FetchPosition {
+        let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+        let log = self.logs.get(&name).filter(|log| log.topic_id() == topic.id);
+        log.map_or(
+            FetchPosition {
+                fetch_offset: Offset::ZERO,
+                log_start_offset: Offset::ZERO,
+                current_leader_epoch: leader_epoch,
+                last_fetched_epoch: LeaderEpoch::NONE,
+            },
+            |log| position_in(&log, leader_epoch),
+        )
+    }
+
     /// The partition of a topic known by name.
     pub(crate) fn partition_by_name(&self, topic: &str, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
         let image = self.metadata.image();
@@ -186,10 +233,9 @@ impl Broker {
             .get_or_create(&name, topic.id, self.log_config_of(&image, &topic.name))
             .and_then(|log| {
                 let services = Arc::clone(&self.topics.services);
-                let partition = Arc::new(Partition::new(Arc::clone(&topic.name), index, log, services));
-                if state.leader == Some(self.node_id()) {
-                    partition.become_leader(self.clock.now(), state.leader_epoch)?;
-                }
+                let name = Arc::clone(&topic.name);
+                let partition = Arc::new(Partition::new(name, topic.id, index, log, services));
+                partition.take_up(self.clock.now(), state, &self.standing(&image, &topic.name))?;
                 Ok(partition)
             });
         match opened {

@@ -16,12 +16,20 @@ use crate::segment::Segment;
 use crate::{LogError, names};
 
 impl Log {
-    /// Cuts the log so that it ends at or before `offset`. False where it ended there already.
+    /// Cuts the log so that it ends at or before `offset`, and forgets the leader epochs that begin at or after its new
+    /// end. False where it ended there already.
     pub fn truncate_to(&self, now: Now, offset: Offset) -> Result<bool, LogError> {
         let _syncing = self.syncing.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
         if self.log_end_offset() <= offset {
+            if self.log_end_offset() == offset {
+                // An epoch that begins here has no records, and the leader does not know it.
+                let mut epochs = self.view.lock().epochs.clone();
+                if epochs.truncate_from_end(offset.get()) {
+                    self.store_epochs(&mut writer, epochs)?;
+                }
+            }
             return Ok(false);
         }
         let first = self.view.lock().segments.first().map(|segment| segment.base_offset);

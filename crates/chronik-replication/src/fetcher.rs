@@ -101,6 +101,28 @@ impl<K: Ord + Clone> Fetcher<K> {
         self.partitions.get(key).map(|slot| slot.position)
     }
 
+    /// The position that the leader was told last, which is what its answer is about.
+    pub fn told(&self, key: &K) -> Option<FetchPosition> {
+        self.partitions.get(key).and_then(|slot| slot.told)
+    }
+
+    /// A followed partition has moved. Where it is followed in another epoch by now, the move is of no account.
+    pub fn moved(&mut self, key: &K, position: FetchPosition) {
+        if let Some(slot) = self.partitions.get_mut(key)
+            && slot.position.current_leader_epoch == position.current_leader_epoch
+        {
+            slot.position = position;
+        }
+    }
+
+    /// Those that the leader has been asked for, and that go on from where it was asked.
+    pub fn asked(&self) -> impl Iterator<Item = K> + '_ {
+        self.partitions
+            .iter()
+            .filter(|(_, slot)| slot.told == Some(slot.position))
+            .map(|(key, _)| key.clone())
+    }
+
     /// Whether nothing is followed.
     pub fn is_empty(&self) -> bool {
         self.partitions.is_empty()

@@ -89,10 +89,7 @@ pub fn next_step(log: &dyn OwnLog, fetched_from: Offset, answer: &Answer) -> Ste
         // All that is here is newer than that: it was written under leaders that this one never followed.
         None => theirs.end_offset.min(log.log_start_offset()),
     };
-    if target >= end {
-        // The leader says that the logs part, and this one sees nothing to cut. Asking again is all there is.
-        return Step::Wait { delay_ms: BACKOFF_MS };
-    }
+    // Cutting where the log ends is no mistake: an epoch in which nothing was written may begin there, and has to go.
     if target < log.log_start_offset() { Step::StartAt(theirs.end_offset) } else { Step::TruncateTo(target) }
 }
 

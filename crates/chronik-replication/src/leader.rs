@@ -216,6 +216,11 @@ impl Leader {
         self.isr.len() >= self.min_insync()
     }
 
+    /// Whether any other node holds a replica.
+    pub fn is_replicated(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
     /// Whether a proposal is under way.
     pub fn is_changing(&self) -> bool {
         self.pending.is_some()

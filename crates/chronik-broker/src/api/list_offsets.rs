@@ -25,6 +25,8 @@ const CONSUMER: i32 = -1;
 const DEBUGGING: i32 = -2;
 /// The first version that tells the leader epoch of what was found.
 const LEADER_EPOCH_FROM: i16 = 4;
+/// The first version whose clients know `OFFSET_NOT_AVAILABLE`.
+const OFFSET_NOT_AVAILABLE_FROM: i16 = 5;
 /// The isolation level in which only what is decided is told.
 const READ_COMMITTED: i8 = 1;
 
@@ -130,6 +132,15 @@ fn find(
     partition.check_leader_epoch(wanted.current_leader_epoch)?;
     if asker.replica_id != DEBUGGING {
         partition.check_leader()?;
+        // The newest committed offset is not known to a leader that has just been elected (KIP-207).
+        let is_bounded = !matches!(place, Place::Earliest | Place::EarliestLocal | Place::LatestTiered);
+        if asker.replica_id == CONSUMER && is_bounded && !partition.is_settled() {
+            return Err(if OFFSET_NOT_AVAILABLE_FROM <= version {
+                ErrorCode::OffsetNotAvailable
+            } else {
+                ErrorCode::LeaderNotAvailable
+            });
+        }
     }
     look(&partition, asker, place)
 }

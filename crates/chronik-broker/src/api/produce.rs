@@ -22,24 +22,33 @@ use parking_lot::Mutex;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::controller::is_internal_topic;
-use crate::partition::Partition;
+use crate::partition::{Confirmation, Partition};
 use crate::reply::Response;
+use crate::timers::{Expire, TimerKey};
 
 /// The first version that may carry zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
 /// The client id under which Kafka's own tools may write to internal topics.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
+/// All replicas in sync.
+const ACKS_ALL: i16 = -1;
+
 /// A request whose batches are on their way into the logs. The last one to arrive answers.
 struct Progress {
+    broker: Arc<Broker>,
     state: Mutex<ProgressState>,
 }
 
 struct ProgressState {
     /// Partitions without an outcome yet, and one more until all have been handed out.
     remaining: usize,
+    /// Where the outcomes that are still missing go.
+    undecided: BTreeSet<(usize, usize)>,
     topics: Vec<ProduceTopicResponse>,
     context: Option<RequestContext>,
+    /// Ends the wait for replicas.
+    timer: Option<TimerKey>,
     acks: i16,
 }
 
@@ -64,6 +73,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         }
     };
     let image = broker.metadata.image();
+    let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
     let acks = request.acks;
     let is_transactional_request = request.transactional_id.is_some();
     let mut accepted = Vec::new();
@@ -105,27 +115,44 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     }
     let now = context.now;
     let progress = Arc::new(Progress {
+        broker: Arc::clone(broker),
         state: Mutex::new(ProgressState {
             remaining: accepted.len() + 1,
+            undecided: accepted.iter().map(|batch| (batch.topic_at, batch.partition_at)).collect(),
             topics,
             context: Some(context),
+            timer: None,
             acks,
         }),
     });
+    let confirmation = if acks == ACKS_ALL { Confirmation::Committed } else { Confirmation::Appended };
     for Accepted { topic_at, partition_at, partition, records } in accepted {
         let progress = Arc::clone(&progress);
+        let appended_to = Arc::clone(&partition);
         let done = move |_: Now, result: Result<Appended, AppendError>| {
-            progress.settle(|topics| {
-                if let Some(slot) =
-                    topics.get_mut(topic_at).and_then(|topic| topic.partitions.get_mut(partition_at))
-                {
+            // The minimum is looked at again now: with fewer in sync the records may yet be committed, or not.
+            let is_lonely = confirmation == Confirmation::Committed
+                && result.is_ok()
+                && !appended_to.has_enough_in_sync();
+            progress.settle(|state| {
+                state.undecided.remove(&(topic_at, partition_at));
+                if let Some(slot) = state.slot(topic_at, partition_at) {
                     fill(slot, result);
+                    if is_lonely {
+                        *slot = ProducePartitionResponse::error(
+                            slot.index,
+                            ErrorCode::NotEnoughReplicasAfterAppend,
+                        );
+                    }
                 }
             });
         };
-        partition.append(now, records, AppendOrigin::Client, Box::new(done));
+        partition.append_with(now, records, AppendOrigin::Client, confirmation, Box::new(done));
     }
     progress.settle(|_| ());
+    if acks == ACKS_ALL {
+        progress.wait_at_most(now, timeout_ms);
+    }
 }
 
 /// One partition of a request, as far as the checks need it.
@@ -180,7 +207,7 @@ fn check(
     }
     let partition = broker.partition_of(topic, wanted.index).map_err(|code| (code, None))?;
     partition.check_leader().map_err(|code| (code, None))?;
-    if wanted.acks == -1 {
+    if wanted.acks == ACKS_ALL {
         let state = topic.partition(wanted.index).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
         // A topic with fewer replicas than its minimum asks for all of them.
         let min = broker.min_insync_replicas(image, &topic.name).min(state.replicas.len());
@@ -221,17 +248,61 @@ fn fill(slot: &mut ProducePartitionResponse, result: Result<Appended, AppendErro
     }
 }
 
+impl ProgressState {
+    fn slot(&mut self, topic_at: usize, partition_at: usize) -> Option<&mut ProducePartitionResponse> {
+        self.topics.get_mut(topic_at)?.partitions.get_mut(partition_at)
+    }
+}
+
 impl Progress {
     /// Notes one outcome; the last one answers.
-    fn settle(&self, note: impl FnOnce(&mut Vec<ProduceTopicResponse>)) {
-        let (context, topics, acks) = {
+    fn settle(&self, note: impl FnOnce(&mut ProgressState)) {
+        let (context, topics, acks, timer) = {
             let mut state = self.state.lock();
-            note(&mut state.topics);
+            note(&mut state);
             state.remaining -= 1;
             if state.remaining > 0 {
                 return;
             }
+            // Where the time was up before, the answer has left already.
             let Some(context) = state.context.take() else { return };
+            (context, std::mem::take(&mut state.topics), state.acks, state.timer.take())
+        };
+        if let Some(timer) = timer {
+            self.broker.timers.disarm(timer);
+        }
+        answer(context, topics, acks);
+    }
+
+    /// Waits for replicas no longer than the client does.
+    fn wait_at_most(self: &Arc<Self>, now: Now, timeout_ms: u64) {
+        if self.state.lock().context.is_none() {
+            return;
+        }
+        let deadline = now.monotonic.plus_ms(timeout_ms);
+        let timer = self.broker.timers.arm(deadline, Arc::clone(self) as Arc<dyn Expire>);
+        let is_over = {
+            let mut state = self.state.lock();
+            state.timer = Some(timer);
+            state.context.is_none()
+        };
+        if is_over {
+            self.broker.timers.disarm(timer);
+        }
+    }
+}
+
+impl Expire for Progress {
+    /// The records are in the leader's log and may yet be committed; the client hears that nobody knows.
+    fn expire(self: Arc<Self>, _now: Now) {
+        let (context, topics, acks) = {
+            let mut state = self.state.lock();
+            let Some(context) = state.context.take() else { return };
+            for (topic_at, partition_at) in std::mem::take(&mut state.undecided) {
+                if let Some(slot) = state.slot(topic_at, partition_at) {
+                    *slot = ProducePartitionResponse::error(slot.index, ErrorCode::RequestTimedOut);
+                }
+            }
             (context, std::mem::take(&mut state.topics), state.acks)
         };
         answer(context, topics, acks);

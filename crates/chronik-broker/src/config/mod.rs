@@ -56,6 +56,14 @@ pub struct BrokerConfig {
     pub max_incremental_fetch_session_cache_slots: usize,
     /// How many partitions one DescribeTopicPartitions answers.
     pub max_request_partition_size_limit: i32,
+    /// `replica.lag.time.max.ms`: how long a replica may be behind before it leaves the ISR.
+    pub replica_lag_time_max_ms: u64,
+    /// `replica.fetch.wait.max.ms`: how long a leader may hold a follower's fetch.
+    pub replica_fetch_wait_max_ms: i32,
+    /// `replica.fetch.max.bytes`: what a follower takes of one partition at a time, in bytes.
+    pub replica_fetch_max_bytes: i32,
+    /// `replica.fetch.response.max.bytes`: what a follower takes at a time, in bytes.
+    pub replica_fetch_response_max_bytes: i32,
     /// Limits and delays of groups.
     pub groups: GroupConfig,
     /// Partitions of `__consumer_offsets` when it is created.
@@ -84,6 +92,10 @@ impl Default for BrokerConfig {
             fetch_max_bytes: 57_671_680,
             max_incremental_fetch_session_cache_slots: 1_000,
             max_request_partition_size_limit: 2_000,
+            replica_lag_time_max_ms: 30_000,
+            replica_fetch_wait_max_ms: 500,
+            replica_fetch_max_bytes: 1 << 20,
+            replica_fetch_response_max_bytes: 10 << 20,
             groups: GroupConfig::default(),
             offsets_topic_num_partitions: 50,
             offsets_topic_replication_factor: 3,

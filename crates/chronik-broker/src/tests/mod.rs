@@ -150,6 +150,7 @@ impl Fixture {
             config,
             metadata: Arc::clone(&metadata) as Arc<dyn MetadataLog>,
             logs: starting.finish(clock.now()),
+            peers: Arc::new(crate::NoPeerClient),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             seed: [7; 32],
         });

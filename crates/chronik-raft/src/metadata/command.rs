@@ -378,6 +378,10 @@ pub struct UpdateIsr {
     /// Only at this leader epoch; absent for any.
     #[prost(int32, optional, tag = "6")]
     pub leader_epoch: Option<i32>,
+    /// The registrations of the brokers in `isr`, in their order, −1 for one that is not known; empty where nobody
+    /// looked. None of them may have been fenced or have registered anew since (KIP-841, KIP-903).
+    #[prost(sint64, repeated, tag = "7")]
+    pub broker_epochs: Vec<i64>,
 }
 
 impl UpdateIsr {
@@ -396,6 +400,7 @@ impl UpdateIsr {
             isr: isr.iter().map(|node| node.get()).collect(),
             partition_epoch: partition_epoch.map(PartitionEpoch::get),
             leader_epoch: None,
+            broker_epochs: Vec::new(),
         }
     }
 }

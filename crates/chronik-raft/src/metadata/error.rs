@@ -81,6 +81,16 @@ pub enum CommandError {
         /// The epoch that the broker has.
         current: i64,
     },
+    /// A broker that is fenced, or has registered anew since it fetched, must not be taken for in sync (KIP-903).
+    #[error("broker {node} may not be in the ISR of {topic}-{partition}: it is fenced or was born again")]
+    IneligibleReplica {
+        /// The topic's name.
+        topic: String,
+        /// The partition.
+        partition: PartitionIndex,
+        /// The broker.
+        node: NodeId,
+    },
     /// The registration does not say where the broker listens, or not in a way that clients can use.
     #[error("broker {node} cannot be registered: {reason}")]
     InvalidRegistration {
@@ -210,7 +220,7 @@ impl CommandError {
             Self::StalePartitionEpoch { .. } => ErrorCode::InvalidUpdateVersion,
             Self::StaleLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
             Self::LeaderNotInSync { .. } => ErrorCode::EligibleLeadersNotAvailable,
-            Self::NotReplica { .. } => ErrorCode::IneligibleReplica,
+            Self::NotReplica { .. } | Self::IneligibleReplica { .. } => ErrorCode::IneligibleReplica,
             Self::InvalidIsr { .. }
             | Self::EpochExhausted { .. }
             | Self::UnknownConfigResource { .. }

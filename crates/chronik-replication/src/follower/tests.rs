@@ -84,7 +84,13 @@ fn late_answers_and_errors_change_nothing() {
     }
     let storage = failed(ErrorCode::KafkaStorageError, -1);
     assert_eq!(next_step(&log, Offset(5), &storage), Step::Wait { delay_ms: STORAGE_BACKOFF_MS });
-    assert_eq!(next_step(&log, Offset(5), &diverging(1, 9)), Step::Wait { delay_ms: BACKOFF_MS });
+}
+
+#[test]
+fn an_epoch_in_which_nothing_was_written_is_cut_away() {
+    // It led in epoch 3 and wrote nothing; the leader knows epoch 1 only, and its log goes further.
+    let log = model(&[(1, 0), (3, 5)], 5);
+    assert_eq!(next_step(&log, Offset(5), &diverging(1, 9)), Step::TruncateTo(Offset(5)));
 }
 
 #[test]

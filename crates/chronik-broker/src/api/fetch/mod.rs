@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_protocol::messages::FetchRequest;
-use chronik_types::TopicId;
+use chronik_types::{BrokerEpoch, NodeId, TopicId};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::fetch_session::{FetchContext, PartitionFetch, SessionKey, SessionRequest};
 
-use read::{FetchLimits, Target, read_all};
+use read::{FetchLimits, Replica, Target, note_replica, read_all};
 
 /// The first version that identifies topics by id.
 const TOPIC_IDS_FROM: i16 = 13;
@@ -28,8 +28,8 @@ struct FetchPlan {
     limits: FetchLimits,
     session: FetchContext,
     targets: Vec<Target>,
-    /// The high watermark of each target when it was last read, in the order of the targets.
-    seen_high_watermarks: Vec<i64>,
+    /// How far each target could be read before it was read, in the order of the targets.
+    seen_ends: Vec<i64>,
 }
 
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
@@ -43,6 +43,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         min_bytes: request.min_bytes.min(max_bytes),
         max_bytes,
         read_committed: request.isolation_level == 1,
+        replica: replica_of(&request),
     };
     let by_id = version >= TOPIC_IDS_FROM;
     let (named, forgotten) = name_partitions(broker, &request, by_id);
@@ -65,15 +66,33 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         FetchContext::Incremental(session) => session.lock().partitions(),
     };
     let targets = wanted.into_iter().map(|(key, fetch)| target(broker, key, fetch, by_id)).collect();
-    let mut plan = FetchPlan { limits, session, targets, seen_high_watermarks: Vec::new() };
+    let mut plan = FetchPlan { limits, session, targets, seen_ends: Vec::new() };
+    if let Some(replica) = limits.replica {
+        for target in &plan.targets {
+            note_replica(context.now, replica, target);
+        }
+    }
+    // Looked at before the data is read: whatever comes later is news to a fetch that parks.
+    let seen_ends = plan.targets.iter().map(|target| target.readable_end(&plan.limits)).collect();
     let reading = read_all(&plan.limits, &plan.targets);
     let has_partitions = plan.targets.iter().any(|target| target.partition.is_ok());
     if limits.max_wait_ms <= 0 || broker.is_stopping() || !has_partitions || reading.is_enough(&limits) {
         respond::fetched(context, &plan, reading);
     } else {
-        plan.seen_high_watermarks = reading.outcomes.iter().map(|outcome| outcome.high_watermark).collect();
+        plan.seen_ends = seen_ends;
         parked::park(broker, context, plan, reading.bytes);
     }
+}
+
+/// The follower that asks, where it is one. Consumers are −1; other negative ids belong to tools, which read as
+/// consumers do.
+fn replica_of(request: &FetchRequest) -> Option<Replica> {
+    let state = &request.replica_state;
+    if state.replica_id >= 0 {
+        let broker_epoch = (state.replica_epoch >= 0).then_some(BrokerEpoch(state.replica_epoch));
+        return Some(Replica { node: NodeId(state.replica_id), broker_epoch });
+    }
+    (request.replica_id >= 0).then_some(Replica { node: NodeId(request.replica_id), broker_epoch: None })
 }
 
 /// Reads again and answers with what there is now.

@@ -31,12 +31,13 @@ pub(super) struct ParkedFetch {
 /// Parks a fetch that has found `found_bytes` so far, for at most `max_wait_ms`.
 pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPlan, found_bytes: u64) {
     let now = context.now;
+    let limits = plan.limits;
     let connection = Arc::clone(&context.connection);
     let deadline = now.monotonic.plus_ms(u64::try_from(plan.limits.max_wait_ms).unwrap_or(0));
     let seen: Vec<(Arc<Partition>, i64)> = plan
         .targets
         .iter()
-        .zip(&plan.seen_high_watermarks)
+        .zip(&plan.seen_ends)
         .filter_map(|(target, seen)| target.partition.as_ref().ok().map(|found| (Arc::clone(found), *seen)))
         .collect();
     let parked = Arc::new(ParkedFetch {
@@ -50,14 +51,19 @@ pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPla
     });
     connection.park(parked.id, Arc::clone(&parked) as Arc<dyn Parked>);
     for partition in &parked.partitions {
-        partition.watch(parked.id, Arc::clone(&parked) as Arc<dyn Watcher>);
+        let watcher = Arc::clone(&parked) as Arc<dyn Watcher>;
+        if limits.replica.is_some() {
+            partition.watch_appends(parked.id, watcher);
+        } else {
+            partition.watch(parked.id, watcher);
+        }
     }
     let key = broker.timers.arm(deadline, Arc::clone(&parked) as Arc<dyn Expire>);
     let armed = parked.timer.set(key);
     debug_assert!(armed.is_ok(), "a fetch is armed once");
     // What was appended between the read and the registration told nobody. Looking again closes the gap.
     let has_moved = seen.iter().any(|(partition, seen)| {
-        partition.high_watermark().get() != *seen || partition.check_leader().is_err()
+        limits.end_of(partition).get() != *seen || partition.check_leader().is_err()
     });
     if connection.is_closed() {
         parked.cancel();

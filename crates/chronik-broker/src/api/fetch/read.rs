@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use chronik_log::{EpochEndOffset, LogError, ReadData, ReadRequest};
-use chronik_types::{ErrorCode, LeaderEpoch, Offset};
+use chronik_replication::FollowerFetch;
+use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
 use crate::fetch_session::{PartitionFetch, SessionKey, Told};
 use crate::partition::Partition;
@@ -16,6 +17,23 @@ pub(crate) struct FetchLimits {
     pub(crate) max_bytes: i32,
     /// Only what is decided is read (isolation level `read_committed`).
     pub(crate) read_committed: bool,
+    /// The follower that asks. It reads what is not committed yet: that is how it comes to be.
+    pub(crate) replica: Option<Replica>,
+}
+
+impl FetchLimits {
+    /// Where what this fetch may read of a partition ends at the moment.
+    pub(crate) fn end_of(&self, partition: &Partition) -> Offset {
+        if self.replica.is_some() { partition.log().log_end_offset() } else { partition.high_watermark() }
+    }
+}
+
+/// A follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Replica {
+    pub(crate) node: NodeId,
+    /// Its registration, where it says it (KIP-903).
+    pub(crate) broker_epoch: Option<BrokerEpoch>,
 }
 
 /// One partition of a fetch.
@@ -24,6 +42,35 @@ pub(crate) struct Target {
     pub(crate) fetch: PartitionFetch,
     /// The partition, or why there is none.
     pub(crate) partition: Result<Arc<Partition>, ErrorCode>,
+}
+
+impl Target {
+    /// Where what can be read of it ends, −1 where nothing can.
+    pub(crate) fn readable_end(&self, limits: &FetchLimits) -> i64 {
+        self.partition.as_ref().map_or(-1, |partition| limits.end_of(partition).get())
+    }
+}
+
+/// Takes in how far a follower has come: it has everything below the offset that it asks for. A follower whose log
+/// parts ways with this one has not.
+pub(crate) fn note_replica(now: Now, replica: Replica, target: &Target) {
+    let Ok(partition) = &target.partition else { return };
+    let fetch = &target.fetch;
+    let is_current = partition.check_leader().is_ok()
+        && fetch.current_leader_epoch == partition.leader_epoch().get()
+        && fetch.fetch_offset <= partition.log().log_end_offset().get()
+        && matches!(divergence(partition, fetch), Ok(None));
+    if is_current {
+        partition.replica_fetched(
+            now,
+            FollowerFetch {
+                node: replica.node,
+                broker_epoch: replica.broker_epoch,
+                fetch_offset: Offset(fetch.fetch_offset),
+                log_start_offset: Offset(fetch.log_start_offset),
+            },
+        );
+    }
 }
 
 /// What is answered for one partition.
@@ -113,7 +160,14 @@ fn read_one(
 ) -> Outcome {
     match try_read(limits, partition, fetch, max_bytes, at_least_one_batch) {
         Ok(outcome) => outcome,
-        Err(error) => Outcome::error(error),
+        Err(error) => {
+            let mut outcome = Outcome::error(error);
+            if error == ErrorCode::OffsetOutOfRange && limits.replica.is_some() {
+                // A follower that is below the log's start begins anew there.
+                outcome.log_start_offset = partition.log().log_start_offset().get();
+            }
+            outcome
+        }
     }
 }
 
@@ -148,7 +202,11 @@ fn try_read(
         start_offset: Offset(fetch.fetch_offset),
         max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX),
         at_least_one_batch,
-        upper_bound_offset: if limits.read_committed { last_stable_offset } else { high_watermark },
+        upper_bound_offset: match limits.replica {
+            Some(_) => log.log_end_offset(),
+            None if limits.read_committed => last_stable_offset,
+            None => high_watermark,
+        },
     };
     match log.read(request) {
         Ok(read) => {

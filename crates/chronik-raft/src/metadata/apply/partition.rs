@@ -98,7 +98,16 @@ impl Draft<'_> {
 
     pub(super) fn update_isr(&mut self, command: &UpdateIsr) -> Result<CommandOutput, CommandError> {
         let (topic_id, index) = (command.topic_id(), PartitionIndex(command.partition));
+        let ineligible = command.isr.iter().zip(&command.broker_epochs).find_map(|(node, epoch)| {
+            let broker = self.next.brokers.get(&NodeId(*node)).filter(|broker| !broker.fenced);
+            let is_eligible = broker.is_some_and(|broker| *epoch == -1 || *epoch == broker.epoch.get());
+            (!is_eligible).then_some(NodeId(*node))
+        });
         self.change_partition(topic_id, index, command.partition_epoch, |topic, partition| {
+            if let Some(node) = ineligible {
+                let topic = topic.to_owned();
+                return Err(CommandError::IneligibleReplica { topic, partition: index, node });
+            }
             let current = partition.leader_epoch.get();
             if let Some(proposed) = command.leader_epoch
                 && proposed != current

@@ -1,0 +1,181 @@
+//! What a partition knows of its replicas, and who waits for them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use chronik_log::{AppendError, Appended};
+use chronik_replication::Leader;
+use chronik_types::{LeaderEpoch, NodeId, Offset, PartitionEpoch};
+
+use super::AppendDone;
+
+/// Appends whose sizes are remembered until they are committed. Beyond it the newest share one entry, and a fetch that
+/// waits for many bytes may be woken a little late or early.
+const UNCOMMITTED_SIZES_MAX: usize = 1024;
+
+/// What this broker is for a partition.
+#[derive(Debug, Default)]
+pub(super) enum Role {
+    /// Neither: the metadata image has no leader, or has not been looked at yet.
+    #[default]
+    None,
+    /// It leads.
+    Leader(Box<Leader>),
+    /// It follows.
+    Follower {
+        /// Whom.
+        leader: NodeId,
+        /// In which epoch.
+        leader_epoch: LeaderEpoch,
+    },
+}
+
+/// An append that is in the log, and is acknowledged once it is committed.
+pub(super) struct Committing {
+    pub(super) appended: Appended,
+    pub(super) done: AppendDone,
+}
+
+/// The part of a partition's state that followers change, under one lock.
+#[derive(Default)]
+pub(super) struct Replicas {
+    pub(super) role: Role,
+    /// By the offset that the high watermark has to reach, and the order of arrival. Bounded by what connections may
+    /// have under way.
+    committing: BTreeMap<(Offset, u64), Committing>,
+    next_serial: u64,
+    /// Where appends end that are not committed yet, with their sizes in bytes.
+    uncommitted: VecDeque<(Offset, u64)>,
+    /// First offsets of appends whose sync is under way: the leader counts nothing beyond the first of them.
+    syncing: BTreeSet<Offset>,
+    /// Everything below is written.
+    written_end: Offset,
+    /// A proposal whose outcome is not known.
+    pub(super) unknown_proposal: Option<PartitionEpoch>,
+}
+
+impl Replicas {
+    /// The leader's state, if this broker leads.
+    pub(super) fn leader(&mut self) -> Option<&mut Leader> {
+        match &mut self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::None | Role::Follower { .. } => None,
+        }
+    }
+
+    /// Begins a role: what was known under the last one is forgotten, and those who waited for it are given back.
+    pub(super) fn begin(&mut self, role: Role, log_end_offset: Offset) -> Vec<Committing> {
+        self.role = role;
+        self.uncommitted.clear();
+        self.syncing.clear();
+        self.written_end = log_end_offset;
+        self.unknown_proposal = None;
+        std::mem::take(&mut self.committing).into_values().collect()
+    }
+
+    /// Batches up to `end` are in the log. Where they wait for a sync, `syncing_from` is the first of them.
+    pub(super) fn wrote(&mut self, end: Offset, bytes: u64, syncing_from: Option<Offset>) {
+        self.written_end = self.written_end.max(end);
+        self.syncing.extend(syncing_from);
+        let is_full = self.uncommitted.len() == UNCOMMITTED_SIZES_MAX;
+        match self.uncommitted.back_mut() {
+            Some((last_end, last_bytes)) if is_full => {
+                *last_end = end;
+                *last_bytes = last_bytes.saturating_add(bytes);
+            }
+            Some(_) | None => self.uncommitted.push_back((end, bytes)),
+        }
+    }
+
+    /// The sync that began with this append has ended.
+    pub(super) fn synced(&mut self, from: Offset) {
+        self.syncing.remove(&from);
+    }
+
+    /// As far as the leader's own log counts.
+    pub(super) fn counted_end(&self) -> Offset {
+        self.syncing.first().copied().unwrap_or(self.written_end).min(self.written_end)
+    }
+
+    /// Keeps an append until everything up to its end is committed.
+    pub(super) fn wait(&mut self, committing: Committing) {
+        let key = (committing.appended.last_offset.next(), self.next_serial);
+        self.next_serial = self.next_serial.wrapping_add(1);
+        self.committing.insert(key, committing);
+    }
+
+    /// Those who waited for no more than this.
+    pub(super) fn take_committed(&mut self, high_watermark: Offset) -> Vec<Committing> {
+        let rest = self.committing.split_off(&(high_watermark.next(), 0));
+        std::mem::replace(&mut self.committing, rest).into_values().collect()
+    }
+
+    /// The bytes of the appends that end at or below this, which are committed now.
+    pub(super) fn take_sizes(&mut self, high_watermark: Offset) -> u64 {
+        let mut total = 0_u64;
+        while self.uncommitted.front().is_some_and(|(end, _)| *end <= high_watermark) {
+            if let Some((_, bytes)) = self.uncommitted.pop_front() {
+                total = total.saturating_add(bytes);
+            }
+        }
+        total
+    }
+}
+
+/// The error for those whose leader was deposed while they waited (replication point 9).
+pub(super) fn deposed(epoch: LeaderEpoch, latest_epoch: LeaderEpoch) -> AppendError {
+    AppendError::LeaderEpochRegressed { epoch, latest_epoch }
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_types::TimestampMs;
+
+    use super::*;
+
+    fn committing(last_offset: i64) -> Committing {
+        let appended = Appended {
+            first_offset: Offset(last_offset),
+            last_offset: Offset(last_offset),
+            log_append_time: TimestampMs::NONE,
+            log_start_offset: Offset(0),
+            is_duplicate: false,
+            sync_up_to: None,
+        };
+        Committing { appended, done: Box::new(|_, _| ()) }
+    }
+
+    #[test]
+    fn appends_are_given_back_in_order_once_committed() {
+        let mut replicas = Replicas::default();
+        for last_offset in [4, 1, 4, 9] {
+            replicas.wait(committing(last_offset));
+        }
+        assert_eq!(replicas.take_committed(Offset(1)).len(), 0);
+        assert_eq!(replicas.take_committed(Offset(5)).len(), 3);
+        assert_eq!(replicas.begin(Role::None, Offset(10)).len(), 1);
+    }
+
+    #[test]
+    fn nothing_counts_beyond_a_sync_that_is_under_way() {
+        let mut replicas = Replicas::default();
+        replicas.wrote(Offset(3), 30, None);
+        replicas.wrote(Offset(5), 20, Some(Offset(3)));
+        replicas.wrote(Offset(9), 40, None);
+        assert_eq!(replicas.counted_end(), Offset(3));
+        replicas.synced(Offset(3));
+        assert_eq!(replicas.counted_end(), Offset(9));
+        assert_eq!(replicas.take_sizes(Offset(5)), 50);
+        assert_eq!(replicas.take_sizes(Offset(9)), 40);
+    }
+
+    #[test]
+    fn sizes_are_kept_in_bounded_memory() {
+        let mut replicas = Replicas::default();
+        let count = i64::try_from(UNCOMMITTED_SIZES_MAX).unwrap() + 100;
+        for end in 1..=count {
+            replicas.wrote(Offset(end), 1, None);
+        }
+        assert_eq!(replicas.uncommitted.len(), UNCOMMITTED_SIZES_MAX);
+        assert_eq!(replicas.take_sizes(Offset(count)), u64::try_from(count).unwrap());
+    }
+}

@@ -1,0 +1,446 @@
+//! A partition as leader and as follower.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use chronik_log::{AppendError, Log, LogError};
+use chronik_raft::ProposeError;
+use chronik_raft::metadata::{CommandBatch, MetadataImage, PartitionImage, UpdateIsr};
+use chronik_replication::follower::{self, Answer, EpochEnd, OwnLog, STORAGE_BACKOFF_MS, Step};
+use chronik_replication::{
+    Effects, FetchPosition, FollowerFetch, IsrCause, IsrProposal, Leader, LeaderSettings, LeaderTerm,
+    Membership,
+};
+use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
+
+use super::replicas::{Committing, Replicas, Role, deposed};
+use super::{Partition, wake};
+
+/// What is left to do once the lock on the replicas is let go.
+#[derive(Default)]
+pub(super) struct Deferred {
+    /// The high watermark has moved over this many bytes.
+    committed_bytes: Option<u64>,
+    done: Vec<Committing>,
+    propose: Option<IsrProposal>,
+}
+
+/// What a leader answered to a fetch of this partition.
+#[derive(Clone, Debug)]
+pub(crate) struct LeaderAnswer {
+    /// The epoch in which the follower asked.
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// Where it asked from.
+    pub(crate) fetched_from: Offset,
+    pub(crate) error: ErrorCode,
+    pub(crate) high_watermark: Offset,
+    pub(crate) log_start_offset: Offset,
+    pub(crate) diverging: Option<EpochEnd>,
+    pub(crate) records: Bytes,
+}
+
+/// Where a follower stands after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Applied {
+    /// It goes on from here.
+    At(FetchPosition),
+    /// It tries again after this time, from here.
+    Wait {
+        /// From where.
+        position: FetchPosition,
+        /// Milliseconds.
+        delay_ms: u64,
+    },
+    /// It does not follow in that epoch any more.
+    Over,
+}
+
+/// What the image says of the brokers and the topic's settings.
+pub(crate) struct Standing<'a> {
+    pub(crate) image: &'a MetadataImage,
+    pub(crate) settings: LeaderSettings,
+}
+
+impl Membership for Standing<'_> {
+    fn live_epoch(&self, node: NodeId) -> Option<BrokerEpoch> {
+        self.image.broker(node).filter(|broker| !broker.fenced).map(|broker| broker.epoch)
+    }
+}
+
+/// A log, as the follower's rules look at it.
+struct Own<'a>(&'a Log);
+
+impl OwnLog for Own<'_> {
+    fn log_end_offset(&self) -> Offset {
+        self.0.log_end_offset()
+    }
+
+    fn log_start_offset(&self) -> Offset {
+        self.0.log_start_offset()
+    }
+
+    fn epoch_end(&self, leader_epoch: LeaderEpoch) -> Option<EpochEnd> {
+        self.0
+            .end_offset_for_epoch(leader_epoch)
+            .map(|end| EpochEnd { leader_epoch: end.leader_epoch, end_offset: end.end_offset })
+    }
+}
+
+impl Partition {
+    /// Becomes what the metadata image says, and takes up its changes.
+    pub(crate) fn take_up(
+        self: &Arc<Self>,
+        now: Now,
+        state: &PartitionImage,
+        standing: &Standing<'_>,
+    ) -> Result<(), LogError> {
+        match state.leader {
+            Some(leader) if leader == self.services.node_id => self.lead(now, state, standing),
+            leader => {
+                self.follow(now, leader, state.leader_epoch);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the lead, or takes up a change of the ISR while it leads. The epoch is in the log before anything is
+    /// appended under it.
+    fn lead(
+        self: &Arc<Self>,
+        now: Now,
+        state: &PartitionImage,
+        standing: &Standing<'_>,
+    ) -> Result<(), LogError> {
+        let (deferred, waiting) = {
+            let _appending = self.appending.lock();
+            let known = self
+                .replicas
+                .lock()
+                .leader()
+                .is_some_and(|leader| leader.leader_epoch() == state.leader_epoch);
+            if known {
+                let mut replicas = self.replicas.lock();
+                let effects = replicas.leader().map_or_else(Effects::default, |leader| {
+                    let changed = leader.changed(now.monotonic, &state.isr, state.partition_epoch);
+                    let entered = leader.membership_changed(now.monotonic, standing);
+                    let configured = leader.configure(now.monotonic, standing.settings);
+                    let high_watermark =
+                        configured.high_watermark.or(entered.high_watermark).or(changed.high_watermark);
+                    Effects { high_watermark, propose: None }
+                });
+                (self.follow_up(&mut replicas, effects), Vec::new())
+            } else if state.leader_epoch < self.leader_epoch() {
+                return Ok(());
+            } else {
+                self.log.begin_epoch(state.leader_epoch)?;
+                let end = self.log.log_end_offset();
+                let term = LeaderTerm {
+                    replicas: state.replicas.to_vec(),
+                    isr: state.isr.to_vec(),
+                    leader_epoch: state.leader_epoch,
+                    partition_epoch: state.partition_epoch,
+                };
+                let mut leader = Leader::new(
+                    now.monotonic,
+                    self.services.node_id,
+                    &term,
+                    standing,
+                    end,
+                    self.high_watermark(),
+                    standing.settings,
+                );
+                // Alone in sync, it has committed what it has.
+                let effects = leader.appended(now.monotonic, end);
+                let mut replicas = self.replicas.lock();
+                let waiting = replicas.begin(Role::Leader(Box::new(leader)), end);
+                self.leader_epoch.store(state.leader_epoch.get(), Ordering::Release);
+                self.is_leader.store(true, Ordering::Release);
+                (self.follow_up(&mut replicas, effects), waiting)
+            }
+        };
+        self.fail(now, waiting);
+        self.run(now, deferred);
+        self.drain(now);
+        Ok(())
+    }
+
+    /// Follows `leader`, or nobody, from now on. Everyone who waits for this broker as the leader is told so.
+    fn follow(self: &Arc<Self>, now: Now, leader: Option<NodeId>, leader_epoch: LeaderEpoch) {
+        let waiting = {
+            let _appending = self.appending.lock();
+            let mut replicas = self.replicas.lock();
+            if leader_epoch < self.leader_epoch() {
+                return;
+            }
+            let is_same = matches!(
+                (&replicas.role, leader),
+                (Role::Follower { leader: known, leader_epoch: epoch }, Some(leader))
+                    if *known == leader && *epoch == leader_epoch
+            );
+            if is_same {
+                return;
+            }
+            self.is_leader.store(false, Ordering::Release);
+            self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
+            let role = leader.map_or(Role::None, |leader| Role::Follower { leader, leader_epoch });
+            replicas.begin(role, self.log.log_end_offset())
+        };
+        self.fail(now, waiting);
+        self.drain(now);
+        self.wake_everyone(now);
+    }
+
+    fn fail(&self, now: Now, waiting: Vec<Committing>) {
+        let latest_epoch = self.leader_epoch();
+        for Committing { done, .. } in waiting {
+            done(now, Err(deposed(latest_epoch, latest_epoch)));
+        }
+    }
+
+    /// Takes in what a leader's event asks for, as far as it is done under the lock.
+    pub(super) fn follow_up(&self, replicas: &mut Replicas, effects: Effects) -> Deferred {
+        let mut deferred = Deferred { propose: effects.propose, ..Deferred::default() };
+        if let Some(high_watermark) = effects.high_watermark {
+            // REPL-1: it never goes back within a leader epoch, here or in the log.
+            if self.high_watermark() < high_watermark {
+                self.high_watermark.store(high_watermark.get(), Ordering::SeqCst);
+                self.log.set_high_watermark(high_watermark);
+            }
+            deferred.committed_bytes = Some(replicas.take_sizes(high_watermark));
+            deferred.done = replicas.take_committed(high_watermark);
+        }
+        deferred
+    }
+
+    /// Does the rest, with no lock held.
+    pub(super) fn run(self: &Arc<Self>, now: Now, deferred: Deferred) {
+        let Deferred { committed_bytes, done, propose } = deferred;
+        if let Some(bytes) = committed_bytes {
+            wake(&self.watchers, now, bytes);
+        }
+        for Committing { appended, done } in done {
+            done(now, Ok(appended));
+        }
+        if let Some(proposal) = propose {
+            self.propose(proposal);
+        }
+    }
+
+    /// A follower has asked for records, and so has told how far it has come.
+    pub(crate) fn replica_fetched(self: &Arc<Self>, now: Now, fetch: FollowerFetch) {
+        let deferred = {
+            let mut replicas = self.replicas.lock();
+            let effects = replicas.leader().map(|leader| leader.fetched(now.monotonic, fetch));
+            self.follow_up(&mut replicas, effects.unwrap_or_default())
+        };
+        self.run(now, deferred);
+    }
+
+    /// Brokers have entered or left service.
+    pub(crate) fn membership_changed(self: &Arc<Self>, now: Now, standing: &Standing<'_>) {
+        let deferred = {
+            let mut replicas = self.replicas.lock();
+            let effects = replicas.leader().map(|leader| leader.membership_changed(now.monotonic, standing));
+            self.follow_up(&mut replicas, effects.unwrap_or_default())
+        };
+        self.run(now, deferred);
+    }
+
+    /// Looks for replicas that have fallen behind, and proposes again what has no known outcome.
+    pub(crate) fn check_replicas(self: &Arc<Self>, now: Now) {
+        let deferred = {
+            let mut replicas = self.replicas.lock();
+            let unknown = replicas.unknown_proposal.take();
+            let effects = replicas.leader().map(|leader| {
+                let again = unknown.and_then(|epoch| leader.again(epoch));
+                let effects = leader.check(now.monotonic);
+                Effects { propose: effects.propose.or(again), ..effects }
+            });
+            self.follow_up(&mut replicas, effects.unwrap_or_default())
+        };
+        self.run(now, deferred);
+    }
+
+    /// Whether enough replicas are in sync for `acks=all`.
+    pub(crate) fn has_enough_in_sync(&self) -> bool {
+        self.replicas.lock().leader().is_some_and(|leader| leader.has_enough_in_sync())
+    }
+
+    /// Whether the newest committed offset is known here (KIP-207).
+    pub(crate) fn is_settled(&self) -> bool {
+        self.replicas.lock().leader().is_some_and(|leader| leader.is_settled())
+    }
+
+    /// Whether any other broker holds a replica.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.replicas.lock().leader().is_some_and(|leader| leader.is_replicated())
+    }
+
+    /// Asks the metadata log for another ISR.
+    fn propose(self: &Arc<Self>, proposal: IsrProposal) {
+        let mut command =
+            UpdateIsr::new(self.topic_id, self.index, &proposal.isr, Some(proposal.partition_epoch));
+        command.leader_epoch = Some(proposal.leader_epoch.get());
+        command.broker_epochs =
+            proposal.broker_epochs.iter().map(|epoch| epoch.map_or(-1, BrokerEpoch::get)).collect();
+        let partition = Arc::downgrade(self);
+        self.services.metadata.propose(
+            CommandBatch::new(vec![command.into()]),
+            Box::new(move |outcome| {
+                let Some(partition) = partition.upgrade() else { return };
+                match outcome {
+                    Ok(_) => partition.tell_isr_change(&proposal),
+                    Err(error) => partition.isr_change_failed(&proposal, &error),
+                }
+            }),
+        );
+    }
+
+    fn tell_isr_change(&self, proposal: &IsrProposal) {
+        let isr: Vec<i32> = proposal.isr.iter().map(|node| node.get()).collect();
+        let (topic, partition) = (&self.topic, self.index);
+        match &proposal.cause {
+            IsrCause::CaughtUp(node) => {
+                tracing::info!("ISR of {topic}-{partition} grows to {isr:?}: replica {node} has caught up");
+            }
+            IsrCause::Lagging(nodes) => {
+                let nodes: Vec<i32> = nodes.iter().map(|node| node.get()).collect();
+                tracing::info!(
+                    "ISR of {topic}-{partition} shrinks to {isr:?}: replicas {nodes:?} have fallen behind"
+                );
+            }
+        }
+    }
+
+    fn isr_change_failed(self: &Arc<Self>, proposal: &IsrProposal, error: &ProposeError) {
+        tracing::debug!(
+            topic = &*self.topic,
+            partition = self.index.get(),
+            "an ISR was not changed: {error}"
+        );
+        let now = self.services.clock.now();
+        let is_unknown = matches!(
+            error,
+            ProposeError::LeadershipLost | ProposeError::TimedOut { .. } | ProposeError::Stopped { .. }
+        );
+        let deferred = {
+            let mut replicas = self.replicas.lock();
+            if is_unknown {
+                replicas.unknown_proposal = Some(proposal.partition_epoch);
+                return;
+            }
+            let effects = replicas
+                .leader()
+                .filter(|leader| leader.leader_epoch() == proposal.leader_epoch)
+                .map(|leader| leader.refused(now.monotonic, proposal.partition_epoch));
+            self.follow_up(&mut replicas, effects.unwrap_or_default())
+        };
+        self.run(now, deferred);
+    }
+
+    /// Where this broker would go on as a follower.
+    pub(crate) fn fetch_position(&self) -> FetchPosition {
+        position_in(&self.log, self.leader_epoch())
+    }
+
+    /// Takes in what the leader answered.
+    pub(crate) fn apply_answer(self: &Arc<Self>, now: Now, answer: LeaderAnswer) -> Applied {
+        let applied = {
+            let _appending = self.appending.lock();
+            let follows = matches!(
+                self.replicas.lock().role,
+                Role::Follower { leader_epoch, .. } if leader_epoch == answer.leader_epoch
+            );
+            if !follows || self.is_deleted.load(Ordering::Acquire) {
+                return Applied::Over;
+            }
+            self.apply_in_order(now, answer)
+        };
+        match applied {
+            Ok(delay_ms) => {
+                let position = self.fetch_position();
+                wake(&self.watchers, now, 0);
+                if delay_ms == 0 { Applied::At(position) } else { Applied::Wait { position, delay_ms } }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    topic = &*self.topic,
+                    partition = self.index.get(),
+                    "cannot follow the leader for now: {error}"
+                );
+                Applied::Wait { position: self.fetch_position(), delay_ms: STORAGE_BACKOFF_MS }
+            }
+        }
+    }
+
+    fn apply_in_order(&self, now: Now, answer: LeaderAnswer) -> Result<u64, AppendError> {
+        let told = Answer {
+            error: answer.error,
+            log_start_offset: answer.log_start_offset,
+            diverging: answer.diverging,
+            has_records: !answer.records.is_empty(),
+        };
+        match follower::next_step(&Own(&self.log), answer.fetched_from, &told) {
+            Step::Wait { delay_ms } => Ok(delay_ms),
+            Step::Append => {
+                let mut end = self.log.log_end_offset();
+                if !answer.records.is_empty() {
+                    let appended = self.log.append_as_follower(now, answer.records)?;
+                    end = appended.log_end_offset;
+                    if let Some(up_to) = appended.sync_up_to {
+                        self.services.flush_queue.request(&self.log, up_to, None);
+                    }
+                }
+                let high_watermark = follower::high_watermark(answer.high_watermark, end);
+                if self.high_watermark() < high_watermark {
+                    self.note_high_watermark(high_watermark);
+                }
+                if self.log.log_start_offset() < answer.log_start_offset {
+                    self.log.delete_records(answer.log_start_offset.min(self.high_watermark()))?;
+                }
+                Ok(0)
+            }
+            Step::TruncateTo(offset) => {
+                tracing::info!(
+                    "{}-{} is cut from offset {} to {offset}: the leader of epoch {} has another history from there",
+                    self.topic,
+                    self.index,
+                    self.log.log_end_offset(),
+                    answer.leader_epoch,
+                );
+                self.log.truncate_to(now, offset)?;
+                self.note_high_watermark(self.high_watermark().min(offset));
+                Ok(0)
+            }
+            Step::StartAt(offset) => {
+                tracing::info!(
+                    "{}-{} begins anew at offset {offset}: the leader's log holds nothing that this one could go on \
+                     from",
+                    self.topic,
+                    self.index,
+                );
+                self.log.truncate_fully_and_start_at(now, offset)?;
+                self.note_high_watermark(offset);
+                Ok(0)
+            }
+        }
+    }
+
+    /// A follower's high watermark: what it was told, within its own log.
+    fn note_high_watermark(&self, high_watermark: Offset) {
+        self.high_watermark.store(high_watermark.get(), Ordering::SeqCst);
+        self.log.set_high_watermark(high_watermark);
+    }
+}
+
+/// Where a follower of `log` goes on in `leader_epoch`.
+pub(crate) fn position_in(log: &Log, leader_epoch: LeaderEpoch) -> FetchPosition {
+    let last_fetched_epoch = log.latest_epoch().unwrap_or(LeaderEpoch::NONE);
+    FetchPosition {
+        fetch_offset: log.log_end_offset(),
+        log_start_offset: log.log_start_offset(),
+        current_leader_epoch: leader_epoch,
+        last_fetched_epoch,
+    }
+}

@@ -1,0 +1,255 @@
+//! One connection to one leader, and the partitions that are fetched over it.
+//!
+//! What is under way is one request. Its answer is worked off on the thread that brings it, outside of all locks but
+//! those of the partitions, and then the next request goes out.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use chronik_replication::{FetchPosition, Fetcher};
+use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now};
+
+use super::request::{Answered, Bounds, answer_of, decode, encode};
+use super::{Key, Lane, PeerError};
+use crate::broker::Broker;
+use crate::partition::Applied;
+use crate::timers::{Expire, TimerKey};
+
+/// The first pause after a failure, in milliseconds. Each failure doubles it.
+const BACKOFF_MS_MIN: u64 = 20;
+/// The longest pause: a leader that is back is found within this.
+const BACKOFF_MS_MAX: u64 = 500;
+/// How long a leader may hold a request for newcomers. They go over to the main lane when that asks next, and until
+/// then this is what a producer may wait for them.
+const NEWCOMERS_WAIT_MS: i32 = 10;
+
+/// The state of a lane.
+#[derive(Default)]
+pub(super) struct LaneState {
+    fetcher: Fetcher<Key>,
+    /// Those of the newcomers that have caught up, ready for the main lane.
+    caught_up: BTreeSet<Key>,
+    failure_count: u32,
+    /// Nothing is sent before.
+    not_before: Option<MonotonicMs>,
+    timer: Option<TimerKey>,
+}
+
+impl LaneState {
+    pub(super) fn follow(&mut self, key: Key, position: FetchPosition) {
+        self.caught_up.remove(&key);
+        self.fetcher.follow(key, position);
+    }
+
+    pub(super) fn stop(&mut self, key: &Key) {
+        self.caught_up.remove(key);
+        self.fetcher.stop(key);
+    }
+
+    /// Something has changed: a pause after a failure is over.
+    pub(super) fn try_at_once(&mut self) {
+        self.not_before = None;
+        self.failure_count = 0;
+    }
+
+    fn failed(&mut self, now: MonotonicMs) {
+        self.fetcher.failed();
+        let pause_ms = BACKOFF_MS_MIN.checked_shl(self.failure_count.min(8)).unwrap_or(BACKOFF_MS_MAX);
+        self.failure_count = self.failure_count.saturating_add(1);
+        self.not_before = Some(now.plus_ms(pause_ms.min(BACKOFF_MS_MAX)));
+    }
+}
+
+/// Sends again when a pause is over.
+struct Retry {
+    broker: Weak<Broker>,
+    leader: NodeId,
+    lane: Lane,
+}
+
+impl Expire for Retry {
+    fn expire(self: Arc<Self>, now: Now) {
+        if let Some(broker) = self.broker.upgrade() {
+            broker.fetchers.lane(self.leader, self.lane).lock().timer = None;
+            broker.pump(now, self.leader, self.lane);
+        }
+    }
+}
+
+impl Broker {
+    /// Sends the next request of a lane, if there is something to ask for and nothing under way.
+    pub(super) fn pump(self: &Arc<Self>, now: Now, leader: NodeId, lane: Lane) {
+        if self.is_stopping() {
+            return;
+        }
+        if lane == Lane::Main {
+            self.take_over_newcomers(leader);
+        }
+        let image = self.metadata.image();
+        let Some((host, port)) = image.broker(leader).and_then(|broker| {
+            let endpoint = broker.endpoints.first()?;
+            Some((endpoint.host.clone(), u16::try_from(endpoint.port).ok()?))
+        }) else {
+            return;
+        };
+        let Some(own) = image.broker(self.node_id()) else { return };
+        let bounds = Bounds {
+            max_wait_ms: match lane {
+                Lane::Main => self.config.replica_fetch_wait_max_ms,
+                Lane::Newcomers => NEWCOMERS_WAIT_MS,
+            },
+            max_bytes: self.config.replica_fetch_response_max_bytes,
+            partition_max_bytes: self.config.replica_fetch_max_bytes,
+        };
+        let frame = {
+            let state = self.fetchers.lane(leader, lane);
+            let mut state = state.lock();
+            if let Some(until) = state.not_before.filter(|until| now.monotonic < *until) {
+                self.rearm(&mut state, leader, lane, until);
+                return;
+            }
+            state.not_before = None;
+            let Some(plan) = state.fetcher.next_request(now.monotonic) else {
+                if let Some(resume) = state.fetcher.next_resume().filter(|_| !state.fetcher.is_in_flight()) {
+                    self.rearm(&mut state, leader, lane, resume);
+                }
+                return;
+            };
+            match encode(self.node_id(), own.epoch, bounds, &plan) {
+                Ok(frame) => frame,
+                Err(error) => {
+                    tracing::error!("cannot ask broker {leader} for records: {error}");
+                    state.failed(now.monotonic);
+                    return;
+                }
+            }
+        };
+        let broker = Arc::downgrade(self);
+        let done = Box::new(move |answer: Result<Bytes, PeerError>| {
+            if let Some(broker) = broker.upgrade() {
+                broker.answered(leader, lane, answer);
+            }
+        });
+        self.fetchers.peers.call(leader, lane, (host, port), frame, done);
+    }
+
+    fn rearm(self: &Arc<Self>, state: &mut LaneState, leader: NodeId, lane: Lane, at: MonotonicMs) {
+        if let Some(timer) = state.timer.take() {
+            self.timers.disarm(timer);
+        }
+        let retry = Retry { broker: Arc::downgrade(self), leader, lane };
+        state.timer = Some(self.timers.arm(at, Arc::new(retry)));
+    }
+
+    /// Partitions that have caught up are fetched with all others from now on.
+    fn take_over_newcomers(&self, leader: NodeId) {
+        let newcomers = self.fetchers.lane(leader, Lane::Newcomers);
+        let main = self.fetchers.lane(leader, Lane::Main);
+        // The one place that holds two lanes, always in this order.
+        let mut newcomers = newcomers.lock();
+        let mut main = main.lock();
+        if main.fetcher.is_in_flight() {
+            return;
+        }
+        for key in std::mem::take(&mut newcomers.caught_up) {
+            if let Some(position) = newcomers.fetcher.position(&key) {
+                newcomers.fetcher.stop(&key);
+                main.fetcher.follow(key, position);
+            }
+        }
+    }
+
+    fn answered(self: &Arc<Self>, leader: NodeId, lane: Lane, answer: Result<Bytes, PeerError>) {
+        let now = self.clock.now();
+        let answered = answer.and_then(|frame| {
+            decode(&frame).map_err(|error| PeerError(format!("its answer cannot be read: {error}")))
+        });
+        let state = self.fetchers.lane(leader, lane);
+        match answered {
+            Ok(answered) if answered.error.is_none() => {
+                let session_id = answered.session_id;
+                self.work_off(now, leader, lane, answered);
+                let mut state = state.lock();
+                state.fetcher.answered(session_id);
+                state.failure_count = 0;
+            }
+            Ok(Answered { error, .. }) => {
+                tracing::debug!("broker {leader} refuses a fetch: {error}");
+                let mut state = state.lock();
+                let is_session = matches!(
+                    error,
+                    ErrorCode::FetchSessionIdNotFound
+                        | ErrorCode::InvalidFetchSessionEpoch
+                        | ErrorCode::FetchSessionTopicIdError
+                );
+                if is_session {
+                    // A new session needs no pause.
+                    state.fetcher.failed();
+                } else {
+                    state.failed(now.monotonic);
+                }
+            }
+            Err(error) => {
+                tracing::debug!("no answer from broker {leader}: {error}");
+                state.lock().failed(now.monotonic);
+            }
+        }
+        let now = self.clock.now();
+        self.pump(now, leader, lane);
+        let main_is_idle = lane == Lane::Newcomers && {
+            let main = self.fetchers.lane(leader, Lane::Main);
+            let main = main.lock();
+            !main.fetcher.is_in_flight()
+        };
+        if main_is_idle {
+            self.pump(now, leader, Lane::Main);
+        }
+    }
+
+    /// Gives each partition its part of the answer, and notes where it stands then.
+    fn work_off(self: &Arc<Self>, now: Now, leader: NodeId, lane: Lane, answered: Answered) {
+        let state = self.fetchers.lane(leader, lane);
+        let image = self.metadata.image();
+        let mut named = BTreeSet::new();
+        for (key, data) in answered.partitions {
+            named.insert(key);
+            let Some(asked) = state.lock().fetcher.told(&key) else { continue };
+            let answer = answer_of(asked, data);
+            let is_caught_up =
+                answer.error.is_none() && answer.records.is_empty() && answer.diverging.is_none();
+            let (topic_id, index) = key;
+            let Some(topic) = image.topic_by_id(topic_id) else { continue };
+            let applied = match self.partition_of(topic, index) {
+                Ok(partition) => partition.apply_answer(now, answer),
+                Err(error) => {
+                    tracing::debug!("cannot follow {}-{index}: {error}", topic.name);
+                    let delay_ms = chronik_replication::follower::STORAGE_BACKOFF_MS;
+                    Applied::Wait { position: asked, delay_ms }
+                }
+            };
+            let mut state = state.lock();
+            match applied {
+                Applied::At(position) => {
+                    state.fetcher.moved(&key, position);
+                    if is_caught_up && lane == Lane::Newcomers {
+                        state.caught_up.insert(key);
+                    }
+                }
+                Applied::Wait { position, delay_ms } => {
+                    state.fetcher.moved(&key, position);
+                    if delay_ms > 0 {
+                        state.fetcher.delay(&key, now.monotonic.plus_ms(delay_ms));
+                    }
+                }
+                Applied::Over => {}
+            }
+        }
+        if lane == Lane::Newcomers {
+            // In a session the leader is silent about those of whom there is nothing new.
+            let mut state = state.lock();
+            let silent: Vec<Key> = state.fetcher.asked().filter(|key| !named.contains(key)).collect();
+            state.caught_up.extend(silent);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! This broker as a follower: whom it fetches from, over which connections, and what it does with the answers.
+
+mod lane;
+mod peer;
+mod request;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
+use chronik_types::{LeaderEpoch, NodeId, Now, PartitionIndex, TopicId};
+use parking_lot::Mutex;
+
+use crate::broker::Broker;
+
+pub use peer::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
+
+use lane::LaneState;
+
+/// A partition, as fetchers name it.
+pub(crate) type Key = (TopicId, PartitionIndex);
+
+/// How often leaders look for replicas that have fallen behind: a fraction of the time that they may.
+const LAG_CHECKS_PER_LIMIT: u64 = 4;
+
+/// What this broker follows.
+pub(crate) struct Fetchers {
+    peers: Arc<dyn PeerClient>,
+    followed: Mutex<BTreeMap<Key, (NodeId, LeaderEpoch)>>,
+    lanes: Mutex<BTreeMap<(NodeId, Lane), Arc<Mutex<LaneState>>>>,
+}
+
+impl Fetchers {
+    pub(crate) fn new(peers: Arc<dyn PeerClient>) -> Self {
+        Self { peers, followed: Mutex::default(), lanes: Mutex::default() }
+    }
+
+    fn lane(&self, leader: NodeId, lane: Lane) -> Arc<Mutex<LaneState>> {
+        Arc::clone(self.lanes.lock().entry((leader, lane)).or_default())
+    }
+
+    /// Stops fetching a partition, wherever it is fetched from.
+    fn stop(&self, key: &Key) {
+        let Some((leader, _)) = self.followed.lock().remove(key) else { return };
+        for lane in Lane::ALL {
+            self.lane(leader, lane).lock().stop(key);
+        }
+    }
+}
+
+impl Broker {
+    /// Follows, and stops following, as the image says.
+    pub(crate) fn follow_image(self: &Arc<Self>, image: &MetadataImage, delta: &Delta) {
+        let mut touched = BTreeSet::new();
+        for topic in &delta.topics_deleted {
+            for (index, _) in topic.partitions() {
+                self.fetchers.stop(&(topic.id, index));
+            }
+        }
+        for change in &delta.partitions_changed {
+            touched.extend(self.follow_partition(image, change.topic_id, change.partition, &change.new));
+        }
+        // A leader that has registered anew may listen elsewhere, and is tried at once.
+        touched.extend(delta.brokers_changed.iter().copied().filter(|node| *node != self.node_id()));
+        let now = self.clock.now();
+        for leader in touched {
+            for lane in Lane::ALL {
+                self.fetchers.lane(leader, lane).lock().try_at_once();
+                self.pump(now, leader, lane);
+            }
+        }
+    }
+
+    /// Sees to it that a partition is fetched from its leader, and from nobody else; gives the leader where that is
+    /// new.
+    fn follow_partition(
+        &self,
+        image: &MetadataImage,
+        topic_id: TopicId,
+        index: PartitionIndex,
+        state: &PartitionImage,
+    ) -> Option<NodeId> {
+        let key = (topic_id, index);
+        let leader = state
+            .leader
+            .filter(|leader| *leader != self.node_id() && state.replicas.contains(&self.node_id()));
+        let Some(leader) = leader else {
+            self.fetchers.stop(&key);
+            return None;
+        };
+        if self.fetchers.followed.lock().get(&key) == Some(&(leader, state.leader_epoch)) {
+            return None;
+        }
+        self.fetchers.stop(&key);
+        let topic = image.topic_by_id(topic_id)?;
+        let position = self.fetch_position(topic, index, state.leader_epoch);
+        self.fetchers.followed.lock().insert(key, (leader, state.leader_epoch));
+        self.fetchers.lane(leader, Lane::Newcomers).lock().follow(key, position);
+        Some(leader)
+    }
+
+    /// Looks for replicas that have fallen behind, on all partitions that this broker leads; gives how long to wait
+    /// before the next look, in milliseconds.
+    pub fn check_replicas(self: &Arc<Self>, now: Now) -> u64 {
+        for partition in self.topics.open_partitions() {
+            if partition.is_replicated() {
+                partition.check_replicas(now);
+            }
+        }
+        (self.config.replica_lag_time_max_ms / LAG_CHECKS_PER_LIMIT).max(1)
+    }
+}
