@@ -5,12 +5,14 @@
 //! it looks at the high watermark a last time; an append moves the high watermark before it looks at the waiters.
 //! So one of the two always sees the other, and no wake-up is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 
 use bytes::BytesMut;
-use chronik_log::{AppendError, AppendOrigin, Appended, FlushQueue, Log, LogError, PendingBatch};
+use chronik_log::{
+    AppendError, AppendOrigin, Appended, FlushQueue, Log, LogError, PendingBatch, ValidatedBatch,
+};
 use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex};
 use parking_lot::Mutex;
 
@@ -47,13 +49,33 @@ pub(crate) struct Partition {
     high_watermark: AtomicI64,
     appends: Mutex<Vec<AppendJob>>,
     appending: Mutex<()>,
+    settling: Mutex<Settling>,
     advancing: Mutex<()>,
     watchers: Mutex<BTreeMap<u64, Arc<dyn Watcher>>>,
 }
 
 struct AppendJob {
-    pending: PendingBatch,
+    batch: ValidatedBatch,
     done: AppendDone,
+}
+
+/// What was appended and is not acknowledged yet, in the order of the log. Where `flush.messages` makes one append wait
+/// for its sync, those behind it wait too: the high watermark must not pass what is not synced.
+#[derive(Default)]
+struct Settling {
+    queue: VecDeque<Settled>,
+    next_id: u64,
+}
+
+/// One write of the log, with everyone who is to be told of it.
+struct Settled {
+    id: u64,
+    waits_for_sync: bool,
+    /// The end of what it appended, if it did.
+    end: Option<Offset>,
+    bytes: u64,
+    results: Vec<Result<Appended, AppendError>>,
+    dones: Vec<AppendDone>,
 }
 
 impl Partition {
@@ -78,6 +100,7 @@ impl Partition {
             high_watermark: AtomicI64::new(high_watermark.get()),
             appends: Mutex::new(Vec::new()),
             appending: Mutex::new(()),
+            settling: Mutex::default(),
             advancing: Mutex::new(()),
             watchers: Mutex::new(BTreeMap::new()),
         }
@@ -142,7 +165,8 @@ impl Partition {
         }
     }
 
-    /// Queues a batch. It is written by this call, or by another thread that is writing to this partition now.
+    /// Checks a batch on this thread, and queues it. It is written by this call, or by another thread that is writing to
+    /// this partition now.
     pub(crate) fn append(
         self: &Arc<Self>,
         now: Now,
@@ -150,8 +174,13 @@ impl Partition {
         origin: AppendOrigin,
         done: AppendDone,
     ) {
-        self.appends.lock().push(AppendJob { pending: PendingBatch { batch, origin }, done });
-        self.drain(now);
+        match self.log.validate(now, PendingBatch { batch, origin }) {
+            Ok(batch) => {
+                self.appends.lock().push(AppendJob { batch, done });
+                self.drain(now);
+            }
+            Err(error) => done(now, Err(error)),
+        }
     }
 
     /// Writes what is queued, unless another thread does so already. Whoever held `appending` for another reason
@@ -165,28 +194,37 @@ impl Partition {
             if jobs.is_empty() {
                 continue;
             }
-            let (batches, dones): (Vec<_>, Vec<_>) =
-                jobs.into_iter().map(|job| (job.pending, job.done)).unzip();
-            let sizes: Vec<u64> = batches.iter().map(|pending| pending.batch.len() as u64).collect();
+            let (batches, dones): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.batch, job.done)).unzip();
+            let sizes: Vec<u64> = batches.iter().map(|batch| batch.size_bytes() as u64).collect();
             let results = if self.is_deleted.load(Ordering::Acquire) {
                 batches.iter().map(|_| Err(AppendError::Log(LogError::Closed))).collect()
             } else {
-                self.log.append_many(now, batches, self.leader_epoch())
+                self.log.append_validated(now, batches, self.leader_epoch())
             };
+            // Queued before another thread can append what comes behind.
+            let (id, sync_up_to) = self.queue_settled(&sizes, results, dones);
             drop(appending);
-            self.settle(now, sizes, results, dones);
+            if let Some(sync_up_to) = sync_up_to {
+                let partition = Arc::clone(self);
+                let finish =
+                    Box::new(move |synced: Result<Offset, LogError>| partition.synced(id, synced.map(|_| ())));
+                // The queue wakes its thread itself, whoever asks first.
+                self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
+            }
+            self.settle(now);
         }
     }
 
-    /// Commits what was appended and tells everyone: at once, or after the sync that `flush.messages` asks for.
-    fn settle(
-        self: &Arc<Self>,
-        now: Now,
-        sizes: Vec<u64>,
+    /// Queues what an append gave, and says up to where the log is to be synced before it may be acknowledged, if it
+    /// is.
+    fn queue_settled(
+        &self,
+        sizes: &[u64],
         results: Vec<Result<Appended, AppendError>>,
         dones: Vec<AppendDone>,
-    ) {
-        debug_assert_eq!(results.len(), dones.len(), "append_many answers each batch");
+    ) -> (u64, Option<Offset>) {
+        debug_assert_eq!(results.len(), dones.len(), "append_validated answers each batch");
+        self.watch_disk(&results);
         let mut end = None;
         let mut bytes = 0;
         let mut sync_up_to = None;
@@ -199,34 +237,56 @@ impl Partition {
                 }
             }
         }
-        self.watch_disk(&results);
-        let Some(sync_up_to) = sync_up_to else {
+        let mut settling = self.settling.lock();
+        let id = settling.next_id;
+        settling.next_id += 1;
+        let waits_for_sync = sync_up_to.is_some();
+        settling.queue.push_back(Settled { id, waits_for_sync, end, bytes, results, dones });
+        (id, sync_up_to)
+    }
+
+    /// Commits what may be acknowledged, and tells everyone.
+    fn settle(&self, now: Now) {
+        loop {
+            let settled = {
+                let mut settling = self.settling.lock();
+                match settling.queue.front() {
+                    Some(first) if !first.waits_for_sync => settling.queue.pop_front(),
+                    Some(_) | None => None,
+                }
+            };
+            let Some(Settled { end, bytes, results, dones, .. }) = settled else { return };
             if let Some(end) = end {
                 self.advance_high_watermark(now, end, bytes);
             }
             for (done, result) in dones.into_iter().zip(results) {
                 done(now, result);
             }
-            return;
-        };
-        let partition = Arc::clone(self);
-        let finish = Box::new(move |synced: Result<Offset, LogError>| {
-            let now = partition.services.clock.now();
-            if synced.is_ok()
-                && let Some(end) = end
-            {
-                partition.advance_high_watermark(now, end, bytes);
+        }
+    }
+
+    /// A sync that an append waits for has come to its end.
+    fn synced(&self, id: u64, outcome: Result<(), LogError>) {
+        let now = self.services.clock.now();
+        match outcome {
+            Ok(()) => {
+                if let Some(settled) =
+                    self.settling.lock().queue.iter_mut().find(|settled| settled.id == id)
+                {
+                    settled.waits_for_sync = false;
+                }
+                self.settle(now);
             }
-            for (done, result) in dones.into_iter().zip(results) {
-                let result = match (&synced, result) {
-                    (Ok(_), result) | (Err(_), result @ Err(_)) => result,
-                    (Err(error), Ok(_)) => Err(AppendError::Log(error.clone())),
-                };
-                done(now, result);
+            Err(error) => {
+                // LOG-3: the directory is offline. What waits for this sync, or behind it, is not committed any more.
+                let failed = std::mem::take(&mut self.settling.lock().queue);
+                for Settled { results, dones, .. } in failed {
+                    for (done, result) in dones.into_iter().zip(results) {
+                        done(now, result.and(Err(AppendError::Log(error.clone()))));
+                    }
+                }
             }
-        });
-        // The queue wakes its thread itself, whoever asks first.
-        self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
+        }
     }
 
     /// Tells the operator when the disk has become full, and when appends succeed again.

@@ -33,6 +33,8 @@ impl TopicSettings {
             retention_ms: limit(self.retention_ms),
             retention_bytes: limit(self.retention_bytes),
             cleanup_policy: CleanupPolicy::DELETE,
+            compression_type: None,
+            compression_level: None,
             max_message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(0),
             message_timestamp_type: if self.log_append_time {
                 TimestampType::LogAppendTime

@@ -5,7 +5,7 @@ use super::BatchError;
 /// The most bytes that a 32-bit varint takes.
 pub(super) const VARINT_BYTES_MAX: usize = 5;
 /// The most bytes that a 64-bit varint takes.
-const VARLONG_BYTES_MAX: usize = 10;
+pub(super) const VARLONG_BYTES_MAX: usize = 10;
 
 const TORN: BatchError = BatchError::Inconsistent("a record ends in the middle of a field");
 
