@@ -194,7 +194,8 @@ impl Partition {
             if jobs.is_empty() {
                 continue;
             }
-            let (batches, dones): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.batch, job.done)).unzip();
+            let (batches, dones): (Vec<_>, Vec<_>) =
+                jobs.into_iter().map(|job| (job.batch, job.done)).unzip();
             let sizes: Vec<u64> = batches.iter().map(|batch| batch.size_bytes() as u64).collect();
             let results = if self.is_deleted.load(Ordering::Acquire) {
                 batches.iter().map(|_| Err(AppendError::Log(LogError::Closed))).collect()
@@ -206,8 +207,9 @@ impl Partition {
             drop(appending);
             if let Some(sync_up_to) = sync_up_to {
                 let partition = Arc::clone(self);
-                let finish =
-                    Box::new(move |synced: Result<Offset, LogError>| partition.synced(id, synced.map(|_| ())));
+                let finish = Box::new(move |synced: Result<Offset, LogError>| {
+                    partition.synced(id, synced.map(|_| ()))
+                });
                 // The queue wakes its thread itself, whoever asks first.
                 self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
             }
@@ -270,8 +272,7 @@ impl Partition {
         let now = self.services.clock.now();
         match outcome {
             Ok(()) => {
-                if let Some(settled) =
-                    self.settling.lock().queue.iter_mut().find(|settled| settled.id == id)
+                if let Some(settled) = self.settling.lock().queue.iter_mut().find(|settled| settled.id == id)
                 {
                     settled.waits_for_sync = false;
                 }

@@ -7,7 +7,7 @@
 use bytes::BytesMut;
 use chronik_protocol::records::{
     BatchError, BatchHeader, ClientBatchLimits, Compression, RECORDS_INFLATED_BYTES_MAX, RecompressError,
-    RecordRules, RecordsFacts, Recompression, TimestampType, check_client_batch, inspect_records,
+    Recompression, RecordRules, RecordsFacts, TimestampType, check_client_batch, inspect_records,
     patch_max_timestamp, recompress,
 };
 use chronik_types::{Now, TimestampMs};
@@ -58,11 +58,7 @@ pub(crate) fn validate(
     }
 }
 
-fn validate_client(
-    batch: BytesMut,
-    config: &LogConfig,
-    now: Now,
-) -> Result<ValidatedBatch, AppendError> {
+fn validate_client(batch: BytesMut, config: &LogConfig, now: Now) -> Result<ValidatedBatch, AppendError> {
     // What a version of Produce may carry is the broker's to check; the log knows no versions.
     let limits = ClientBatchLimits { batch_bytes_max: config.max_message_bytes, produce_version: i16::MAX };
     let header = check_client_batch(&batch, limits).map_err(AppendError::Batch)?;
@@ -84,11 +80,10 @@ fn validate_client(
         inflated_bytes_max: RECORDS_INFLATED_BYTES_MAX,
         batch_bytes_max: config.max_message_bytes,
     };
-    let (facts, recompressed) =
-        recompress(&batch, &header, &rules, wanted).map_err(|error| match error {
-            RecompressError::Batch(error) => AppendError::Batch(error),
-            RecompressError::Compress(error) => AppendError::Recompress(std::sync::Arc::new(error)),
-        })?;
+    let (facts, recompressed) = recompress(&batch, &header, &rules, wanted).map_err(|error| match error {
+        RecompressError::Batch(error) => AppendError::Batch(error),
+        RecompressError::Compress(error) => AppendError::Recompress(std::sync::Arc::new(error)),
+    })?;
     check_faults(&facts, config, now)?;
     let Some(recompressed) = recompressed else {
         return Err(AppendError::Batch(BatchError::Inconsistent("it was not written in the topic's codec")));

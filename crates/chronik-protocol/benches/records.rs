@@ -13,7 +13,7 @@ use chronik_protocol::messages::{Message, produce_request};
 use chronik_protocol::produce::ProduceRequest;
 use chronik_protocol::records::{
     BatchBuilder, BatchHeader, BatchOptions, ClientBatchLimits, Compression, RECORDS_INFLATED_BYTES_MAX,
-    RecordIter, RecordRules, Recompression, check_client_batch, inspect_records, patch_append, recompress,
+    Recompression, RecordIter, RecordRules, check_client_batch, inspect_records, patch_append, recompress,
 };
 use chronik_protocol::wire::Reader;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId};
@@ -175,7 +175,8 @@ fn repack(from: Compression, codec: Compression) {
 fn main() {
     if std::env::args().any(|argument| argument == "inspect") {
         for codec in CODECS {
-            for (batch_bytes, value_bytes) in [(1 << 20, 1_000), (1 << 20, 100), (16 << 10, 100), (200, 100)] {
+            for (batch_bytes, value_bytes) in [(1 << 20, 1_000), (1 << 20, 100), (16 << 10, 100), (200, 100)]
+            {
                 inspect(codec, batch_bytes, value_bytes);
             }
         }

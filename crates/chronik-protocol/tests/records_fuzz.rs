@@ -5,8 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use chronik_protocol::records::{
-    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchOptions, ClientBatchLimits, Compression,
-    Header, RecordIter, decompress, RecordRules, check_client_batch, inspect_records,
+    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchOptions, ClientBatchLimits,
+    Compression, Header, RecordIter, RecordRules, check_client_batch, decompress, inspect_records,
 };
 use chronik_types::TimestampMs;
 
@@ -214,10 +214,7 @@ fn a_bomb_is_held_to_the_limit() {
         let (result, peak) = peak_of(|| {
             let header = check_client_batch(&bomb, limits).unwrap();
             let look = |bytes_max| inspect_records(&bomb, &header, &RecordRules::NONE, bytes_max);
-            assert_eq!(
-                look(INFLATED_BYTES_MAX),
-                Err(BatchError::Inflated { bytes_max: INFLATED_BYTES_MAX })
-            );
+            assert_eq!(look(INFLATED_BYTES_MAX), Err(BatchError::Inflated { bytes_max: INFLATED_BYTES_MAX }));
             // Looking at a record of any size takes no more memory than looking at a small one.
             assert_eq!(look(usize::MAX).unwrap().fault_count, 0);
             let mut records = RecordIter::new(&bomb, INFLATED_BYTES_MAX).unwrap();

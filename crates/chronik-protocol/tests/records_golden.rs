@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use chronik_protocol::records::{
     BatchBuilder, BatchError, BatchHeader, BatchOptions, ClientBatchLimits, Compression, ControlType,
-    EndTxnMarker, Header, RecordIter, TimestampType, empty_batch, check_client_batch,
+    EndTxnMarker, Header, RecordIter, TimestampType, check_client_batch, empty_batch,
 };
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
 

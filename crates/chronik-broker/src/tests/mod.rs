@@ -7,6 +7,7 @@ mod groups;
 mod log_dirs;
 mod offers;
 mod offsets;
+mod produce;
 mod producers;
 mod records;
 mod topic_partitions;

@@ -5,7 +5,7 @@
 //! small window for that. The window is all the memory that it takes, however much the batch inflates to; what it may
 //! inflate to is bounded as well, because inflating takes time.
 
-use chronik_types::TimestampMs;
+use chronik_types::{Offset, TimestampMs};
 
 use super::compression::Inflate;
 use super::varint::{Cursor, VARINT_BYTES_MAX, VARLONG_BYTES_MAX};
@@ -142,6 +142,50 @@ pub(super) fn inspect_into(
     Ok(inspection.facts)
 }
 
+/// The first record of a stored batch at or after both `timestamp` and `offset`: its timestamp and its offset. Keys and
+/// values are passed over and never held, and inflating ends with the record or with an error at `inflated_bytes_max`.
+pub fn find_record(
+    batch: &[u8],
+    timestamp: TimestampMs,
+    offset: Offset,
+    inflated_bytes_max: usize,
+) -> Result<Option<(TimestampMs, Offset)>, BatchError> {
+    let header = BatchHeader::parse(batch)?;
+    let records = batch
+        .get(BATCH_HEADER_BYTES..header.size_bytes)
+        .ok_or(BatchError::Truncated { needed_bytes: header.size_bytes, available_bytes: batch.len() })?;
+    let codec = header.attributes.compression().ok_or(BatchError::Codec(header.attributes.0))?;
+    // Compaction leaves batches without records, and without even a compressed nothing.
+    if records.is_empty() {
+        return Ok(None);
+    }
+    let mut sink = Discard;
+    let mut window = Window::new(Inflate::new(codec, records, inflated_bytes_max)?, records.len(), &mut sink);
+    for _ in 0..header.record_count {
+        let shape = window.next_shape()?;
+        let found_offset = header.base_offset.checked_add(i64::from(shape.offset_delta));
+        let found_offset =
+            found_offset.ok_or(BatchError::Inconsistent("a record has an offset beyond the last"))?;
+        let found_timestamp = record_timestamp(&header, shape.timestamp_delta)?;
+        if timestamp <= found_timestamp && offset <= found_offset {
+            return Ok(Some((found_timestamp, found_offset)));
+        }
+    }
+    Ok(None)
+}
+
+fn record_timestamp(header: &BatchHeader, delta: i64) -> Result<TimestampMs, BatchError> {
+    match header.attributes.timestamp_type() {
+        TimestampType::LogAppendTime => Ok(header.max_timestamp),
+        TimestampType::CreateTime => header
+            .base_timestamp
+            .get()
+            .checked_add(delta)
+            .map(TimestampMs)
+            .ok_or(BatchError::Inconsistent("a record has a timestamp beyond the last")),
+    }
+}
+
 fn record_length(length: i32) -> Result<usize, BatchError> {
     usize::try_from(length).map_err(|_| BatchError::Inconsistent("a record has a negative length"))
 }
@@ -178,8 +222,7 @@ impl Shape {
 }
 
 fn header_count(count: i32) -> Result<usize, BatchError> {
-    usize::try_from(count)
-        .map_err(|_| BatchError::Inconsistent("a record has a negative number of headers"))
+    usize::try_from(count).map_err(|_| BatchError::Inconsistent("a record has a negative number of headers"))
 }
 
 fn header_key_length(length: i32) -> Result<usize, BatchError> {
@@ -187,27 +230,17 @@ fn header_key_length(length: i32) -> Result<usize, BatchError> {
 }
 
 /// Holds the records against the header and the rules, one after another.
-struct Inspection {
+struct Inspection<'h> {
     rules: RecordRules,
-    base_timestamp: i64,
-    /// The time of all records, where the batch claims that a broker set it.
-    log_append_time: Option<TimestampMs>,
+    header: &'h BatchHeader,
     next_index: i32,
     facts: RecordsFacts,
 }
 
-impl Inspection {
-    fn new(header: &BatchHeader, rules: RecordRules) -> Self {
-        Self {
-            rules,
-            base_timestamp: header.base_timestamp.get(),
-            log_append_time: match header.attributes.timestamp_type() {
-                TimestampType::CreateTime => None,
-                TimestampType::LogAppendTime => Some(header.max_timestamp),
-            },
-            next_index: 0,
-            facts: RecordsFacts { max_timestamp: TimestampMs::NONE, ..RecordsFacts::default() },
-        }
+impl<'h> Inspection<'h> {
+    fn new(header: &'h BatchHeader, rules: RecordRules) -> Self {
+        let facts = RecordsFacts { max_timestamp: TimestampMs::NONE, ..RecordsFacts::default() };
+        Self { rules, header, next_index: 0, facts }
     }
 
     #[inline]
@@ -217,21 +250,14 @@ impl Inspection {
             return Err(BatchError::Inconsistent("the offsets of the records do not count up from 0"));
         }
         self.next_index = index.saturating_add(1);
-        let timestamp = match self.log_append_time {
-            Some(time) => time,
-            None => TimestampMs(
-                self.base_timestamp
-                    .checked_add(shape.timestamp_delta)
-                    .ok_or(BatchError::Inconsistent("a record has a timestamp beyond the last"))?,
-            ),
-        };
+        let timestamp = record_timestamp(self.header, shape.timestamp_delta)?;
         self.facts.max_timestamp = self.facts.max_timestamp.max(timestamp);
         let in_range = self.rules.timestamp_min <= timestamp && timestamp <= self.rules.timestamp_max;
         if self.rules.needs_key && !shape.has_key {
             self.fault(index, RecordFaultKind::NoKey);
         } else if self.rules.broker_sets_time || timestamp == TimestampMs::NONE {
             // A record without a time is as good as any, but then no broker can have set it.
-            if self.log_append_time.is_some() {
+            if self.header.attributes.timestamp_type() == TimestampType::LogAppendTime {
                 self.fault(index, RecordFaultKind::TimestampType);
             }
         } else if !in_range {
@@ -380,8 +406,7 @@ impl<'a, 's, S: Sink> Window<'a, 's, S> {
     }
 }
 
-const TOO_LONG: BatchError =
-    BatchError::Inconsistent("a record is longer than what is left of the batch");
+const TOO_LONG: BatchError = BatchError::Inconsistent("a record is longer than what is left of the batch");
 
 #[cfg(test)]
 mod tests;

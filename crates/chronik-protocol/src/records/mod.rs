@@ -28,8 +28,8 @@ pub use header::{
 };
 pub use inspect::{
     RECORD_FAULTS_MAX, RECORDS_INFLATED_BYTES_MAX, RecordFault, RecordFaultKind, RecordRules, RecordsFacts,
-    inspect_records,
+    find_record, inspect_records,
 };
 pub use recompress::{RecompressError, Recompressed, Recompression, recompress};
 pub use record::{Header, Headers, Record, RecordIter};
-pub use validate::{ClientBatchLimits, check_client_batch};
+pub use validate::{ClientBatchLimits, check_client_batch, parse_client_batch};

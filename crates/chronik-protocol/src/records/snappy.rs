@@ -42,9 +42,7 @@ impl<W: Write> BlockWriter<W> {
     }
 
     pub(super) fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while let Some((block, rest)) =
-            bytes.split_at_checked(BLOCK_BYTES.saturating_sub(self.block.len()))
-        {
+        while let Some((block, rest)) = bytes.split_at_checked(BLOCK_BYTES.saturating_sub(self.block.len())) {
             // A block that is there as a whole is compressed where it lies.
             if self.block.is_empty() {
                 self.write_block(block)?;

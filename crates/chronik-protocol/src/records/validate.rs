@@ -8,6 +8,9 @@ use super::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, LOG_OVERHE
 /// The shortest length field of any record format: a record of magic 0 without key and value.
 const SHORTEST_LENGTH: i32 = 14;
 
+/// The first version of Produce that may carry zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+
 /// What the topic and the request's version allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientBatchLimits {
@@ -22,10 +25,7 @@ pub struct ClientBatchLimits {
 /// The result has `record_count == last_offset_delta + 1 > 0`, a known codec, and a sequence wherever it has a producer
 /// id. [`BatchError::error_code`] is what Kafka answers.
 pub fn check_client_batch(bytes: &[u8], limits: ClientBatchLimits) -> Result<BatchHeader, BatchError> {
-    let header = parse_only_batch(bytes)?;
-    if limits.produce_version < 7 && header.attributes.compression() == Some(Compression::Zstd) {
-        return Err(BatchError::CodecVersion);
-    }
+    let header = parse_client_batch(bytes, limits.produce_version)?;
     if header.base_offset.get() != 0 {
         return Err(BatchError::NotForClients("its base offset is not 0"));
     }
@@ -53,6 +53,16 @@ pub fn check_client_batch(bytes: &[u8], limits: ClientBatchLimits) -> Result<Bat
     }
     if header.producer_id.get() >= 0 && header.base_sequence < 0 {
         return Err(BatchError::Inconsistent("it has a producer id and no sequence number"));
+    }
+    Ok(header)
+}
+
+/// Checks no more than the form: that `bytes` are exactly one batch, of a format and in a codec that this version of
+/// Produce may carry. Kafka refuses a request's batch for these before it looks at the partition.
+pub fn parse_client_batch(bytes: &[u8], produce_version: i16) -> Result<BatchHeader, BatchError> {
+    let header = parse_only_batch(bytes)?;
+    if produce_version < ZSTD_FROM && header.attributes.compression() == Some(Compression::Zstd) {
+        return Err(BatchError::CodecVersion);
     }
     Ok(header)
 }

@@ -1,4 +1,4 @@
-use chronik_types::{Offset, ProducerId};
+use chronik_types::ProducerId;
 
 use super::*;
 use crate::records::header::write_header;
@@ -69,7 +69,8 @@ fn read(batch: &[u8]) -> Result<TimestampMs, BatchError> {
 fn records(random: &mut Random, codec: Compression, count: usize) -> Vec<u8> {
     let mut builder = BatchBuilder::new(BatchOptions { compression: codec, ..BatchOptions::default() });
     for _ in 0..count {
-        let length = [3, 100, 3_000, WINDOW_BYTES_MAX, 2 * WINDOW_BYTES_MAX][(random.below(6) * random.below(6)) / 6];
+        let length =
+            [3, 100, 3_000, WINDOW_BYTES_MAX, 2 * WINDOW_BYTES_MAX][(random.below(6) * random.below(6)) / 6];
         let length = random.below(length);
         let (key, value) = (random.bytes(length), random.bytes(70_000 % (length + 7)));
         let header_key = random.bytes(length / 2);
@@ -140,10 +141,7 @@ fn offsets_that_do_not_count_up_are_refused() {
             }
             let batch = with_records(&inner, codec, i32::try_from(deltas.len()).unwrap());
             let error = inspect(&batch, &RecordRules::NONE).unwrap_err();
-            assert_eq!(
-                error,
-                BatchError::Inconsistent("the offsets of the records do not count up from 0")
-            );
+            assert_eq!(error, BatchError::Inconsistent("the offsets of the records do not count up from 0"));
         }
     }
 }
@@ -184,8 +182,7 @@ fn rules_name_the_records_that_break_them() {
 #[test]
 fn a_producer_must_not_play_the_broker() {
     let stamped = |time| {
-        let options =
-            BatchOptions { log_append_time: Some(TimestampMs(time)), ..BatchOptions::default() };
+        let options = BatchOptions { log_append_time: Some(TimestampMs(time)), ..BatchOptions::default() };
         let mut builder = BatchBuilder::new(options);
         builder.append(TimestampMs(5), None, None, &[]).unwrap();
         builder.finish().unwrap()
@@ -226,4 +223,35 @@ fn inflating_ends_at_the_bound() {
             assert!(fits || result == Err(BatchError::Inflated { bytes_max }), "{compression:?}");
         }
     }
+}
+
+#[test]
+fn a_record_is_found_by_time_and_offset() {
+    for compression in CODECS {
+        let options = BatchOptions { compression, base_offset: Offset(100), ..BatchOptions::default() };
+        let mut builder = BatchBuilder::new(options);
+        for (offset, timestamp, bytes) in [(100, 5, 9), (103, 9, 200_000), (104, 7, 0), (109, 20, 70_000)] {
+            let value = vec![b'v'; bytes];
+            builder.append_at(Offset(offset), TimestampMs(timestamp), None, Some(&value), &[]).unwrap();
+        }
+        let batch = builder.finish().unwrap();
+        let find = |timestamp, offset| {
+            let found = find_record(&batch, TimestampMs(timestamp), Offset(offset), MAX).unwrap();
+            found.map(|(timestamp, offset)| (timestamp.get(), offset.get()))
+        };
+        assert_eq!(find(0, 0), Some((5, 100)));
+        assert_eq!(find(6, 0), Some((9, 103)));
+        assert_eq!(find(6, 104), Some((7, 104)));
+        assert_eq!(find(10, 0), Some((20, 109)));
+        assert_eq!(find(21, 0), None);
+        assert_eq!(find(0, 110), None);
+        // What lies behind the record that is found is not inflated.
+        assert!(find_record(&batch, TimestampMs(0), Offset(0), 100_000).is_ok());
+        let is_late = find_record(&batch, TimestampMs(10), Offset(0), 100_000);
+        assert!(compression == Compression::None || is_late.is_err());
+    }
+    let empty = crate::records::empty_batch(
+        &BatchHeader::parse(&records(&mut Random(1), Compression::Lz4, 1)).unwrap(),
+    );
+    assert_eq!(find_record(&empty, TimestampMs(0), Offset(0), MAX), Ok(None));
 }
