@@ -6,8 +6,8 @@ mod topic;
 pub use chronik_coordinator::GroupConfig;
 pub use log::log_config;
 pub use topic::{
-    Allowed, BrokerValues, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicConfigDef, TopicOverrides,
-    TopicSettings, effective,
+    Allowed, BrokerValues, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicCleanup, TopicCompression,
+    TopicConfigDef, TopicOverrides, TopicSettings, check_together, effective,
 };
 
 use chronik_types::NodeId;
