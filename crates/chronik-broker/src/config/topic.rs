@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use chronik_protocol::records::Compression;
 
+use super::BrokerValues;
+
 /// A topic's own settings, by name; what is absent comes from the broker.
 pub type TopicOverrides = BTreeMap<String, String>;
 
@@ -332,6 +334,11 @@ impl TopicConfigDef {
 }
 
 impl Allowed {
+    /// Whether items can be added to it and taken out.
+    pub const fn is_list(self) -> bool {
+        matches!(self, Self::ListOf(_) | Self::Replicas)
+    }
+
     /// The kind of config that takes such values, for DescribeConfigs.
     pub const fn config_type(self) -> ConfigType {
         match self {
@@ -455,10 +462,9 @@ pub enum ConfigSource {
     StaticBroker = 4,
     /// Built in.
     Default = 5,
+    /// The level of a logger.
+    DynamicBrokerLogger = 6,
 }
-
-/// The values that the broker gives to topics, by the broker's name of the config.
-pub type BrokerValues = BTreeMap<String, String>;
 
 /// The effective value of `def` for a topic, and where it comes from.
 pub fn effective<'a>(
@@ -472,8 +478,8 @@ where
     if let Some(value) = overrides.get(def.name) {
         return (value, ConfigSource::DynamicTopic);
     }
-    if let Some(value) = def.broker_synonym.and_then(|synonym| broker.get(synonym)) {
-        return (value, ConfigSource::StaticBroker);
+    if let Some(found) = def.broker_synonym.and_then(|synonym| broker.find(synonym)) {
+        return found;
     }
     (def.default, ConfigSource::Default)
 }

@@ -83,7 +83,7 @@ impl Broker {
     ) -> Result<PlannedTopic, CreationError> {
         check_name(image, &wanted.name)?;
         let configs = check_configs(&wanted.configs)?;
-        check_together(&configs, &self.config.topic_values)
+        check_together(&configs, &self.configs.values())
             .map_err(|message| CreationError::new(ErrorCode::InvalidConfig, message))?;
         let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
         let replicas = if wanted.assignments.is_empty() {
