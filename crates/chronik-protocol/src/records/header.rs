@@ -164,9 +164,9 @@ impl BatchError {
             | Self::NotForClients(_)
             | Self::Inconsistent(_)
             | Self::Magic(0 | 1)
-            | Self::Codec(_)
-            | Self::Decompression(_)
             | Self::Inflated { .. } => ErrorCode::InvalidRecord,
+            // Kafka's reader fails on these with an exception that has no code of its own.
+            Self::Codec(_) | Self::Decompression(_) => ErrorCode::UnknownServerError,
             Self::Magic(_) | Self::Length(_) | Self::Crc { .. } => ErrorCode::CorruptMessage,
             Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
             Self::CodecVersion => ErrorCode::UnsupportedCompressionType,

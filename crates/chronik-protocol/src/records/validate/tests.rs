@@ -98,7 +98,7 @@ fn each_fault_has_kafkas_error() {
     assert!(matches!(error, BatchError::Crc { .. }));
     assert_eq!(error.error_code(), ErrorCode::CorruptMessage);
 
-    check(&patched(21, &[0, 5]), BatchError::Codec(5), ErrorCode::InvalidRecord);
+    check(&patched(21, &[0, 5]), BatchError::Codec(5), ErrorCode::UnknownServerError);
     check(
         &patched(21, &[0, 0x20]),
         BatchError::NotForClients("it holds control records"),
