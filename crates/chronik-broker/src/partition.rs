@@ -46,6 +46,8 @@ pub(crate) struct Partition {
     is_deleted: AtomicBool,
     /// The last append found the disk full. The log says so once, not for each batch that is refused.
     is_disk_full: AtomicBool,
+    /// The last read failed.
+    is_unreadable: AtomicBool,
     high_watermark: AtomicI64,
     appends: Mutex<Vec<AppendJob>>,
     appending: Mutex<()>,
@@ -97,6 +99,7 @@ impl Partition {
             is_leader: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
+            is_unreadable: AtomicBool::new(false),
             high_watermark: AtomicI64::new(high_watermark.get()),
             appends: Mutex::new(Vec::new()),
             appending: Mutex::new(()),
@@ -288,6 +291,12 @@ impl Partition {
                 }
             }
         }
+    }
+
+    /// Notes how a read went; whether that is news.
+    pub(crate) fn note_read(&self, succeeded: bool) -> bool {
+        self.is_unreadable.load(Ordering::Relaxed) == succeeded
+            && self.is_unreadable.swap(!succeeded, Ordering::Relaxed) == succeeded
     }
 
     /// Tells the operator when the disk has become full, and when appends succeed again.

@@ -86,8 +86,11 @@ mod tests {
             let config = log_config(&set.collect(), &BrokerValues::default());
             (config.compression_type, config.compression_level)
         };
-        let levels =
-            [("compression.gzip.level", "4"), ("compression.lz4.level", "5"), ("compression.zstd.level", "6")];
+        let levels = [
+            ("compression.gzip.level", "4"),
+            ("compression.lz4.level", "5"),
+            ("compression.zstd.level", "6"),
+        ];
         for (name, codec, level) in [
             ("producer", None, None),
             ("uncompressed", Some(Compression::None), None),

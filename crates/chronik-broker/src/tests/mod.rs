@@ -4,6 +4,7 @@
 mod cluster;
 mod config_changes;
 mod configs;
+mod fetch;
 mod groups;
 mod log_dirs;
 mod offers;
