@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 
 use super::lz4::Lz4Reader;
 use super::snappy::{self, SnappyReader};
+use super::zstd::ZstdReader;
 use super::{BatchError, Compression};
 
 /// Decompressed bytes are asked for in pieces of this size.
@@ -139,7 +140,7 @@ pub(super) fn lz4_encoder<W: Write>(out: W) -> lz4_flex::frame::FrameEncoder<W> 
 }
 
 fn zstd(level: i32, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+    let mut encoder = ::zstd::stream::write::Encoder::new(out, level)?;
     encoder.set_pledged_src_size(Some(input.len() as u64))?;
     encoder.write_all(input)?;
     encoder.finish().map(drop)
@@ -166,7 +167,7 @@ enum Reader<'a> {
     Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
     Snappy(Box<SnappyReader<'a>>),
     Lz4(Box<Lz4Reader<'a>>),
-    Zstd(Box<zstd::stream::read::Decoder<'a, &'a [u8]>>),
+    Zstd(ZstdReader<'a>),
 }
 
 impl<'a> Inflate<'a> {
@@ -176,10 +177,7 @@ impl<'a> Inflate<'a> {
             Compression::Gzip => Reader::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
             Compression::Snappy => Reader::Snappy(Box::new(SnappyReader::new(input, bytes_max))),
             Compression::Lz4 => Reader::Lz4(Box::new(Lz4Reader::new(input)?)),
-            Compression::Zstd => Reader::Zstd(Box::new(
-                zstd::stream::read::Decoder::with_buffer(input)
-                    .map_err(|_| BatchError::Decompression("the zstd decoder could not be set up"))?,
-            )),
+            Compression::Zstd => Reader::Zstd(ZstdReader::new(input)?),
         };
         Ok(Self { reader, bytes_left: bytes_max, bytes_max })
     }
@@ -202,7 +200,7 @@ impl<'a> Inflate<'a> {
             Reader::Gzip(reader) => read_some(reader, target, "the gzip stream is corrupt or cut short"),
             Reader::Snappy(reader) => reader.read(target),
             Reader::Lz4(reader) => reader.read(target),
-            Reader::Zstd(reader) => read_some(reader, target, "the zstd frame is corrupt or cut short"),
+            Reader::Zstd(reader) => reader.read(target),
         };
         let read = read?;
         match self.bytes_left.checked_sub(read) {

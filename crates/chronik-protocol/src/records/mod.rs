@@ -17,6 +17,7 @@ mod record;
 mod snappy;
 mod validate;
 mod varint;
+mod zstd;
 
 pub use batch_iter::{Batch, BatchIter};
 pub use builder::{BatchBuilder, BatchOptions, BuildError, empty_batch};

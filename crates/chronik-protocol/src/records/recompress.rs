@@ -200,7 +200,7 @@ enum Encoder {
     Gzip(flate2::write::GzEncoder<Bounded>),
     Snappy(BlockWriter<Bounded>),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Bounded>>),
-    Zstd(zstd::stream::write::Encoder<'static, Bounded>),
+    Zstd(::zstd::stream::write::Encoder<'static, Bounded>),
 }
 
 impl Encoder {
@@ -214,7 +214,7 @@ impl Encoder {
             }
             Compression::Snappy => Self::Snappy(BlockWriter::new(out)?),
             Compression::Lz4 => Self::Lz4(Box::new(super::compression::lz4_encoder(out))),
-            Compression::Zstd => Self::Zstd(zstd::stream::write::Encoder::new(out, level.unwrap_or(0))?),
+            Compression::Zstd => Self::Zstd(::zstd::stream::write::Encoder::new(out, level.unwrap_or(0))?),
         })
     }
 
