@@ -21,6 +21,11 @@ use parking_lot::Mutex;
 /// A session may be evicted for another once it has not been used for this long (`min.incremental.fetch.session.eviction.ms`).
 const EVICTION_AGE_MS_MIN: u64 = 120_000;
 
+/// The most partitions that all sessions together remember. One takes about 250 bytes, so this is some 50 MB, and room
+/// for 20 consumers of 10,000 partitions each. Beyond it fetches are served without a session, as Kafka does beyond its
+/// slots; clients then name all their partitions each time.
+const SESSION_PARTITIONS_MAX: usize = 200_000;
+
 /// Names a partition within a session. Requests up to v12 give a name and no id, later ones an id and no name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct SessionKey {
@@ -140,20 +145,24 @@ pub(crate) struct Told {
 pub(crate) enum FetchContext {
     /// Serve exactly what the request names; remember nothing.
     Sessionless,
-    /// Serve what the request names; the session, when one could be had, is told about it.
-    Full(Option<Arc<Mutex<FetchSession>>>),
+    /// Serve what the request names, and begin a session with the answer: a client that goes before it is answered
+    /// leaves none behind.
+    Full,
     /// Serve what the session holds; say only what is new.
     Incremental(Arc<Mutex<FetchSession>>),
 }
 
-/// The sessions of this broker, at most `slots_max`.
+/// The sessions of this broker, at most `slots_max`, of at most `partitions_max` partitions together.
 pub(crate) struct FetchSessions {
     slots_max: usize,
+    partitions_max: usize,
     inner: Mutex<Inner>,
 }
 
 struct Inner {
     sessions: BTreeMap<i32, Entry>,
+    /// The sum over all sessions.
+    partition_count: usize,
     by_last_used: BTreeSet<(MonotonicMs, i32)>,
     next_id: u32,
 }
@@ -176,11 +185,20 @@ pub(crate) struct SessionRequest<'a> {
 impl FetchSessions {
     /// `seed` spreads session ids, so that a client of an earlier process does not hit a new session by chance.
     pub(crate) fn new(slots_max: usize, seed: u32) -> Self {
-        let inner = Inner { sessions: BTreeMap::new(), by_last_used: BTreeSet::new(), next_id: seed };
-        Self { slots_max, inner: Mutex::new(inner) }
+        Self::with_partitions_max(slots_max, SESSION_PARTITIONS_MAX, seed)
     }
 
-    /// Finds or makes the session that a request speaks of.
+    fn with_partitions_max(slots_max: usize, partitions_max: usize, seed: u32) -> Self {
+        let inner = Inner {
+            sessions: BTreeMap::new(),
+            partition_count: 0,
+            by_last_used: BTreeSet::new(),
+            next_id: seed,
+        };
+        Self { slots_max, partitions_max, inner: Mutex::new(inner) }
+    }
+
+    /// Finds the session that a request speaks of.
     pub(crate) fn context(
         &self,
         now: MonotonicMs,
@@ -188,21 +206,18 @@ impl FetchSessions {
     ) -> Result<FetchContext, ErrorCode> {
         const INITIAL: i32 = 0;
         const FINAL: i32 = -1;
-        let mut inner = self.inner.lock();
         if request.session_epoch == INITIAL || request.session_epoch == FINAL {
             if request.session_id != 0 {
-                inner.remove(request.session_id);
+                self.inner.lock().remove(request.session_id);
             }
-            if request.session_epoch == FINAL {
-                return Ok(FetchContext::Sessionless);
-            }
-            return Ok(FetchContext::Full(inner.create(now, self.slots_max, request)));
+            let wants_session = request.session_epoch == INITIAL;
+            return Ok(if wants_session { FetchContext::Full } else { FetchContext::Sessionless });
         }
-        let Some(entry) = inner.sessions.get(&request.session_id) else {
-            return Err(ErrorCode::FetchSessionIdNotFound);
-        };
-        let session = Arc::clone(&entry.session);
-        let (is_empty, partition_count) = {
+        let found =
+            self.inner.lock().sessions.get(&request.session_id).map(|entry| Arc::clone(&entry.session));
+        let session = found.ok_or(ErrorCode::FetchSessionIdNotFound)?;
+        // The sessions of other clients are not held up by a request that changes many partitions of this one.
+        let partition_count = {
             let mut session = session.lock();
             if session.epoch != request.session_epoch {
                 return Err(ErrorCode::InvalidFetchSessionEpoch);
@@ -218,14 +233,42 @@ impl FetchSessions {
             }
             // Numbers run from 1 to 2147483647 and start over at 1: 0 and −1 have meanings of their own.
             session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
-            (session.by_key.is_empty(), session.by_key.len())
+            session.by_key.len()
         };
-        if is_empty {
+        let mut inner = self.inner.lock();
+        if partition_count == 0 {
             inner.remove(request.session_id);
             return Ok(FetchContext::Sessionless);
         }
         inner.touch(now, request.session_id, partition_count);
+        if inner.partition_count > self.partitions_max {
+            // It has outgrown what sessions may hold. The client starts over with a full fetch.
+            inner.remove(request.session_id);
+            return Err(ErrorCode::FetchSessionIdNotFound);
+        }
         Ok(FetchContext::Incremental(session))
+    }
+
+    /// Begins a session of these partitions, unless there is no room.
+    pub(crate) fn create(
+        &self,
+        now: MonotonicMs,
+        uses_topic_ids: bool,
+        partitions: impl ExactSizeIterator<Item = (SessionKey, PartitionFetch)>,
+    ) -> Option<Arc<Mutex<FetchSession>>> {
+        let mut inner = self.inner.lock();
+        if partitions.len() == 0
+            || !inner.make_room(now, self.slots_max, self.partitions_max, partitions.len())
+        {
+            return None;
+        }
+        Some(inner.create(now, uses_topic_ids, partitions))
+    }
+
+    /// Whether there is no session.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// How many sessions there are.
@@ -239,12 +282,14 @@ impl Inner {
     fn remove(&mut self, id: i32) {
         if let Some(entry) = self.sessions.remove(&id) {
             self.by_last_used.remove(&(entry.last_used, id));
+            self.partition_count -= entry.partition_count;
         }
     }
 
     fn touch(&mut self, now: MonotonicMs, id: i32, partition_count: usize) {
         if let Some(entry) = self.sessions.get_mut(&id) {
             self.by_last_used.remove(&(entry.last_used, id));
+            self.partition_count = self.partition_count - entry.partition_count + partition_count;
             entry.last_used = now;
             entry.partition_count = partition_count;
             self.by_last_used.insert((now, id));
@@ -252,36 +297,40 @@ impl Inner {
     }
 
     /// Makes room for a session of `partition_count` partitions, or says that there is none: the least recently
-    /// used goes when it has been idle for long, else the smallest when it is smaller than the newcomer.
-    fn make_room(&mut self, now: MonotonicMs, slots_max: usize, partition_count: usize) -> bool {
-        if self.sessions.len() < slots_max {
-            return true;
-        }
-        let Some(&(last_used, oldest)) = self.by_last_used.first() else { return false };
-        if now.since_ms(last_used) > EVICTION_AGE_MS_MIN {
-            self.remove(oldest);
-            return true;
-        }
-        let smallest = self.sessions.iter().min_by_key(|(_, entry)| entry.partition_count);
-        match smallest.map(|(&id, entry)| (id, entry.partition_count)) {
-            Some((id, count)) if count < partition_count => {
-                self.remove(id);
-                true
+    /// used go when they have been idle for long, else the smallest when slots are short and it is smaller than the
+    /// newcomer.
+    fn make_room(
+        &mut self,
+        now: MonotonicMs,
+        slots_max: usize,
+        partitions_max: usize,
+        partition_count: usize,
+    ) -> bool {
+        loop {
+            let has_slot = self.sessions.len() < slots_max;
+            let has_partitions = self.partition_count + partition_count <= partitions_max;
+            if has_slot && has_partitions {
+                return true;
             }
-            Some(_) | None => false,
+            let Some(&(last_used, oldest)) = self.by_last_used.first() else { return false };
+            if now.since_ms(last_used) > EVICTION_AGE_MS_MIN {
+                self.remove(oldest);
+                continue;
+            }
+            let smallest = self.sessions.iter().min_by_key(|(_, entry)| entry.partition_count);
+            match smallest.map(|(&id, entry)| (id, entry.partition_count)) {
+                Some((id, count)) if has_partitions && count < partition_count => self.remove(id),
+                Some(_) | None => return false,
+            }
         }
     }
 
     fn create(
         &mut self,
         now: MonotonicMs,
-        slots_max: usize,
-        request: &SessionRequest<'_>,
-    ) -> Option<Arc<Mutex<FetchSession>>> {
-        let partition_count = request.partitions.len();
-        if partition_count == 0 || !self.make_room(now, slots_max, partition_count) {
-            return None;
-        }
+        uses_topic_ids: bool,
+        partitions: impl Iterator<Item = (SessionKey, PartitionFetch)>,
+    ) -> Arc<Mutex<FetchSession>> {
         let id = loop {
             // A multiplication by an odd constant walks all numbers without repeating one soon.
             self.next_id = self.next_id.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -290,15 +339,17 @@ impl Inner {
                 break id;
             }
         };
-        let mut session = FetchSession::new(id, request.uses_topic_ids);
-        for (key, fetch) in request.partitions {
-            session.upsert(key.clone(), *fetch);
+        let mut session = FetchSession::new(id, uses_topic_ids);
+        for (key, fetch) in partitions {
+            session.upsert(key, fetch);
         }
+        let partition_count = session.by_key.len();
         let session = Arc::new(Mutex::new(session));
         let entry = Entry { session: Arc::clone(&session), last_used: now, partition_count };
         self.sessions.insert(id, entry);
+        self.partition_count += partition_count;
         self.by_last_used.insert((now, id));
-        Some(session)
+        session
     }
 }
 
@@ -331,10 +382,10 @@ mod tests {
     }
 
     fn open(sessions: &FetchSessions, now: u64, partitions: &[(SessionKey, PartitionFetch)]) -> Option<i32> {
-        match sessions.context(MonotonicMs(now), &request(0, 0, partitions)) {
-            Ok(FetchContext::Full(session)) => session.map(|session| session.lock().id()),
-            _ => panic!("a full fetch was asked for"),
-        }
+        let context = sessions.context(MonotonicMs(now), &request(0, 0, partitions));
+        assert!(matches!(context, Ok(FetchContext::Full)), "a full fetch was asked for");
+        let session = sessions.create(MonotonicMs(now), true, partitions.iter().cloned());
+        session.map(|session| session.lock().id())
     }
 
     #[test]
@@ -405,5 +456,33 @@ mod tests {
             Err(ErrorCode::FetchSessionIdNotFound)
         );
         assert_eq!(sessions.len(), 2);
+    }
+
+    #[test]
+    fn sessions_hold_so_many_partitions_and_no_more() {
+        let sessions = FetchSessions::with_partitions_max(100, 5, 1);
+        let some = |count| (0..count).map(|at| (key(at), fetch(0))).collect::<Vec<_>>();
+        let first = open(&sessions, 0, &some(3)).unwrap();
+        assert_eq!(open(&sessions, 0, &some(3)), None, "there are not that many left");
+        let second = open(&sessions, 0, &some(2)).unwrap();
+        let grown = some(3);
+        assert_eq!(
+            sessions.context(MonotonicMs(1), &request(second, 1, &grown)).map(|_| ()),
+            Err(ErrorCode::FetchSessionIdNotFound),
+            "nor can one grow into more"
+        );
+        let again = open(&sessions, 1, &some(2)).unwrap();
+        assert!(matches!(
+            sessions.context(MonotonicMs(2), &request(first, 1, &[])),
+            Ok(FetchContext::Incremental(_))
+        ));
+        let forgotten = [key(1)];
+        let less = SessionRequest { forgotten: &forgotten, ..request(again, 1, &[]) };
+        assert!(sessions.context(MonotonicMs(2), &less).is_ok());
+        assert!(open(&sessions, 2, &some(1)).is_some(), "what was forgotten is free again");
+        assert_eq!(sessions.inner.lock().partition_count, 5);
+        let later = 2 * EVICTION_AGE_MS_MIN;
+        assert!(open(&sessions, later, &some(5)).is_some(), "sessions that are idle go, as many as it takes");
+        assert_eq!((sessions.len(), sessions.inner.lock().partition_count), (1, 5));
     }
 }

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 
 use bytes::BytesMut;
-use chronik_log::{AppendError, AppendOrigin, Appended, FlushQueue, Log, LogError, PendingBatch};
+use chronik_log::{
+    AppendError, AppendOrigin, Appended, FlushQueue, Log, LogError, PendingBatch, ValidatedBatch,
+};
 use chronik_raft::MetadataLog;
 use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Now, Offset, PartitionIndex, TopicId};
 use parking_lot::Mutex;
@@ -59,6 +61,8 @@ pub(crate) struct Partition {
     is_deleted: AtomicBool,
     /// The last append found the disk full. The log says so once, not for each batch that is refused.
     is_disk_full: AtomicBool,
+    /// The last read failed.
+    is_unreadable: AtomicBool,
     high_watermark: AtomicI64,
     appends: Mutex<Vec<AppendJob>>,
     appending: Mutex<()>,
@@ -70,7 +74,7 @@ pub(crate) struct Partition {
 }
 
 struct AppendJob {
-    pending: PendingBatch,
+    batch: ValidatedBatch,
     confirmation: Confirmation,
     done: AppendDone,
 }
@@ -104,6 +108,7 @@ impl Partition {
             is_leader: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
+            is_unreadable: AtomicBool::new(false),
             high_watermark: AtomicI64::new(high_watermark.get()),
             appends: Mutex::new(Vec::new()),
             appending: Mutex::new(()),
@@ -165,7 +170,8 @@ impl Partition {
         self.append_with(now, batch, origin, Confirmation::Committed, done);
     }
 
-    /// Queues a batch. It is written by this call, or by another thread that is writing to this partition now.
+    /// Checks a batch on this thread, and queues it. It is written by this call, or by another thread that is writing to
+    /// this partition now.
     pub(crate) fn append_with(
         self: &Arc<Self>,
         now: Now,
@@ -174,8 +180,13 @@ impl Partition {
         confirmation: Confirmation,
         done: AppendDone,
     ) {
-        self.appends.lock().push(AppendJob { pending: PendingBatch { batch, origin }, confirmation, done });
-        self.drain(now);
+        match self.log.validate(now, PendingBatch { batch, origin }) {
+            Ok(batch) => {
+                self.appends.lock().push(AppendJob { batch, confirmation, done });
+                self.drain(now);
+            }
+            Err(error) => done(now, Err(error)),
+        }
     }
 
     /// Writes what is queued, unless another thread does so already. Whoever held `appending` for another reason
@@ -190,12 +201,12 @@ impl Partition {
                 continue;
             }
             let (batches, waiting): (Vec<_>, Vec<_>) =
-                jobs.into_iter().map(|job| (job.pending, (job.confirmation, job.done))).unzip();
-            let sizes: Vec<u64> = batches.iter().map(|pending| pending.batch.len() as u64).collect();
+                jobs.into_iter().map(|job| (job.batch, (job.confirmation, job.done))).unzip();
+            let sizes: Vec<u64> = batches.iter().map(|batch| batch.size_bytes() as u64).collect();
             let results = if self.is_deleted.load(Ordering::Acquire) {
                 batches.iter().map(|_| Err(AppendError::Log(LogError::Closed))).collect()
             } else if self.is_leader.load(Ordering::Acquire) {
-                self.log.append_many(now, batches, self.leader_epoch())
+                self.log.append_validated(now, batches, self.leader_epoch())
             } else {
                 // It was deposed while they queued up.
                 let epoch = self.leader_epoch();
@@ -244,16 +255,26 @@ impl Partition {
                     }
                     partition.confirm(now, results, waiting);
                 }
-                // What could not be synced is never counted: the log directory is offline from now on.
+                // LOG-3: the directory is offline. What waits for this sync, or behind it, is never committed.
                 Err(error) => {
                     for ((_, done), result) in waiting.into_iter().zip(results) {
                         done(now, result.and(Err(AppendError::Log(error.clone()))));
+                    }
+                    let behind = partition.replicas.lock().take_all();
+                    for Committing { done, .. } in behind {
+                        done(now, Err(AppendError::Log(error.clone())));
                     }
                 }
             }
         });
         // The queue wakes its thread itself, whoever asks first.
         self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));
+    }
+
+    /// Notes how a read went; whether that is news.
+    pub(crate) fn note_read(&self, succeeded: bool) -> bool {
+        self.is_unreadable.load(Ordering::Relaxed) == succeeded
+            && self.is_unreadable.swap(!succeeded, Ordering::Relaxed) == succeeded
     }
 
     /// Counts what this broker has written, and answers those who wait for no more than that, or for what is

@@ -20,7 +20,7 @@ use crate::producer_state::{BatchMetadata, Prepared, Undo};
 use crate::segment::{BatchFacts, Segment};
 use crate::stats::add;
 use crate::tail_ring::TailRing;
-use crate::validate::{Validated, validate};
+use crate::validate::{ValidatedBatch, validate};
 use crate::{AppendError, LogConfig, LogError, names};
 
 /// The most batches of one vectored write; what a system takes in one call (`IOV_MAX`).
@@ -76,11 +76,30 @@ impl Log {
         leader_epoch: LeaderEpoch,
     ) -> Vec<Result<Appended, AppendError>> {
         let config = self.config();
-        let validated: Vec<Result<Validated, AppendError>> =
-            batches.into_iter().map(|pending| validate(pending, &config, now)).collect();
+        let validated = batches.into_iter().map(|pending| validate(pending, &config, now)).collect();
+        self.append_all(now, validated, leader_epoch)
+    }
+
+    /// Like [`Log::append_many`] with batches that [`Log::validate`] has let pass.
+    pub fn append_validated(
+        &self,
+        now: Now,
+        batches: Vec<ValidatedBatch>,
+        leader_epoch: LeaderEpoch,
+    ) -> Vec<Result<Appended, AppendError>> {
+        self.append_all(now, batches.into_iter().map(Ok).collect(), leader_epoch)
+    }
+
+    fn append_all(
+        &self,
+        now: Now,
+        validated: Vec<Result<ValidatedBatch, AppendError>>,
+        leader_epoch: LeaderEpoch,
+    ) -> Vec<Result<Appended, AppendError>> {
         if validated.iter().all(Result::is_err) {
             return validated.into_iter().filter_map(Result::err).map(Err).collect();
         }
+        let config = self.config();
         let mut writer = self.writer.lock();
         let count = validated.len();
         if let Err(error) = self.prepare_append(&mut writer, leader_epoch) {
@@ -235,10 +254,10 @@ impl<'a> Appending<'a> {
     fn add_client_batch(
         &mut self,
         index: usize,
-        validated: Validated,
+        validated: ValidatedBatch,
         leader_epoch: LeaderEpoch,
     ) -> Result<(), AppendError> {
-        let Validated { mut batch, header, origin, log_append_time } = validated;
+        let ValidatedBatch { mut batch, header, origin, log_append_time } = validated;
         let facts = self.make_room(self.next_offset, &header)?;
         let check_sequence = origin == AppendOrigin::Client;
         let marker = marker_epoch(&header, &batch);

@@ -4,7 +4,7 @@
 //! [`ManagerOptions`] is the broker's part, read once at start. Fields carry Kafka's name with the dots made
 //! underscores; the documentation gives the name, so that a message can say it.
 
-use chronik_protocol::records::TimestampType;
+use chronik_protocol::records::{Compression, TimestampType};
 
 /// What becomes of old records (`cleanup.policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,11 @@ pub struct LogConfig {
     pub retention_bytes: Option<u64>,
     /// `cleanup.policy`.
     pub cleanup_policy: CleanupPolicy,
+    /// `compression.type`: the codec in which batches are stored; `None` (`producer`) keeps each batch's own.
+    pub compression_type: Option<Compression>,
+    /// `compression.gzip.level`, `.lz4.level` or `.zstd.level`, whichever belongs to `compression_type`; `None` takes
+    /// the codec's default.
+    pub compression_level: Option<i32>,
     /// `max.message.bytes`: the largest batch that a client may append.
     pub max_message_bytes: usize,
     /// `message.timestamp.type`.
@@ -72,6 +77,8 @@ impl Default for LogConfig {
             retention_ms: Some(7 * DAY_MS),
             retention_bytes: None,
             cleanup_policy: CleanupPolicy::DELETE,
+            compression_type: None,
+            compression_level: None,
             max_message_bytes: 1_048_588,
             message_timestamp_type: TimestampType::CreateTime,
             message_timestamp_before_max_ms: None,

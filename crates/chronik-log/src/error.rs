@@ -1,10 +1,11 @@
 //! What can go wrong with a log, and the Kafka error code for each.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chronik_protocol::records::BatchError;
+use chronik_protocol::records::{BatchError, CompressError, RecordFault, RecordFaultKind};
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs, TopicId};
 
 /// Why a batch was not appended.
@@ -21,15 +22,12 @@ pub enum AppendError {
         /// `segment.bytes`.
         max_bytes: u64,
     },
-    /// A timestamp lies outside what `message.timestamp.before.max.ms` and `.after.max.ms` allow, or the client
-    /// claims that the broker set it.
-    #[error("the batch timestamp {timestamp} is out of range or of the wrong type at time {now}")]
-    Timestamp {
-        /// The offending timestamp.
-        timestamp: TimestampMs,
-        /// The time of the append.
-        now: TimestampMs,
-    },
+    /// Single records are refused, and the batch with them.
+    #[error("{0}")]
+    Records(RefusedRecords),
+    /// The batch could not be written in the topic's codec.
+    #[error("the batch cannot be stored as compression.type asks: {0}")]
+    Recompress(#[source] Arc<CompressError>),
     /// The sequence number does not follow the producer's last one.
     #[error("producer {producer_id} sent sequence {sequence} after {last_sequence}")]
     OutOfOrderSequence {
@@ -97,7 +95,8 @@ impl AppendError {
         match self {
             Self::Batch(error) => error.error_code(),
             Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
-            Self::Timestamp { .. } => ErrorCode::InvalidTimestamp,
+            Self::Records(refused) => refused.error_code(),
+            Self::Recompress(_) => ErrorCode::UnknownServerError,
             Self::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
@@ -106,6 +105,51 @@ impl AppendError {
             Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => ErrorCode::UnknownServerError,
             Self::Log(error) => error.error_code(),
         }
+    }
+}
+
+/// The records for which a batch is refused (KIP-467).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRecords {
+    /// The first of them, in order.
+    pub faults: Arc<[RecordFault]>,
+    /// All of them.
+    pub fault_count: usize,
+    /// The earliest timestamp that the topic allowed at that moment.
+    pub timestamp_min: TimestampMs,
+    /// The latest timestamp that the topic allowed.
+    pub timestamp_max: TimestampMs,
+}
+
+impl RefusedRecords {
+    /// Bad timestamps have an error of their own, which wins over the others.
+    pub fn error_code(&self) -> ErrorCode {
+        let is_time = |fault: &RecordFault| fault.kind != RecordFaultKind::NoKey;
+        if self.faults.iter().any(is_time) { ErrorCode::InvalidTimestamp } else { ErrorCode::InvalidRecord }
+    }
+
+    /// What is wrong with one of the records.
+    pub fn describe(&self, fault: &RecordFault) -> String {
+        match fault.kind {
+            RecordFaultKind::NoKey => "a record of a compacted topic must have a key".to_owned(),
+            RecordFaultKind::TimestampRange(timestamp) => format!(
+                "timestamp {timestamp} is out of range: the topic takes {} to {}",
+                self.timestamp_min, self.timestamp_max
+            ),
+            RecordFaultKind::TimestampType => {
+                "a producer must not set the timestamp type to LogAppendTime".to_owned()
+            }
+        }
+    }
+}
+
+impl fmt::Display for RefusedRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} records of the batch are refused", self.fault_count)?;
+        if let Some(first) = self.faults.first() {
+            write!(f, "; record {}: {}", first.index, self.describe(first))?;
+        }
+        Ok(())
     }
 }
 

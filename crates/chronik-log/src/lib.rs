@@ -41,7 +41,7 @@ mod validate;
 
 pub use append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended};
 pub use config::{CleanupPolicy, LogConfig, ManagerOptions};
-pub use error::{AppendError, LogError};
+pub use error::{AppendError, LogError, RefusedRecords};
 pub use flush::{FlushDone, FlushQueue, SyncedBatch};
 pub use log::{EpochEndOffset, Log};
 pub use lookup::{OffsetQuery, TimestampAndOffset};
@@ -51,3 +51,4 @@ pub use reader::{FileRegion, ReadData, ReadRequest, ReadResult};
 pub use startup::StartingLogManager;
 pub use stats::{LogCounters, LogStats};
 pub use tail_ring::MemoryBudget;
+pub use validate::ValidatedBatch;

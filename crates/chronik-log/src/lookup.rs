@@ -2,7 +2,7 @@
 
 use std::io;
 
-use chronik_protocol::records::{BatchError, RecordIter};
+use chronik_protocol::records::{RECORDS_INFLATED_BYTES_MAX, find_record};
 use chronik_types::{LeaderEpoch, Offset, TimestampMs};
 
 use crate::LogError;
@@ -10,9 +10,6 @@ use crate::file_cache::FileKind;
 use crate::index::{Found, TimeEntry, find_on_disk};
 use crate::log::Log;
 use crate::scan::{BatchWalker, FoundBatch, ScanError};
-
-/// The most bytes that looking for one record inflates a batch to.
-const INFLATED_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 /// A moment in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,13 +198,16 @@ impl Log {
             batch.truncate(read);
             let check = found.header.check_crc(&batch);
             check.map_err(|error| ScanError::Batch { position: found.position, error })?;
-            // Compressed batches are stored unread, so one may hold nothing that can be read. It must not keep what
-            // lies behind it from being found: it stands as one record with the header's last timestamp.
-            let record = first_wanted(&batch, wanted).unwrap_or_else(|_| {
-                let header = &found.header;
-                let is_wanted = wanted.timestamp <= header.max_timestamp.get();
-                is_wanted.then(|| (header.max_timestamp, header.base_offset.max(Offset(wanted.min_offset))))
-            });
+            // No batch is stored any more that cannot be read, but an older log may hold one. It must not keep what lies
+            // behind it from being found: it stands as one record with the header's last timestamp.
+            let (timestamp, min_offset) = (TimestampMs(wanted.timestamp), Offset(wanted.min_offset));
+            let record = find_record(&batch, timestamp, min_offset, RECORDS_INFLATED_BYTES_MAX)
+                .unwrap_or_else(|_| {
+                    let header = &found.header;
+                    let is_wanted = wanted.timestamp <= header.max_timestamp.get();
+                    is_wanted
+                        .then(|| (header.max_timestamp, header.base_offset.max(Offset(wanted.min_offset))))
+                });
             if let Some((timestamp, offset)) = record {
                 let leader_epoch = found.header.partition_leader_epoch;
                 return Ok(Some(TimestampAndOffset { timestamp, offset, leader_epoch }));
@@ -215,14 +215,4 @@ impl Log {
         }
         Ok(None)
     }
-}
-
-fn first_wanted(batch: &[u8], wanted: Wanted) -> Result<Option<(TimestampMs, Offset)>, BatchError> {
-    let mut records = RecordIter::new(batch, INFLATED_BYTES_MAX)?;
-    while let Some(record) = records.next_record()? {
-        if wanted.timestamp <= record.timestamp.get() && wanted.min_offset <= record.offset.get() {
-            return Ok(Some((record.timestamp, record.offset)));
-        }
-    }
-    Ok(None)
 }

@@ -113,7 +113,8 @@ fn a_batch_that_cannot_be_read_stands_as_one_record() {
     let mut garbage = batch(BASE_MS + 10, &[b"not compressed", b"whatever the header says"]);
     garbage[22] |= 1;
     patch_max_timestamp(&mut garbage, TimestampType::CreateTime, TimestampMs(BASE_MS + 10));
-    append(&log, garbage).unwrap();
+    // A producer could not write this; a log that an earlier version wrote may hold it.
+    log.append(now_at(0), garbage, AppendOrigin::Coordinator, LeaderEpoch(0)).unwrap();
     append(&log, batch(BASE_MS + 20, &[b"behind"])).unwrap();
     let find = |ms: i64| {
         let found = log.offset_for(OffsetQuery::Timestamp(TimestampMs(BASE_MS + ms))).unwrap();

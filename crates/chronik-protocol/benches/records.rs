@@ -1,4 +1,4 @@
-//! Times the hot paths: `cargo bench -p chronik-protocol`. Prints the best of many rounds; nothing is asserted.
+//! Times the hot paths: `cargo bench -p chronik-protocol [-- inspect]`. Prints the best of many rounds; nothing is asserted.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark stops or prints")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
@@ -12,13 +12,15 @@ use chronik_protocol::frame::{RequestHeader, encode_request};
 use chronik_protocol::messages::{Message, produce_request};
 use chronik_protocol::produce::ProduceRequest;
 use chronik_protocol::records::{
-    BatchBuilder, BatchOptions, ClientBatchLimits, Compression, RecordIter, patch_append,
-    validate_client_batch,
+    BatchBuilder, BatchHeader, BatchOptions, ClientBatchLimits, Compression, RECORDS_INFLATED_BYTES_MAX,
+    Recompression, RecordIter, RecordRules, check_client_batch, inspect_records, patch_append, recompress,
 };
 use chronik_protocol::wire::Reader;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, PartitionIndex, TimestampMs, TopicId};
 
 const ROUNDS: u32 = 200;
+const CODECS: [Compression; 5] =
+    [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
 /// The shortest time of one run of `work`, each on an input of its own.
 fn best<I, O>(mut input: impl FnMut() -> I, mut work: impl FnMut(I) -> O) -> Duration {
@@ -98,7 +100,8 @@ fn produce(partitions: usize, batch_bytes: usize, value_bytes: usize) {
             let (_, mut request) = ProduceRequest::parse_frame(frame).unwrap();
             for partition in request.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
                 let records = partition.records.as_mut().unwrap();
-                validate_client_batch(records, limits).unwrap();
+                let header = check_client_batch(records, limits).unwrap();
+                inspect_records(records, &header, &RecordRules::NONE, RECORDS_INFLATED_BYTES_MAX).unwrap();
                 patch_append(records, Offset(1), LeaderEpoch(1));
             }
             request
@@ -127,7 +130,63 @@ fn fetch(partitions: usize) {
     report(&format!("fetch response of {partitions} partitions"), partitions * data.len(), time);
 }
 
+/// What a broker spends on a batch that it stores as it came: without looking inside, and with.
+fn inspect(codec: Compression, batch_bytes: usize, value_bytes: usize) {
+    let values = values(batch_bytes, value_bytes);
+    let records_bytes = batch(&values, Compression::None).len();
+    let bytes = batch(&values, codec);
+    let label = |what: &str| format!("{what}, {batch_bytes} B of {value_bytes} B, {}", codec.name());
+    let limits = ClientBatchLimits { batch_bytes_max: 1 << 30, produce_version: 13 };
+    let verbatim = best(|| (), |()| check_client_batch(&bytes, limits).unwrap());
+    report(&label("header and CRC"), records_bytes, verbatim);
+    let look = |bytes: &[u8]| {
+        let header = check_client_batch(bytes, limits).unwrap();
+        inspect_records(bytes, &header, &RecordRules::NONE, RECORDS_INFLATED_BYTES_MAX).unwrap()
+    };
+    let inspected = best(|| (), |()| look(&bytes));
+    report(&label("header, CRC and records"), records_bytes, inspected);
+    let seconds_per_gb = |time: Duration, bytes: usize| time.as_secs_f64() * 1e9 / bytes as f64;
+    println!(
+        "{:62} {:.2} s a GB of records, {:.2} s a GB as it came ({:.1} to 1)",
+        label("  looking inside costs"),
+        seconds_per_gb(inspected.saturating_sub(verbatim), records_bytes),
+        seconds_per_gb(inspected.saturating_sub(verbatim), bytes.len()),
+        records_bytes as f64 / bytes.len() as f64,
+    );
+}
+
+/// What a broker spends on a batch that has to be in another codec.
+fn repack(from: Compression, codec: Compression) {
+    let values = values(1 << 20, 1_000);
+    let records_bytes = batch(&values, Compression::None).len();
+    let bytes = batch(&values, from);
+    let header = BatchHeader::parse(&bytes).unwrap();
+    let wanted = Recompression {
+        codec,
+        level: None,
+        log_append_time: None,
+        inflated_bytes_max: RECORDS_INFLATED_BYTES_MAX,
+        batch_bytes_max: 1 << 30,
+    };
+    let time = best(|| (), |()| recompress(&bytes, &header, &RecordRules::NONE, wanted).unwrap());
+    report(&format!("recompress 1 MiB of 1000 B, {} to {}", from.name(), codec.name()), records_bytes, time);
+}
+
 fn main() {
+    if std::env::args().any(|argument| argument == "inspect") {
+        for codec in CODECS {
+            for (batch_bytes, value_bytes) in [(1 << 20, 1_000), (1 << 20, 100), (16 << 10, 100), (200, 100)]
+            {
+                inspect(codec, batch_bytes, value_bytes);
+            }
+        }
+        for from in CODECS {
+            for to in CODECS.into_iter().filter(|&to| to != from) {
+                repack(from, to);
+            }
+        }
+        return;
+    }
     for size in [1 << 10, 16 << 10, 64 << 10, 1 << 20] {
         let data = vec![0xa5; size];
         report(&format!("CRC-32C of {size} B"), size, best(|| (), |()| crc32c::crc32c(black_box(&data))));
@@ -145,9 +204,7 @@ fn main() {
     for partitions in [1, 6, 100] {
         fetch(partitions);
     }
-    for compression in
-        [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd]
-    {
+    for compression in CODECS {
         let name = compression.name();
         let values = values(1 << 20, 100);
         let records_bytes = batch(&values, Compression::None).len();

@@ -5,8 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use chronik_protocol::records::{
-    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchIter, BatchOptions, ClientBatchLimits, Compression,
-    Header, RecordIter, decompress, validate_client_batch,
+    BATCH_HEADER_BYTES, BatchBuilder, BatchError, BatchHeader, BatchIter, BatchOptions, ClientBatchLimits,
+    Compression, Header, RecordIter, RecordRules, check_client_batch, decompress, inspect_records,
 };
 use chronik_types::TimestampMs;
 
@@ -87,9 +87,23 @@ fn read_all(bytes: &[u8]) -> Result<usize, BatchError> {
     }
     assert!(batches <= bytes.len() / BATCH_HEADER_BYTES + 1);
     let limits = ClientBatchLimits { batch_bytes_max: bytes.len(), produce_version: 13 };
-    if let Ok(header) = validate_client_batch(bytes, limits) {
+    if let Ok(header) = check_client_batch(bytes, limits) {
         assert_eq!(header.size_bytes, bytes.len());
     }
+    let inspected = BatchHeader::parse(bytes).and_then(|header| {
+        inspect_records(bytes, &header, &RecordRules::NONE, INFLATED_BYTES_MAX).map(|_| header)
+    });
+    let all = read_records(bytes);
+    if let Ok(header) = inspected
+        && i64::from(header.last_offset_delta) + 1 == i64::from(header.record_count)
+    {
+        // What is let in can be read by whoever comes next.
+        assert_eq!(all.map(i32::try_from), Ok(Ok(header.record_count)));
+    }
+    all
+}
+
+fn read_records(bytes: &[u8]) -> Result<usize, BatchError> {
     let mut records = RecordIter::new(bytes, INFLATED_BYTES_MAX)?;
     let mut count = 0;
     while let Some(record) = records.next_record()? {
@@ -140,7 +154,7 @@ fn flipped_bits_never_panic() {
                 let limits = ClientBatchLimits { batch_bytes_max: whole.len(), produce_version: 13 };
                 // The leader epoch is the broker's to set, whatever it was.
                 let harmless = (12..16).contains(&position);
-                assert_eq!(validate_client_batch(&flipped, limits).is_ok(), harmless, "{codec:?} {position}");
+                assert_eq!(check_client_batch(&flipped, limits).is_ok(), harmless, "{codec:?} {position}");
                 survive(&flipped);
             }
         }
@@ -198,7 +212,11 @@ fn a_bomb_is_held_to_the_limit() {
         let bomb = builder.finish().unwrap();
         let limits = ClientBatchLimits { batch_bytes_max: bomb.len(), produce_version: 13 };
         let (result, peak) = peak_of(|| {
-            validate_client_batch(&bomb, limits).unwrap();
+            let header = check_client_batch(&bomb, limits).unwrap();
+            let look = |bytes_max| inspect_records(&bomb, &header, &RecordRules::NONE, bytes_max);
+            assert_eq!(look(INFLATED_BYTES_MAX), Err(BatchError::Inflated { bytes_max: INFLATED_BYTES_MAX }));
+            // Looking at a record of any size takes no more memory than looking at a small one.
+            assert_eq!(look(usize::MAX).unwrap().fault_count, 0);
             let mut records = RecordIter::new(&bomb, INFLATED_BYTES_MAX).unwrap();
             let first = records.next_record().unwrap().unwrap();
             assert_eq!(first.value, Some(&b"first"[..]));

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use bytes::BytesMut;
 use chronik_protocol::records::{
     BatchBuilder, BatchError, BatchHeader, BatchOptions, ClientBatchLimits, Compression, ControlType,
-    EndTxnMarker, Header, RecordIter, TimestampType, empty_batch, validate_client_batch,
+    EndTxnMarker, Header, RecordIter, TimestampType, check_client_batch, empty_batch,
 };
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs};
 
@@ -156,7 +156,7 @@ fn the_formats_before_v2_are_refused_by_name() {
     let mut count = 0;
     for line in GOLDEN.lines().filter_map(|line| line.strip_prefix("legacy ")) {
         let (magic, bytes) = line.split_once(' ').unwrap();
-        let error = validate_client_batch(&unhex(bytes), limits).unwrap_err();
+        let error = check_client_batch(&unhex(bytes), limits).unwrap_err();
         assert_eq!(error, BatchError::Magic(magic.parse().unwrap()));
         assert_eq!(error.error_code(), ErrorCode::InvalidRecord);
         count += 1;

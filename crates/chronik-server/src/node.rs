@@ -153,7 +153,7 @@ fn open_logs(
     open_files_max: Option<u64>,
 ) -> Result<Arc<LogManager>, Box<dyn Error>> {
     let image = metadata.image();
-    let values = values.clone();
+    let values = values.at(&image, config.node_id);
     let mut options = ManagerOptions { boot_id: system::boot_id(), ..config.manager_options() };
     if let Some(max) = open_files_max {
         // Connections have first claim on three quarters of the descriptors.

@@ -12,6 +12,7 @@ from functools import partial
 import hostile
 import idempotence
 import protocol_errors
+import record_checks
 
 import report
 from data import topic_name
@@ -36,7 +37,7 @@ def guarded(attack: Callable[[str], None], bootstrap: str) -> None:
 
 
 def cases(bootstrap: str) -> list[tuple[str, Case]]:
-    attacks = [*hostile.ATTACKS, *protocol_errors.ATTACKS, *idempotence.ATTACKS]
+    attacks = [*hostile.ATTACKS, *protocol_errors.ATTACKS, *idempotence.ATTACKS, *record_checks.ATTACKS]
     return [(attack.__name__, partial(guarded, attack, bootstrap)) for attack in attacks]
 
 

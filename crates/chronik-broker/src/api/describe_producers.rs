@@ -1,5 +1,6 @@
 //! `DescribeProducers` (key 61, version 0): who has written to a partition with a producer id (KIP-664).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chronik_log::ProducerSummary;
@@ -18,9 +19,12 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
         .into_iter()
         .map(|topic| {
             let topic_error = topic_error(broker, &topic.name);
+            // A partition is described once, however often it is named: each description may be long.
+            let mut described = BTreeSet::new();
             let partitions = topic
                 .partition_indexes
                 .iter()
+                .filter(|index| described.insert(**index))
                 .map(|index| match &topic_error {
                     Some((code, message)) => PartitionResponse {
                         partition_index: *index,
@@ -52,7 +56,8 @@ fn topic_error(broker: &Broker, name: &str) -> Option<(ErrorCode, String)> {
 
 fn partition(broker: &Broker, topic: &str, index: i32) -> PartitionResponse {
     let response = PartitionResponse { partition_index: index, ..Default::default() };
-    match broker.partition_by_name(topic, index) {
+    let found = broker.partition_by_name(topic, index);
+    match found.and_then(|found| found.check_leader().map(|()| found)) {
         Ok(partition) => PartitionResponse {
             active_producers: partition.log().active_producers().iter().map(producer).collect(),
             ..response

@@ -3,20 +3,23 @@
 //! The records stay where the socket put them: the log checks the batch header, stamps offset and leader epoch in
 //! place and writes the bytes. Topics are named up to version 12 and identified in 13 (KIP-516).
 //!
+//! A partition that a request names more than once is written once, with the records that came last, as on Kafka.
+//!
 //! A topic that does not exist is answered with `UNKNOWN_TOPIC_OR_PARTITION`, as on Kafka; where topics are created
 //! automatically its creation begins at the same time, so that the client's next try finds it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use chronik_log::{AppendError, AppendOrigin, Appended};
+use chronik_log::{AppendError, AppendOrigin, Appended, RefusedRecords};
 use chronik_protocol::produce::{
-    ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordError, TopicRef,
+    ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic, ProduceTopicResponse,
+    RecordError, TopicRef,
 };
-use chronik_protocol::records::{BatchHeader, Compression};
+use chronik_protocol::records::{BatchHeader, parse_client_batch};
 use chronik_raft::metadata::MetadataImage;
-use chronik_types::{ErrorCode, NodeId, Now, PartitionIndex, validate_topic_name};
+use chronik_types::{ErrorCode, NodeId, Now, Offset, PartitionIndex, validate_topic_name};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
@@ -26,8 +29,9 @@ use crate::partition::{Confirmation, Partition};
 use crate::reply::Response;
 use crate::timers::{Expire, TimerKey};
 
-/// The first version that may carry zstd (KIP-110).
-const ZSTD_FROM: i16 = 7;
+/// The most faulty records of one batch that are described in words. Of the others the answer gives the index, and the
+/// client says of them what holds for the batch.
+const DESCRIBED_RECORDS_MAX: usize = 20;
 /// The client id under which Kafka's own tools may write to internal topics.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
@@ -75,20 +79,18 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let image = broker.metadata.image();
     let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
     let acks = request.acks;
-    let is_transactional_request = request.transactional_id.is_some();
+    let requested_topics = keep_last(request.topics);
+    if request.transactional_id.is_none() && has_transactional_records(&requested_topics) {
+        refuse_all(context, requested_topics, acks, ErrorCode::TransactionalIdAuthorizationFailed);
+        return;
+    }
     let mut accepted = Vec::new();
     let mut missing = BTreeSet::new();
-    let mut topics = Vec::with_capacity(request.topics.len());
-    for (topic_at, topic) in request.topics.into_iter().enumerate() {
+    let mut topics = Vec::with_capacity(requested_topics.len());
+    for (topic_at, topic) in requested_topics.into_iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (partition_at, wanted) in topic.partitions.into_iter().enumerate() {
-            let request = Wanted {
-                topic: &topic.topic,
-                index: wanted.index,
-                acks,
-                is_transactional_request,
-                frame_bytes,
-            };
+            let request = Wanted { topic: &topic.topic, index: wanted.index, acks, frame_bytes };
             match check(broker, &context, &image, &request, wanted.records) {
                 Ok((partition, records)) => {
                     accepted.push(Accepted { topic_at, partition_at, partition, records });
@@ -129,6 +131,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     for Accepted { topic_at, partition_at, partition, records } in accepted {
         let progress = Arc::clone(&progress);
         let appended_to = Arc::clone(&partition);
+        let log = Arc::clone(partition.log());
         let done = move |_: Now, result: Result<Appended, AppendError>| {
             // The minimum is looked at again now: with fewer in sync the records may yet be committed, or not.
             let is_lonely = confirmation == Confirmation::Committed
@@ -137,7 +140,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
             progress.settle(|state| {
                 state.undecided.remove(&(topic_at, partition_at));
                 if let Some(slot) = state.slot(topic_at, partition_at) {
-                    fill(slot, result);
+                    fill(slot, log.log_start_offset(), result);
                     if is_lonely {
                         *slot = ProducePartitionResponse::error(
                             slot.index,
@@ -160,13 +163,63 @@ struct Wanted<'a> {
     topic: &'a TopicRef,
     index: PartitionIndex,
     acks: i16,
-    is_transactional_request: bool,
     frame_bytes: usize,
+}
+
+/// Makes each partition appear once, where it is first named, with the records that it is last given.
+fn keep_last(topics: Vec<ProduceTopic>) -> Vec<ProduceTopic> {
+    if topics.iter().map(|topic| topic.partitions.len()).sum::<usize>() < 2 {
+        return topics;
+    }
+    let mut kept: Vec<ProduceTopic> = Vec::with_capacity(topics.len());
+    let mut topics_at = BTreeMap::<TopicRef, (usize, BTreeMap<PartitionIndex, usize>)>::new();
+    for ProduceTopic { topic, partitions } in topics {
+        let (topic_at, partitions_at) = topics_at.entry(topic).or_insert_with_key(|topic| {
+            kept.push(ProduceTopic {
+                topic: topic.clone(),
+                partitions: Vec::with_capacity(partitions.len()),
+            });
+            (kept.len() - 1, BTreeMap::new())
+        });
+        let Some(topic) = kept.get_mut(*topic_at) else { continue };
+        for partition in partitions {
+            match partitions_at.get(&partition.index).and_then(|&at| topic.partitions.get_mut(at)) {
+                Some(earlier) => *earlier = partition,
+                None => {
+                    partitions_at.insert(partition.index, topic.partitions.len());
+                    topic.partitions.push(partition);
+                }
+            }
+        }
+    }
+    kept
+}
+
+fn has_transactional_records(topics: &[ProduceTopic]) -> bool {
+    let mut batches =
+        topics.iter().flat_map(|topic| &topic.partitions).filter_map(|found| found.records.as_ref());
+    batches.any(|records| {
+        BatchHeader::parse(records)
+            .is_ok_and(|header| header.producer_id.get() >= 0 && header.attributes.is_transactional())
+    })
+}
+
+/// Refuses the request as a whole.
+fn refuse_all(context: RequestContext, topics: Vec<ProduceTopic>, acks: i16, code: ErrorCode) {
+    let refuse = |topic: ProduceTopic| {
+        let partitions = topic.partitions.iter();
+        ProduceTopicResponse {
+            partitions: partitions.map(|found| ProducePartitionResponse::error(found.index, code)).collect(),
+            topic: topic.topic,
+        }
+    };
+    answer(context, topics.into_iter().map(refuse).collect(), acks);
 }
 
 type Refusal = (ErrorCode, Option<String>);
 
-/// Finds the partition and checks what the log cannot know: acks, leadership, replicas, the request's version.
+/// Finds the partition and checks what the log cannot know: acks, leadership, replicas, the request's version. The
+/// order is Kafka's, so that a request with several faults is refused for the same one.
 fn check(
     broker: &Broker,
     context: &RequestContext,
@@ -178,6 +231,22 @@ fn check(
         TopicRef::Name(name) => image.topic(name).ok_or((ErrorCode::UnknownTopicOrPartition, None))?,
         TopicRef::Id(id) => image.topic_by_id(*id).ok_or((ErrorCode::UnknownTopicId, None))?,
     };
+    let state = topic.partition(wanted.index).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
+    let Some(records) = records else {
+        return Err((
+            ErrorCode::InvalidRecord,
+            Some("the request has no records for this partition".to_owned()),
+        ));
+    };
+    let header = parse_client_batch(&records, context.version())
+        .map_err(|error| (error.error_code(), Some(error.to_string())))?;
+    if header.attributes.is_transactional() {
+        let message = "this cluster has no transactions yet".to_owned();
+        return Err((ErrorCode::InvalidTxnState, Some(message)));
+    }
+    if !(-1..=1).contains(&wanted.acks) {
+        return Err((ErrorCode::InvalidRequiredAcks, None));
+    }
     let is_admin = context.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
     if is_internal_topic(&topic.name) && !is_admin {
         return Err((
@@ -185,30 +254,9 @@ fn check(
             Some(format!("Cannot append to internal topic {}", topic.name)),
         ));
     }
-    let Some(records) = records else {
-        return Err((
-            ErrorCode::InvalidRecord,
-            Some("the request has no records for this partition".to_owned()),
-        ));
-    };
-    // What cannot be parsed is left to the log, which says what is wrong with it.
-    if let Ok(header) = BatchHeader::parse(&records) {
-        if header.attributes.compression() == Some(Compression::Zstd) && context.version() < ZSTD_FROM {
-            let message = "Produce requests with version below 7 cannot carry zstd".to_owned();
-            return Err((ErrorCode::UnsupportedCompressionType, Some(message)));
-        }
-        if header.attributes.is_transactional() || wanted.is_transactional_request {
-            let message = "this cluster has no transactions yet".to_owned();
-            return Err((ErrorCode::InvalidTxnState, Some(message)));
-        }
-    }
-    if !(-1..=1).contains(&wanted.acks) {
-        return Err((ErrorCode::InvalidRequiredAcks, None));
-    }
     let partition = broker.partition_of(topic, wanted.index).map_err(|code| (code, None))?;
     partition.check_leader().map_err(|code| (code, None))?;
     if wanted.acks == ACKS_ALL {
-        let state = topic.partition(wanted.index).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
         // A topic with fewer replicas than its minimum asks for all of them.
         let min = broker.min_insync_replicas(image, &topic.name).min(state.replicas.len());
         check_in_sync(min, state.isr.len(), broker.node_id())?;
@@ -231,7 +279,11 @@ fn check_in_sync(min: usize, in_sync: usize, node: NodeId) -> Result<(), Refusal
     Err((ErrorCode::NotEnoughReplicas, Some(message)))
 }
 
-fn fill(slot: &mut ProducePartitionResponse, result: Result<Appended, AppendError>) {
+fn fill(
+    slot: &mut ProducePartitionResponse,
+    log_start_offset: Offset,
+    result: Result<Appended, AppendError>,
+) {
     match result {
         Ok(appended) => {
             slot.base_offset = appended.first_offset;
@@ -241,8 +293,11 @@ fn fill(slot: &mut ProducePartitionResponse, result: Result<Appended, AppendErro
         Err(error) => {
             slot.error_code = error.error_code();
             slot.error_message = Some(error.to_string());
-            if matches!(slot.error_code, ErrorCode::InvalidRecord | ErrorCode::InvalidTimestamp) {
-                slot.record_errors.push(RecordError { batch_index: 0, message: Some(error.to_string()) });
+            if tells_log_start(slot.error_code) {
+                slot.log_start_offset = log_start_offset;
+            }
+            if let AppendError::Records(refused) = &error {
+                slot.record_errors = record_errors(refused);
             }
         }
     }
@@ -252,6 +307,27 @@ impl ProgressState {
     fn slot(&mut self, topic_at: usize, partition_at: usize) -> Option<&mut ProducePartitionResponse> {
         self.topics.get_mut(topic_at)?.partitions.get_mut(partition_at)
     }
+}
+
+/// Whether Kafka gives the log's first offset along with this error.
+fn tells_log_start(code: ErrorCode) -> bool {
+    !matches!(
+        code,
+        ErrorCode::UnknownTopicOrPartition
+            | ErrorCode::NotLeaderOrFollower
+            | ErrorCode::MessageTooLarge
+            | ErrorCode::RecordListTooLarge
+            | ErrorCode::CorruptMessage
+            | ErrorCode::KafkaStorageError
+    )
+}
+
+fn record_errors(refused: &RefusedRecords) -> Vec<RecordError> {
+    let errors = refused.faults.iter().enumerate().map(|(count, fault)| RecordError {
+        batch_index: fault.index,
+        message: (count < DESCRIBED_RECORDS_MAX).then(|| refused.describe(fault)),
+    });
+    errors.collect()
 }
 
 impl Progress {

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use chronik_log::{CleanupPolicy, LogConfig};
-use chronik_protocol::records::TimestampType;
+use chronik_protocol::records::{Compression, TimestampType};
 
-use super::{BrokerValues, TopicOverrides, TopicSettings};
+use super::{BrokerValues, TopicCompression, TopicOverrides, TopicSettings};
 
 /// The log's part of a topic's effective settings.
 pub fn log_config(overrides: &TopicOverrides, broker: &BrokerValues) -> Arc<LogConfig> {
@@ -23,6 +23,23 @@ fn unsigned(value: i64) -> u64 {
 }
 
 impl TopicSettings {
+    fn compression_codec(&self) -> Option<Compression> {
+        match self.compression_type {
+            TopicCompression::Producer => None,
+            TopicCompression::Codec(codec) => Some(codec),
+        }
+    }
+
+    /// The level of the codec in which the broker compresses, where that codec has levels.
+    fn compression_level(&self) -> Option<i32> {
+        match self.compression_codec()? {
+            Compression::None | Compression::Snappy => None,
+            Compression::Gzip => Some(self.compression_gzip_level),
+            Compression::Lz4 => Some(self.compression_lz4_level),
+            Compression::Zstd => Some(self.compression_zstd_level),
+        }
+    }
+
     fn log_config(&self) -> LogConfig {
         LogConfig {
             segment_bytes: unsigned(self.segment_bytes.into()),
@@ -32,7 +49,12 @@ impl TopicSettings {
             index_interval_bytes: unsigned(self.index_interval_bytes.into()),
             retention_ms: limit(self.retention_ms),
             retention_bytes: limit(self.retention_bytes),
-            cleanup_policy: CleanupPolicy::DELETE,
+            cleanup_policy: CleanupPolicy {
+                delete: self.cleanup_policy.delete,
+                compact: self.cleanup_policy.compact,
+            },
+            compression_type: self.compression_codec(),
+            compression_level: self.compression_level(),
             max_message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(0),
             message_timestamp_type: if self.log_append_time {
                 TimestampType::LogAppendTime
@@ -55,6 +77,32 @@ mod tests {
     #[test]
     fn kafkas_defaults_are_the_logs_defaults() {
         assert_eq!(*log_config(&TopicOverrides::new(), &BrokerValues::new()), LogConfig::default());
+    }
+
+    #[test]
+    fn the_level_is_that_of_the_codec() {
+        let config = |settings: &[(&str, &str)]| {
+            let set = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let config = log_config(&set.collect(), &BrokerValues::default());
+            (config.compression_type, config.compression_level)
+        };
+        let levels = [
+            ("compression.gzip.level", "4"),
+            ("compression.lz4.level", "5"),
+            ("compression.zstd.level", "6"),
+        ];
+        for (name, codec, level) in [
+            ("producer", None, None),
+            ("uncompressed", Some(Compression::None), None),
+            ("gzip", Some(Compression::Gzip), Some(4)),
+            ("snappy", Some(Compression::Snappy), None),
+            ("lz4", Some(Compression::Lz4), Some(5)),
+            ("zstd", Some(Compression::Zstd), Some(6)),
+        ] {
+            let settings = [&levels[..], &[("compression.type", name)]].concat();
+            assert_eq!(config(&settings), (codec, level), "{name}");
+        }
+        assert_eq!(config(&[("compression.type", "gzip")]), (Some(Compression::Gzip), Some(-1)));
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Replicas {
         self.syncing.clear();
         self.written_end = log_end_offset;
         self.unknown_proposal = None;
+        self.take_all()
+    }
+
+    /// Everyone who waits.
+    pub(super) fn take_all(&mut self) -> Vec<Committing> {
         std::mem::take(&mut self.committing).into_values().collect()
     }
 

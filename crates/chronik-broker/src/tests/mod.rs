@@ -2,11 +2,14 @@
 //! a clock that stands still until it is moved.
 
 mod cluster;
+mod config_changes;
 mod configs;
+mod fetch;
 mod groups;
 mod log_dirs;
 mod offers;
 mod offsets;
+mod produce;
 mod producers;
 mod records;
 mod topic_partitions;

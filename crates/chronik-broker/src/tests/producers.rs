@@ -85,7 +85,7 @@ fn who_has_written_is_described() {
     let now = fixture.broker.clock.now().wall.get();
     fixture.append("a", 1, &[now, now + 5, now + 3], options);
     let request = DescribeProducersRequest {
-        topics: [("a", vec![0, 1, 9]), ("missing", vec![0]), ("no/slash", vec![0])]
+        topics: [("a", vec![0, 1, 9, 1, 0]), ("missing", vec![0]), ("no/slash", vec![0])]
             .map(|(name, partition_indexes)| TopicRequest { name: name.to_owned(), partition_indexes })
             .to_vec(),
     };

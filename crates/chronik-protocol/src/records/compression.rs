@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 
 use super::lz4::Lz4Reader;
 use super::snappy::{self, SnappyReader};
+use super::zstd::ZstdReader;
 use super::{BatchError, Compression};
 
 /// Decompressed bytes are asked for in pieces of this size.
@@ -112,25 +113,34 @@ pub fn compress(
 }
 
 fn gzip(level: i32, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    let level =
-        u32::try_from(level).map_or_else(|_| flate2::Compression::default(), flate2::Compression::new);
-    let mut encoder = flate2::write::GzEncoder::new(out, level);
+    let mut encoder = flate2::write::GzEncoder::new(out, gzip_level(Some(level)));
     encoder.write_all(input)?;
     encoder.finish().map(drop)
 }
 
+/// The level as the encoder takes it; −1 is its own default.
+pub(super) fn gzip_level(level: Option<i32>) -> flate2::Compression {
+    let level = level.and_then(|level| u32::try_from(level).ok());
+    level.map_or_else(flate2::Compression::default, flate2::Compression::new)
+}
+
 fn lz4(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    // Kafka's reader refuses blocks that depend on each other; 64 KiB is the block that its writer uses.
-    let frame = lz4_flex::frame::FrameInfo::new()
-        .block_mode(lz4_flex::frame::BlockMode::Independent)
-        .block_size(lz4_flex::frame::BlockSize::Max64KB);
-    let mut encoder = lz4_flex::frame::FrameEncoder::with_frame_info(frame, out);
+    let mut encoder = lz4_encoder(out);
     encoder.write_all(input)?;
     encoder.finish().map(drop).map_err(io::Error::other)
 }
 
+/// An encoder of frames as Kafka's own.
+pub(super) fn lz4_encoder<W: Write>(out: W) -> lz4_flex::frame::FrameEncoder<W> {
+    // Kafka's reader refuses blocks that depend on each other; 64 KiB is the block that its writer uses.
+    let frame = lz4_flex::frame::FrameInfo::new()
+        .block_mode(lz4_flex::frame::BlockMode::Independent)
+        .block_size(lz4_flex::frame::BlockSize::Max64KB);
+    lz4_flex::frame::FrameEncoder::with_frame_info(frame, out)
+}
+
 fn zstd(level: i32, input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+    let mut encoder = ::zstd::stream::write::Encoder::new(out, level)?;
     encoder.set_pledged_src_size(Some(input.len() as u64))?;
     encoder.write_all(input)?;
     encoder.finish().map(drop)
@@ -157,7 +167,7 @@ enum Reader<'a> {
     Gzip(Box<flate2::bufread::MultiGzDecoder<&'a [u8]>>),
     Snappy(Box<SnappyReader<'a>>),
     Lz4(Box<Lz4Reader<'a>>),
-    Zstd(Box<zstd::stream::read::Decoder<'a, &'a [u8]>>),
+    Zstd(ZstdReader<'a>),
 }
 
 impl<'a> Inflate<'a> {
@@ -167,10 +177,7 @@ impl<'a> Inflate<'a> {
             Compression::Gzip => Reader::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
             Compression::Snappy => Reader::Snappy(Box::new(SnappyReader::new(input, bytes_max))),
             Compression::Lz4 => Reader::Lz4(Box::new(Lz4Reader::new(input)?)),
-            Compression::Zstd => Reader::Zstd(Box::new(
-                zstd::stream::read::Decoder::with_buffer(input)
-                    .map_err(|_| BatchError::Decompression("the zstd decoder could not be set up"))?,
-            )),
+            Compression::Zstd => Reader::Zstd(ZstdReader::new(input)?),
         };
         Ok(Self { reader, bytes_left: bytes_max, bytes_max })
     }
@@ -181,15 +188,20 @@ impl<'a> Inflate<'a> {
         let room = wanted_bytes.min(self.bytes_left.saturating_add(1));
         let before = out.len();
         out.resize(before.saturating_add(room), 0);
-        let target = out.get_mut(before..).unwrap_or_default();
+        let read = self.read(out.get_mut(before..).unwrap_or_default());
+        out.truncate(before.saturating_add(*read.as_ref().unwrap_or(&0)));
+        read
+    }
+
+    /// Fills the front of `target`, with one byte at least unless the stream has ended, and says how many.
+    pub(super) fn read(&mut self, target: &mut [u8]) -> Result<usize, BatchError> {
         let read = match &mut self.reader {
             Reader::Plain(rest) => read_some(rest, target, "it cannot be read"),
             Reader::Gzip(reader) => read_some(reader, target, "the gzip stream is corrupt or cut short"),
             Reader::Snappy(reader) => reader.read(target),
             Reader::Lz4(reader) => reader.read(target),
-            Reader::Zstd(reader) => read_some(reader, target, "the zstd frame is corrupt or cut short"),
+            Reader::Zstd(reader) => reader.read(target),
         };
-        out.truncate(before.saturating_add(*read.as_ref().unwrap_or(&0)));
         let read = read?;
         match self.bytes_left.checked_sub(read) {
             Some(left) => self.bytes_left = left,

@@ -63,6 +63,12 @@ impl BatchAttributes {
         }
     }
 
+    /// The same attributes with another codec.
+    #[must_use]
+    pub const fn with_compression(self, codec: Compression) -> Self {
+        Self(self.0 & !Self::COMPRESSION_MASK | codec as i16)
+    }
+
     /// Who set the timestamps.
     pub const fn timestamp_type(self) -> TimestampType {
         if self.0 & Self::LOG_APPEND_TIME == 0 {
@@ -158,9 +164,9 @@ impl BatchError {
             | Self::NotForClients(_)
             | Self::Inconsistent(_)
             | Self::Magic(0 | 1)
-            | Self::Codec(_)
-            | Self::Decompression(_)
             | Self::Inflated { .. } => ErrorCode::InvalidRecord,
+            // Kafka's reader fails on these with an exception that has no code of its own.
+            Self::Codec(_) | Self::Decompression(_) => ErrorCode::UnknownServerError,
             Self::Magic(_) | Self::Length(_) | Self::Crc { .. } => ErrorCode::CorruptMessage,
             Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
             Self::CodecVersion => ErrorCode::UnsupportedCompressionType,
@@ -289,12 +295,12 @@ pub fn patch_max_timestamp(batch: &mut [u8], timestamp_type: TimestampType, max_
 }
 
 /// Writes `header` to the front of a batch whose records are in place, with the CRC of what is then there. The length
-/// and the CRC come from `batch` and not from `header`.
-pub(super) fn write_header(batch: &mut [u8], header: &BatchHeader) {
+/// and the CRC, which is the result, come from `batch` and not from `header`.
+pub(super) fn write_header(batch: &mut [u8], header: &BatchHeader) -> u32 {
     let length = i32::try_from(batch.len().saturating_sub(LOG_OVERHEAD_BYTES)).unwrap_or(i32::MAX);
     debug_assert_eq!(batch.len(), header.size_bytes);
     let Some(front) = batch.first_chunk_mut::<BATCH_HEADER_BYTES>() else {
-        return;
+        return 0;
     };
     set_field(front, 0, header.base_offset.get().to_be_bytes());
     set_field(front, 8, length.to_be_bytes());
@@ -308,15 +314,16 @@ pub(super) fn write_header(batch: &mut [u8], header: &BatchHeader) {
     set_field(front, 51, header.producer_epoch.get().to_be_bytes());
     set_field(front, 53, header.base_sequence.to_be_bytes());
     set_field(front, 57, header.record_count.to_be_bytes());
-    write_crc(batch);
+    write_crc(batch)
 }
 
 /// Computes the CRC of a whole batch and stores it.
-fn write_crc(batch: &mut [u8]) {
+fn write_crc(batch: &mut [u8]) -> u32 {
     let crc = crc32c::crc32c(batch.get(21..).unwrap_or_default());
     if let Some(front) = batch.first_chunk_mut::<BATCH_HEADER_BYTES>() {
         set_field(front, 17, crc.to_be_bytes());
     }
+    crc
 }
 
 /// `N` bytes of the header from the constant position `at`.

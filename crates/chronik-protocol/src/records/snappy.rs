@@ -4,7 +4,7 @@
 //! with its length in front. Others write larger blocks, and some write one raw block without any header, which
 //! snappy-java reads as well.
 
-use std::io;
+use std::io::{self, Write};
 
 use super::BatchError;
 
@@ -21,19 +21,59 @@ const CORRUPT: BatchError = BatchError::Decompression("the snappy stream is corr
 
 /// Appends `input` to `out` in the stream format of snappy-java.
 pub(super) fn compress(input: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-    out.extend_from_slice(&HEADER);
-    let mut encoder = snap::raw::Encoder::new();
-    for block in input.chunks(BLOCK_BYTES) {
-        let length_at = out.len();
-        let block_at = length_at.saturating_add(4);
-        out.resize(block_at.saturating_add(snap::raw::max_compress_len(block.len())), 0);
-        let target = out.get_mut(block_at..).unwrap_or_default();
-        let written = encoder.compress(block, target)?;
-        out.truncate(block_at.saturating_add(written));
-        let length = u32::try_from(written).map_err(io::Error::other)?.to_be_bytes();
-        out.get_mut(length_at..block_at).unwrap_or_default().copy_from_slice(&length);
+    let mut writer = BlockWriter::new(out)?;
+    writer.write_all(input)?;
+    writer.finish().map(drop)
+}
+
+/// Writes the stream format of snappy-java, block by block.
+pub(super) struct BlockWriter<W> {
+    out: W,
+    encoder: snap::raw::Encoder,
+    /// What is not a whole block yet.
+    block: Vec<u8>,
+    packed: Vec<u8>,
+}
+
+impl<W: Write> BlockWriter<W> {
+    pub(super) fn new(mut out: W) -> io::Result<Self> {
+        out.write_all(&HEADER)?;
+        Ok(Self { out, encoder: snap::raw::Encoder::new(), block: Vec::new(), packed: Vec::new() })
     }
-    Ok(())
+
+    pub(super) fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while let Some((block, rest)) = bytes.split_at_checked(BLOCK_BYTES.saturating_sub(self.block.len())) {
+            // A block that is there as a whole is compressed where it lies.
+            if self.block.is_empty() {
+                self.write_block(block)?;
+            } else {
+                let mut gathered = std::mem::take(&mut self.block);
+                gathered.extend_from_slice(block);
+                self.write_block(&gathered)?;
+                gathered.clear();
+                self.block = gathered;
+            }
+            bytes = rest;
+        }
+        self.block.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> io::Result<W> {
+        if !self.block.is_empty() {
+            let block = std::mem::take(&mut self.block);
+            self.write_block(&block)?;
+        }
+        Ok(self.out)
+    }
+
+    fn write_block(&mut self, block: &[u8]) -> io::Result<()> {
+        self.packed.resize(snap::raw::max_compress_len(block.len()), 0);
+        let written = self.encoder.compress(block, &mut self.packed)?;
+        let length = u32::try_from(written).map_err(io::Error::other)?.to_be_bytes();
+        self.out.write_all(&length)?;
+        self.out.write_all(self.packed.get(..written).unwrap_or_default())
+    }
 }
 
 /// Reads the stream format and raw blocks, one block at a time.

@@ -1,14 +1,15 @@
 //! What a broker checks before it appends a batch that a client produced.
 //!
-//! Everything is read from the header but one thing: of records that are not compressed, the lengths are walked, so
-//! that a count that lies is refused and not stored for every consumer to fail on. Nothing is decompressed. The order
-//! of the checks is Kafka's, so that a batch with several faults is refused for the same one.
+//! Everything here is read from the header; [`inspect_records`](super::inspect_records) looks at what is inside. The
+//! order of the checks is Kafka's, so that a batch with several faults is refused for the same one.
 
-use super::varint::Cursor;
 use super::{BATCH_HEADER_BYTES, BatchError, BatchHeader, Compression, LOG_OVERHEAD_BYTES, MAGIC_V2};
 
 /// The shortest length field of any record format: a record of magic 0 without key and value.
 const SHORTEST_LENGTH: i32 = 14;
+
+/// The first version of Produce that may carry zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
 
 /// What the topic and the request's version allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +22,10 @@ pub struct ClientBatchLimits {
 
 /// Checks that `bytes` are exactly one batch that a client may write, CRC and all, and gives its header.
 ///
-/// The result has `record_count == last_offset_delta + 1 > 0`, a known codec, a sequence wherever it has a producer id,
-/// and as many records as it says, unless they are compressed. [`BatchError::error_code`] is what Kafka answers.
-pub fn validate_client_batch(bytes: &[u8], limits: ClientBatchLimits) -> Result<BatchHeader, BatchError> {
-    let header = parse_only_batch(bytes)?;
-    if limits.produce_version < 7 && header.attributes.compression() == Some(Compression::Zstd) {
-        return Err(BatchError::CodecVersion);
-    }
+/// The result has `record_count == last_offset_delta + 1 > 0`, a known codec, and a sequence wherever it has a producer
+/// id. [`BatchError::error_code`] is what Kafka answers.
+pub fn check_client_batch(bytes: &[u8], limits: ClientBatchLimits) -> Result<BatchHeader, BatchError> {
+    let header = parse_client_batch(bytes, limits.produce_version)?;
     if header.base_offset.get() != 0 {
         return Err(BatchError::NotForClients("its base offset is not 0"));
     }
@@ -56,29 +54,17 @@ pub fn validate_client_batch(bytes: &[u8], limits: ClientBatchLimits) -> Result<
     if header.producer_id.get() >= 0 && header.base_sequence < 0 {
         return Err(BatchError::Inconsistent("it has a producer id and no sequence number"));
     }
-    if header.attributes.compression() == Some(Compression::None) {
-        check_lengths(
-            bytes.get(BATCH_HEADER_BYTES..header.size_bytes).unwrap_or_default(),
-            header.record_count,
-        )?;
-    }
     Ok(header)
 }
 
-/// Goes from record to record by their lengths: as many as the header says, and nothing after them.
-fn check_lengths(records: &[u8], record_count: i32) -> Result<(), BatchError> {
-    let mut cursor = Cursor::new(records);
-    for _ in 0..record_count {
-        // Each round takes a byte at least, so a count that is too large ends with the batch.
-        let length = usize::try_from(cursor.varint()?)
-            .map_err(|_| BatchError::Inconsistent("a record has a negative length"))?;
-        cursor.bytes(length)?;
+/// Checks no more than the form: that `bytes` are exactly one batch, of a format and in a codec that this version of
+/// Produce may carry. Kafka refuses a request's batch for these before it looks at the partition.
+pub fn parse_client_batch(bytes: &[u8], produce_version: i16) -> Result<BatchHeader, BatchError> {
+    let header = parse_only_batch(bytes)?;
+    if produce_version < ZSTD_FROM && header.attributes.compression() == Some(Compression::Zstd) {
+        return Err(BatchError::CodecVersion);
     }
-    if cursor.rest().is_empty() {
-        Ok(())
-    } else {
-        Err(BatchError::Inconsistent("there are bytes after the last record"))
-    }
+    Ok(header)
 }
 
 /// The header of a batch that fills `bytes` to the last byte.

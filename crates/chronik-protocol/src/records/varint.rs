@@ -5,7 +5,7 @@ use super::BatchError;
 /// The most bytes that a 32-bit varint takes.
 pub(super) const VARINT_BYTES_MAX: usize = 5;
 /// The most bytes that a 64-bit varint takes.
-const VARLONG_BYTES_MAX: usize = 10;
+pub(super) const VARLONG_BYTES_MAX: usize = 10;
 
 const TORN: BatchError = BatchError::Inconsistent("a record ends in the middle of a field");
 
@@ -48,6 +48,11 @@ impl<'a> Cursor<'a> {
             self.rest = rest;
             return Ok(zigzag_32(u32::from(*first & 0x7f) | u32::from(*second) << 7));
         }
+        self.long_varint()
+    }
+
+    #[cold]
+    fn long_varint(&mut self) -> Result<i32, BatchError> {
         let value = self.unsigned(VARINT_BYTES_MAX)?;
         u32::try_from(value).map(zigzag_32).map_err(|_| BatchError::Inconsistent("a varint exceeds 32 bits"))
     }
@@ -55,6 +60,19 @@ impl<'a> Cursor<'a> {
     /// A signed 64-bit varint. One that has bits beyond the 64th is an error.
     #[inline]
     pub(super) fn varlong(&mut self) -> Result<i64, BatchError> {
+        // Most records have the time of the one before, or nearly.
+        if let [first, rest @ ..] = self.rest
+            && *first < 0x80
+        {
+            self.rest = rest;
+            return Ok(zigzag_64(u64::from(*first)));
+        }
+        if let [first, second, rest @ ..] = self.rest
+            && *second < 0x80
+        {
+            self.rest = rest;
+            return Ok(zigzag_64(u64::from(*first & 0x7f) | u64::from(*second) << 7));
+        }
         self.unsigned(VARLONG_BYTES_MAX).map(zigzag_64)
     }
 

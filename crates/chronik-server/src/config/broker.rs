@@ -154,6 +154,7 @@ impl Config {
                 | ValueType::LogFilter
                 | ValueType::OneOf(_) => ConfigType::String,
             },
+            dynamic: None,
             documentation: spec.doc_line(),
         }
     }
@@ -182,8 +183,9 @@ mod tests {
     #[test]
     fn topics_get_what_was_set_and_nothing_else() {
         let values = |flags: &[&str]| {
-            let shown = config(flags).broker(9092).topic_values;
-            shown.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+            let values = config(flags).broker(9092).topic_values;
+            let shown = values.layers().flat_map(|(_, layer)| layer);
+            shown.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(values(&[]), "");
         assert_eq!(

@@ -8,6 +8,7 @@ mod parked;
 mod read;
 mod respond;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -62,7 +63,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         }
     };
     let wanted = match &session {
-        FetchContext::Sessionless | FetchContext::Full(_) => named,
+        FetchContext::Sessionless | FetchContext::Full => named,
         FetchContext::Incremental(session) => session.lock().partitions(),
     };
     let targets = wanted.into_iter().map(|(key, fetch)| target(broker, key, fetch, by_id)).collect();
@@ -77,7 +78,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let reading = read_all(&plan.limits, &plan.targets);
     let has_partitions = plan.targets.iter().any(|target| target.partition.is_ok());
     if limits.max_wait_ms <= 0 || broker.is_stopping() || !has_partitions || reading.is_enough(&limits) {
-        respond::fetched(context, &plan, reading);
+        respond::fetched(broker, context, &plan, reading);
     } else {
         plan.seen_ends = seen_ends;
         parked::park(broker, context, plan, reading.bytes);
@@ -96,9 +97,9 @@ fn replica_of(request: &FetchRequest) -> Option<Replica> {
 }
 
 /// Reads again and answers with what there is now.
-fn answer(context: RequestContext, plan: &FetchPlan) {
+fn answer(broker: &Broker, context: RequestContext, plan: &FetchPlan) {
     let reading = read_all(&plan.limits, &plan.targets);
-    respond::fetched(context, plan, reading);
+    respond::fetched(broker, context, plan, reading);
 }
 
 /// What a request names: partitions with what is wanted of them, and partitions that its session is to forget.
@@ -135,6 +136,7 @@ fn name_partitions(broker: &Broker, request: &FetchRequest, by_id: bool) -> Name
             wanted.push((key, fetch));
         }
     }
+    keep_last(&mut wanted);
     let mut forgotten = Vec::new();
     for topic in &request.forgotten_topics_data {
         let name = shared(&topic.topic);
@@ -145,6 +147,27 @@ fn name_partitions(broker: &Broker, request: &FetchRequest, by_id: bool) -> Name
         }));
     }
     (wanted, forgotten)
+}
+
+/// Makes each partition appear once, where it is first named, with what is last asked of it: so Kafka reads a request
+/// that names one more often.
+fn keep_last(wanted: &mut Vec<(SessionKey, PartitionFetch)>) {
+    if wanted.len() < 2 {
+        return;
+    }
+    let mut last = BTreeMap::<SessionKey, PartitionFetch>::new();
+    for (key, fetch) in &*wanted {
+        last.insert(key.clone(), *fetch);
+    }
+    if last.len() == wanted.len() {
+        return;
+    }
+    wanted.retain_mut(|(key, fetch)| {
+        last.remove(key).is_some_and(|found| {
+            *fetch = found;
+            true
+        })
+    });
 }
 
 fn target(broker: &Arc<Broker>, key: SessionKey, fetch: PartitionFetch, by_id: bool) -> Target {

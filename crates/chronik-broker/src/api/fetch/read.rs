@@ -135,7 +135,12 @@ pub(crate) fn read_all(limits: &FetchLimits, targets: &[Target]) -> Reading {
     let max_bytes = u64::try_from(limits.max_bytes).unwrap_or(0);
     for target in targets {
         let outcome = match &target.partition {
-            Err(error) => Outcome::error(*error),
+            Err(error) => {
+                // What does not exist is told with the rest, as on Kafka; other errors end the wait.
+                reading.is_urgent |=
+                    !matches!(error, ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId);
+                Outcome::error(*error)
+            }
             Ok(partition) => {
                 let remaining = max_bytes.saturating_sub(reading.bytes);
                 let wanted = remaining.min(u64::try_from(target.fetch.max_bytes).unwrap_or(0));
@@ -214,10 +219,12 @@ fn try_read(
             outcome.len_bytes = read.len_bytes;
             outcome.has_more = read.len_bytes > 0 && read.next_offset < request.upper_bound_offset;
             outcome.data = read.data;
+            partition.note_read(true);
             Ok(outcome)
         }
         Err(error) => {
-            if !matches!(error, LogError::OffsetOutOfRange { .. }) {
+            // A client asks again and again; the log says it once.
+            if !matches!(error, LogError::OffsetOutOfRange { .. }) && partition.note_read(false) {
                 tracing::warn!(
                     topic = &*partition.topic,
                     partition = partition.index.get(),

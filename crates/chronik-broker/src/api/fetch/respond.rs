@@ -1,5 +1,7 @@
 //! The answer to a fetch: header bytes and record data, none of it copied.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chronik_log::{FileRegion, ReadData};
 use chronik_protocol::fetch::{
@@ -7,6 +9,7 @@ use chronik_protocol::fetch::{
 };
 use chronik_types::{ErrorCode, Offset, PartitionIndex};
 
+use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::fetch_session::{FetchContext, SessionKey};
 use crate::reply::{Response, ResponsePart};
@@ -46,16 +49,18 @@ pub(super) fn error(context: RequestContext, error: ErrorCode) {
 }
 
 /// Answers with what was read; in a session, only with what is new.
-pub(super) fn fetched(context: RequestContext, plan: &FetchPlan, reading: Reading) {
+pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan, reading: Reading) {
     let by_id = context.version() >= TOPIC_IDS_FROM;
-    let (mut session, session_id) = match &plan.session {
-        FetchContext::Sessionless | FetchContext::Full(None) => (None, 0),
-        FetchContext::Full(Some(session)) | FetchContext::Incremental(session) => {
-            let session = session.lock();
-            let id = session.id();
-            (Some(session), id)
+    let shared_session = match &plan.session {
+        FetchContext::Sessionless => None,
+        FetchContext::Full => {
+            let partitions = plan.targets.iter().map(|target| (target.key.clone(), target.fetch));
+            broker.fetch_sessions.create(context.now.monotonic, by_id, partitions)
         }
+        FetchContext::Incremental(session) => Some(Arc::clone(session)),
     };
+    let mut session = shared_session.as_ref().map(|session| session.lock());
+    let session_id = session.as_ref().map_or(0, |session| session.id());
     let says_everything = !matches!(plan.session, FetchContext::Incremental(_));
     let mut topics: Vec<FetchTopicResponse<RecordData>> = Vec::new();
     let mut last: Option<&SessionKey> = None;

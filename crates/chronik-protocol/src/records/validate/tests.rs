@@ -2,9 +2,15 @@ use bytes::BytesMut;
 use chronik_types::{ErrorCode, ProducerEpoch, ProducerId, TimestampMs};
 
 use super::*;
-use crate::records::{BatchBuilder, BatchOptions};
+use crate::records::{BatchBuilder, BatchOptions, RecordRules, inspect_records};
 
 const LIMITS: ClientBatchLimits = ClientBatchLimits { batch_bytes_max: 1 << 20, produce_version: 13 };
+
+/// All that a broker checks: the header, then the records.
+fn validate(bytes: &[u8], limits: ClientBatchLimits) -> Result<BatchHeader, BatchError> {
+    let header = check_client_batch(bytes, limits)?;
+    inspect_records(bytes, &header, &RecordRules::NONE, 1 << 20).map(|_| header)
+}
 
 fn batch(options: BatchOptions) -> BytesMut {
     let mut builder = BatchBuilder::new(options);
@@ -29,7 +35,7 @@ fn patched(position: usize, bytes: &[u8]) -> BytesMut {
 }
 
 fn check(bytes: &[u8], error: BatchError, code: ErrorCode) {
-    assert_eq!(validate_client_batch(bytes, LIMITS), Err(error));
+    assert_eq!(validate(bytes, LIMITS), Err(error));
     assert_eq!(error.error_code(), code);
 }
 
@@ -37,17 +43,17 @@ fn check(bytes: &[u8], error: BatchError, code: ErrorCode) {
 fn a_clients_batch_passes() {
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let bytes = batch(BatchOptions { compression, ..BatchOptions::default() });
-        let header = validate_client_batch(&bytes, LIMITS).unwrap();
+        let header = validate(&bytes, LIMITS).unwrap();
         assert_eq!((header.record_count, header.size_bytes), (3, bytes.len()));
     }
-    assert!(validate_client_batch(&patched(0, &[]), LIMITS).is_ok());
+    assert!(validate(&patched(0, &[]), LIMITS).is_ok());
 }
 
 #[test]
 fn every_cut_and_every_addition_is_refused() {
     let bytes = batch(BatchOptions::default());
     for cut in 0..bytes.len() {
-        let error = validate_client_batch(&bytes[..cut], LIMITS).unwrap_err();
+        let error = validate(&bytes[..cut], LIMITS).unwrap_err();
         assert!(matches!(error, BatchError::Truncated { .. }), "{cut}: {error}");
         assert_eq!(error.error_code(), ErrorCode::InvalidRecord);
     }
@@ -88,11 +94,11 @@ fn each_fault_has_kafkas_error() {
     );
     let mut flipped = patched(0, &[]);
     flipped[70] ^= 1;
-    let error = validate_client_batch(&flipped, LIMITS).unwrap_err();
+    let error = validate(&flipped, LIMITS).unwrap_err();
     assert!(matches!(error, BatchError::Crc { .. }));
     assert_eq!(error.error_code(), ErrorCode::CorruptMessage);
 
-    check(&patched(21, &[0, 5]), BatchError::Codec(5), ErrorCode::InvalidRecord);
+    check(&patched(21, &[0, 5]), BatchError::Codec(5), ErrorCode::UnknownServerError);
     check(
         &patched(21, &[0, 0x20]),
         BatchError::NotForClients("it holds control records"),
@@ -128,11 +134,11 @@ fn each_fault_has_kafkas_error() {
 fn limits_come_from_topic_and_version() {
     let bytes = batch(BatchOptions { compression: Compression::Zstd, ..BatchOptions::default() });
     let check = |limits, error: BatchError, code| {
-        assert_eq!(validate_client_batch(&bytes, limits), Err(error));
+        assert_eq!(validate(&bytes, limits), Err(error));
         assert_eq!(error.error_code(), code);
     };
     let exact = ClientBatchLimits { batch_bytes_max: bytes.len(), produce_version: 7 };
-    assert!(validate_client_batch(&bytes, exact).is_ok());
+    assert!(validate(&bytes, exact).is_ok());
     check(
         ClientBatchLimits { batch_bytes_max: bytes.len() - 1, ..exact },
         BatchError::TooLarge { size_bytes: bytes.len(), bytes_max: bytes.len() - 1 },
@@ -144,7 +150,7 @@ fn limits_come_from_topic_and_version() {
         ErrorCode::UnsupportedCompressionType,
     );
     let gzip = batch(BatchOptions { compression: Compression::Gzip, ..BatchOptions::default() });
-    assert!(validate_client_batch(&gzip, ClientBatchLimits { produce_version: 3, ..LIMITS }).is_ok());
+    assert!(validate(&gzip, ClientBatchLimits { produce_version: 3, ..LIMITS }).is_ok());
 }
 
 #[test]
