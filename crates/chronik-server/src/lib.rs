@@ -9,6 +9,7 @@ pub mod logging;
 pub mod net;
 pub mod node;
 pub mod process;
+mod replica_client;
 pub mod signals;
 pub mod system;
 pub mod threads;
