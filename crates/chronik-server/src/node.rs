@@ -136,7 +136,9 @@ fn open_metadata(
             format!("cannot lock the data directory {}: {error}", data_dir.display()).into()
         }
     })?;
-    let raft = RaftConfig::new(config.node_id, vec![config.node_id]);
+    let [a, b, c, d, e, f, g, h, ..] = system::random_seed()?;
+    let incarnation = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let raft = RaftConfig::new(config.node_id, vec![config.node_id], incarnation);
     let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, Box::new(NoPeers))?;
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();
