@@ -1,7 +1,7 @@
 //! The broker: what its handlers share, and the few ways into it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use chronik_log::LogManager;
@@ -13,7 +13,7 @@ use crate::api;
 use crate::clock::SharedClock;
 use crate::config::BrokerConfig;
 use crate::connection::Connection;
-use crate::controller::{AssignmentLines, Duties};
+use crate::controller::{AssignmentLines, ControllerLink, Duties};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::partition::PartitionServices;
@@ -52,6 +52,7 @@ pub struct Broker {
     pub(crate) producer_ids: ProducerIds,
     pub(crate) duties: Duties,
     assignment_lines: AssignmentLines,
+    pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
@@ -79,6 +80,7 @@ impl Broker {
             producer_ids: ProducerIds::default(),
             duties: Duties::default(),
             assignment_lines: AssignmentLines::default(),
+            controller_link: OnceLock::new(),
             timers: Timers::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use chronik_broker::{Broker, BrokerParts, Connection, Responder, topic_log_config};
+use chronik_broker::{Broker, BrokerParts, Connection, ControllerLink, Responder, topic_log_config};
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{LogManager, ManagerOptions};
 use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
@@ -113,14 +113,30 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         duties_waker.wake();
     }));
 
+    let fencing = Arc::downgrade(&broker);
+    metadata.set_liveness_listener(Box::new(move |term, changes| {
+        if let Some(broker) = fencing.upgrade() {
+            broker.liveness_changed(term, changes);
+        }
+    }));
+
     // The other nodes are heard only now: what they send changes the metadata, and everyone listens to that already.
     let network = match (links, &config.cluster_peers, cluster) {
         (Some(links), Some(peers), Some(ClusterContext { sockets, runtime })) => {
             let _runtime = runtime.enter();
-            Some(Arc::new(PeerNetwork::start(sockets, &links, peers, metadata.clone())))
+            Some(Arc::new(PeerNetwork::start(sockets, &links, peers, metadata.clone(), clock)))
         }
         _ => None,
     };
+    let service: Arc<dyn Service> = Arc::new(BrokerService {
+        broker: Arc::clone(&broker),
+        metadata: metadata.clone(),
+        network: network.clone(),
+    });
+    if let Some(network) = &network {
+        network.serve(Arc::clone(&service));
+        broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
+    }
     let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
 
     let timers = Waker::new();
@@ -151,7 +167,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
 
     Ok(Node {
-        service: Arc::new(BrokerService { broker, metadata, network }),
+        service,
         ready,
         workers: vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker],
         shut_down: Box::new(move |now| {
@@ -276,7 +292,7 @@ async fn register(
                 Err(_) => return Err("the metadata log has ended".into()),
             }
         }
-        if is_registered && broker.is_initialized() {
+        if is_registered && broker.is_in_service() && broker.is_initialized() {
             return Ok(());
         }
         if !has_said && WAITING_SAID_MS <= clock.monotonic().since_ms(started) {

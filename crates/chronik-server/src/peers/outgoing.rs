@@ -177,12 +177,17 @@ async fn send_messages(link: &Link, stream: TcpStream) -> io::Error {
     }
 }
 
-async fn send_snapshot(shared: &Shared, peer: &Peer, bytes: Bytes) -> io::Result<()> {
-    let mut stream = connect(shared, peer, Stream::Snapshot).await.map_err(|error| match error {
+/// Connects for one purpose, once.
+pub(super) async fn connect_or_fail(shared: &Shared, peer: &Peer, stream: Stream) -> io::Result<TcpStream> {
+    connect(shared, peer, stream).await.map_err(|error| match error {
         NotConnected::PortClosed => io::Error::from(io::ErrorKind::ConnectionRefused),
         NotConnected::Refused(refusal) => io::Error::other(refusal.text),
         NotConnected::Other(error) => io::Error::other(error),
-    })?;
+    })
+}
+
+async fn send_snapshot(shared: &Shared, peer: &Peer, bytes: Bytes) -> io::Result<()> {
+    let mut stream = connect_or_fail(shared, peer, Stream::Snapshot).await?;
     write_frame(&mut stream, &bytes).await?;
     stream.flush().await?;
     match stream.read_u8().await? {
