@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use chronik_log::LogManager;
 use chronik_raft::MetadataLog;
 use chronik_raft::metadata::{Delta, MetadataImage};
-use chronik_types::{MonotonicMs, NodeId, Now};
+use chronik_types::{LogIndex, MonotonicMs, NodeId, Now, Term};
 
 use crate::api;
 use crate::clock::SharedClock;
@@ -132,10 +132,15 @@ impl Broker {
         debug_assert!(is_first, "a broker has one timer thread");
     }
 
+    /// The metadata log of this node ended at this entry of this term when the process started: what follows is new.
+    pub fn set_replayed_to(&self, index: LogIndex, term: Term) {
+        self.assignment_lines.set_replayed_to(index, term);
+    }
+
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
     pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
-        self.assignment_lines.tell(self, delta);
+        self.assignment_lines.tell(self, image, delta);
         self.topics.apply(self, image, delta);
         self.groups.apply(self, delta);
     }

@@ -13,7 +13,7 @@ use chronik_broker::{Broker, BrokerParts, Connection, ControllerLink, Responder,
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{LogManager, ManagerOptions};
 use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
-use chronik_types::{MonotonicMs, Now};
+use chronik_types::{LogIndex, MonotonicMs, Now, Term};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -90,6 +90,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         None => Box::new(NoPeers),
     };
     let (metadata, metadata_thread) = open_metadata(&config, &disk, &data_dir, clock, transport)?;
+    let replayed_to = log_end(&metadata_thread.driver);
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let logs =
@@ -105,6 +106,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         clock: Arc::new(BrokerClock(clock)),
         seed: system::random_seed()?,
     });
+    broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let duties = Waker::new();
     let duties_waker = duties.clone();
     let listener = Arc::clone(&broker);
@@ -205,6 +207,15 @@ fn open_metadata(
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();
     Ok((handle.clone(), MetadataThread { driver, handle, clock, lock }))
+}
+
+/// The last entry of the metadata log, and its term.
+fn log_end(driver: &RaftDriver) -> (LogIndex, Term) {
+    let (node, image) = (driver.node(), driver.handle().image());
+    let index = node.last_index();
+    // An entry that is no longer in the log is in the snapshot, and applied.
+    let term = node.log_entry(index).map_or(image.applied_term(), |(term, _)| term);
+    (index, term)
 }
 
 fn open_logs(
