@@ -1,18 +1,19 @@
 //! The broker: what its handlers share, and the few ways into it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use chronik_log::LogManager;
 use chronik_raft::MetadataLog;
 use chronik_raft::metadata::{Delta, MetadataImage};
-use chronik_types::{MonotonicMs, NodeId, Now};
+use chronik_types::{LogIndex, MonotonicMs, NodeId, Now, Term};
 
 use crate::api;
 use crate::clock::SharedClock;
 use crate::config::{BrokerConfig, BrokerConfigs, Loggers, ValuesListener};
 use crate::connection::Connection;
+use crate::controller::{AssignmentLines, ControllerLink, Duties};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::partition::PartitionServices;
@@ -54,6 +55,9 @@ pub struct Broker {
     pub(crate) fetchers: Fetchers,
     pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) duties: Duties,
+    assignment_lines: AssignmentLines,
+    pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
@@ -84,6 +88,9 @@ impl Broker {
             fetchers: Fetchers::new(peers),
             groups: Groups::default(),
             producer_ids: ProducerIds::default(),
+            duties: Duties::default(),
+            assignment_lines: AssignmentLines::default(),
+            controller_link: OnceLock::new(),
             timers: Timers::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),
@@ -149,9 +156,15 @@ impl Broker {
         debug_assert!(is_first, "a broker belongs to one process");
     }
 
+    /// The metadata log of this node ended at this entry of this term when the process started: what follows is new.
+    pub fn set_replayed_to(&self, index: LogIndex, term: Term) {
+        self.assignment_lines.set_replayed_to(index, term);
+    }
+
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
     pub fn metadata_changed(self: &Arc<Self>, image: &Arc<MetadataImage>, delta: &Delta) {
+        self.assignment_lines.tell(self, image, delta);
         let broker_configs_changed = self.configs.apply(image, delta);
         self.topics.apply(self, image, delta, broker_configs_changed);
         self.follow_image(image, delta);

@@ -28,6 +28,7 @@ pub use broker::{Broker, BrokerParts};
 pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
+pub use controller::{Answered, ControllerLink};
 pub use replication::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
 pub use reply::{Reply, Responder, Response, ResponsePart};
 pub use topics::topic_log_config;

@@ -37,7 +37,7 @@ struct Call {
 }
 
 /// The connections to all leaders.
-pub struct ReplicaClient {
+pub(crate) struct ReplicaClient {
     runtime: Handle,
     response_bytes_max: usize,
     connections: Mutex<BTreeMap<(NodeId, Lane), mpsc::Sender<Call>>>,
@@ -45,7 +45,7 @@ pub struct ReplicaClient {
 
 impl ReplicaClient {
     /// No connections yet. An answer is at most `response_bytes_max` long; one that claims to be longer is refused.
-    pub fn new(runtime: Handle, response_bytes_max: usize) -> Self {
+    pub(crate) fn new(runtime: Handle, response_bytes_max: usize) -> Self {
         Self { runtime, response_bytes_max, connections: Mutex::default() }
     }
 }
@@ -159,7 +159,9 @@ mod tests {
                     match body.as_slice() {
                         b"close" => return,
                         b"huge" => stream.write_all(&[0x7f, 0xff, 0xff, 0xff]).await.expect("is written"),
-                        _ => stream.write_all(&[length.as_slice(), &body].concat()).await.expect("is written"),
+                        _ => {
+                            stream.write_all(&[length.as_slice(), &body].concat()).await.expect("is written")
+                        }
                     }
                 }
             });

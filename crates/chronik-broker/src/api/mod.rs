@@ -18,6 +18,7 @@ mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
@@ -100,6 +101,7 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::IncrementalAlterConfigs, 0, 1),
     offer(ApiKey::ListPartitionReassignments, 0, 0),
     offer(ApiKey::OffsetDelete, 0, 0),
+    offer(ApiKey::DescribeQuorum, 0, 2),
     offer(ApiKey::DescribeCluster, 0, 2),
     offer(ApiKey::DescribeProducers, 0, 0),
     offer(ApiKey::ListConfigResources, 0, 1),
@@ -192,6 +194,7 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
         ApiKey::ListPartitionReassignments => {
             decoded!(context, body, list_partition_reassignments::handle, broker);
         }
+        ApiKey::DescribeQuorum => decoded!(context, body, describe_quorum::handle, broker),
         ApiKey::DescribeCluster => decoded!(context, body, describe_cluster::handle, broker),
         ApiKey::DescribeProducers => decoded!(context, body, describe_producers::handle, broker),
         ApiKey::DescribeTopicPartitions => decoded!(context, body, describe_topic_partitions::handle, broker),

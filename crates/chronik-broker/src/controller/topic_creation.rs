@@ -85,7 +85,6 @@ impl Broker {
         let configs = check_configs(&wanted.configs)?;
         check_together(&configs, &self.configs.values())
             .map_err(|message| CreationError::new(ErrorCode::InvalidConfig, message))?;
-        let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
         let replicas = if wanted.assignments.is_empty() {
             let partition_count = match wanted.partition_count {
                 -1 => self.config.num_partitions,
@@ -99,10 +98,7 @@ impl Broker {
             };
             let replication_factor = match wanted.replication_factor {
                 // A default that the cluster cannot reach is clamped to it; a number that was asked for is not.
-                -1 => usize::try_from(self.config.default_replication_factor)
-                    .unwrap_or(1)
-                    .min(live.len())
-                    .max(1),
+                -1 => self.default_replication_factor(image),
                 factor => usize::try_from(factor).ok().filter(|factor| *factor > 0).ok_or_else(|| {
                     CreationError::new(
                         ErrorCode::InvalidReplicationFactor,
@@ -125,6 +121,12 @@ impl Broker {
         let mut commands = vec![create.into()];
         commands.extend(assignment_commands(topic_id, 0, &replicas));
         Ok(PlannedTopic { topic_id, replicas, configs, commands })
+    }
+
+    /// Replicas of a topic that does not say how many: what is configured, as far as there are brokers in service.
+    pub(super) fn default_replication_factor(&self, image: &MetadataImage) -> usize {
+        let live_count = image.live_brokers().count();
+        usize::try_from(self.config.default_replication_factor).unwrap_or(1).min(live_count).max(1)
     }
 
     /// What a topic is that is made because someone needs it: the broker's defaults, or those of its own topics.
@@ -151,6 +153,28 @@ impl Broker {
     /// Makes topics that a client named and that do not exist, with the broker's defaults; `done` hears which could
     /// not be made. A topic that someone else makes meanwhile is no failure.
     pub(crate) fn auto_create_topics(self: &Arc<Self>, names: BTreeSet<String>, done: AutoCreated) {
+        let broker = Arc::clone(self);
+        self.with_fresh_image(move |image| match image {
+            Ok(image) => broker.auto_create_in(&image, names, done),
+            Err(error) => {
+                tracing::debug!("Topics are not created automatically: {error}");
+                done(names.into_iter().map(|name| (name, ErrorCode::LeaderNotAvailable)).collect());
+            }
+        });
+    }
+
+    fn auto_create_in(
+        self: &Arc<Self>,
+        image: &MetadataImage,
+        mut names: BTreeSet<String>,
+        done: AutoCreated,
+    ) {
+        // Somebody else may have been first.
+        names.retain(|name| image.topic(name).is_none());
+        if names.is_empty() {
+            done(Vec::new());
+            return;
+        }
         struct Progress {
             remaining: usize,
             failures: Vec<(String, ErrorCode)>,
@@ -174,8 +198,11 @@ impl Broker {
         };
         for name in names {
             tracing::info!("Topic '{name}' not found, attempting auto-creation");
-            let image = self.metadata.image();
-            let planned = match self.plan_topic(&image, &self.auto_topic(&image, &name)) {
+            if self.is_in_cluster() {
+                let peer_count = self.config.cluster_nodes.len();
+                tracing::info!("Auto-creating topic '{name}' in cluster mode with {peer_count} peers");
+            }
+            let planned = match self.plan_topic(image, &self.auto_topic(image, &name)) {
                 Ok(planned) => planned,
                 Err(error) => {
                     let failure = (error.code != ErrorCode::TopicAlreadyExists).then_some((name, error.code));

@@ -5,13 +5,14 @@ mod peer;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
 use chronik_types::{LeaderEpoch, NodeId, Now, PartitionIndex, TopicId};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
+use crate::timers::Expire;
 
 pub use peer::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
 
@@ -22,6 +23,9 @@ pub(crate) type Key = (TopicId, PartitionIndex);
 
 /// How often leaders look for replicas that have fallen behind: a fraction of the time that they may.
 const LAG_CHECKS_PER_LIMIT: u64 = 4;
+
+/// The longest pause between two looks, in milliseconds: proposals whose outcome is unknown are made again then.
+const CHECK_MS_MAX: u64 = 1_000;
 
 /// What this broker follows.
 pub(crate) struct Fetchers {
@@ -99,14 +103,28 @@ impl Broker {
         Some(leader)
     }
 
-    /// Looks for replicas that have fallen behind, on all partitions that this broker leads; gives how long to wait
-    /// before the next look, in milliseconds.
-    pub fn check_replicas(self: &Arc<Self>, now: Now) -> u64 {
-        for partition in self.topics.open_partitions() {
+    /// From now on this broker looks for replicas that have fallen behind, on all partitions that it leads. Called once.
+    pub fn start_replica_checks(self: &Arc<Self>, now: Now) {
+        let pause_ms = (self.config.replica_lag_time_max_ms / LAG_CHECKS_PER_LIMIT).clamp(1, CHECK_MS_MAX);
+        let check = ReplicaCheck { broker: Arc::downgrade(self), pause_ms };
+        self.timers.arm(now.monotonic.plus_ms(pause_ms), Arc::new(check));
+    }
+}
+
+/// Looks for replicas that have fallen behind, again and again.
+struct ReplicaCheck {
+    broker: Weak<Broker>,
+    pause_ms: u64,
+}
+
+impl Expire for ReplicaCheck {
+    fn expire(self: Arc<Self>, now: Now) {
+        let Some(broker) = self.broker.upgrade().filter(|broker| !broker.is_stopping()) else { return };
+        for partition in broker.topics.open_partitions() {
             if partition.is_replicated() {
                 partition.check_replicas(now);
             }
         }
-        (self.config.replica_lag_time_max_ms / LAG_CHECKS_PER_LIMIT).max(1)
+        broker.timers.arm(now.monotonic.plus_ms(self.pause_ms), self);
     }
 }

@@ -1,13 +1,14 @@
 //! What the broker and the connection layer are told of the settings.
 
 use chronik_broker::config::{
-    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+    BrokerConfig, BrokerConfigEntry, BrokerValues, ClusterNode, ConfigType, GroupConfig, TOPIC_CONFIGS,
 };
 
 use chronik_log::ManagerOptions;
 
 use super::load::Origin;
 use super::options::{Config, OPTIONS, OptionSpec};
+use super::peers::{Peer, Peers};
 use super::value::ValueType;
 use crate::net::{Limits, SocketOptions};
 
@@ -21,6 +22,7 @@ impl Config {
     pub fn broker(&self, kafka_port: u16) -> BrokerConfig {
         BrokerConfig {
             node_id: self.node_id,
+            cluster_nodes: self.cluster_nodes(),
             advertised: self
                 .advertise
                 .as_ref()
@@ -34,6 +36,10 @@ impl Config {
             fetch_max_bytes: self.fetch_max_bytes,
             max_incremental_fetch_session_cache_slots: self.max_incremental_fetch_session_cache_slots,
             max_request_partition_size_limit: self.max_request_partition_size_limit,
+            replica_lag_time_max_ms: self.replica_lag_time_max_ms,
+            replica_fetch_wait_max_ms: self.replica_fetch_wait_max_ms,
+            replica_fetch_max_bytes: self.replica_fetch_max_bytes,
+            replica_fetch_response_max_bytes: self.replica_fetch_response_max_bytes,
             groups: self.groups(),
             offsets_topic_num_partitions: self.offsets_topic_num_partitions,
             offsets_topic_replication_factor: self.offsets_topic_replication_factor,
@@ -41,6 +47,13 @@ impl Config {
             topic_values: self.topic_values(),
             entries: OPTIONS.iter().map(|spec| self.entry(spec)).collect(),
         }
+    }
+
+    fn cluster_nodes(&self) -> Vec<ClusterNode> {
+        let peers = self.cluster_peers.as_ref().map(Peers::as_slice).unwrap_or_default();
+        let node =
+            |peer: &Peer| ClusterNode { id: peer.id, host: peer.host.clone(), raft_port: peer.raft_port };
+        peers.iter().map(node).collect()
     }
 
     /// What the coordinator of groups is told.
@@ -88,6 +101,7 @@ impl Config {
             backlog: self.socket_listen_backlog_size,
             send_buffer_bytes: u32::try_from(self.socket_send_buffer_bytes).ok(),
             receive_buffer_bytes: u32::try_from(self.socket_receive_buffer_bytes).ok(),
+            ..SocketOptions::default()
         }
     }
 
