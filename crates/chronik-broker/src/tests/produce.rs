@@ -195,7 +195,7 @@ fn size_is_checked_before_and_behind_recompression() {
     let now = now(&fixture);
     let zeros = |compression| {
         let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
-        builder.append(TimestampMs(now), None, Some(&[0; 5_000]), &[]).unwrap();
+        builder.append(TimestampMs(now), None, Some(&vec![0; 5_000]), &[]).unwrap();
         builder.finish().unwrap()
     };
     configure(&fixture, |config| config.max_message_bytes = 1_000);

@@ -318,7 +318,7 @@ impl<'a, 's, S: Sink> Window<'a, 's, S> {
     fn large_shape(&mut self, length: usize) -> Result<Shape, BatchError> {
         let mut left = length;
         self.skip(1, &mut left)?;
-        let timestamp_delta = self.field(VARLONG_BYTES_MAX, &mut left, |cursor| cursor.varlong())?;
+        let timestamp_delta = self.varlong(&mut left)?;
         let offset_delta = self.varint(&mut left)?;
         let has_key = self.skip_nullable(&mut left)?;
         self.skip_nullable(&mut left)?;
@@ -335,26 +335,34 @@ impl<'a, 's, S: Sink> Window<'a, 's, S> {
         }
     }
 
-    /// Reads a field of at most `bytes_max` bytes from a record that has `left` bytes left.
-    fn field<T>(
-        &mut self,
-        bytes_max: usize,
-        left: &mut usize,
-        read: impl FnOnce(&mut Cursor<'_>) -> Result<T, BatchError>,
-    ) -> Result<T, BatchError> {
-        let wanted = bytes_max.min(*left);
-        let head = self.peek(wanted)?;
-        let head = head.get(..wanted.min(head.len())).unwrap_or_default();
+    fn varint(&mut self, left: &mut usize) -> Result<i32, BatchError> {
+        let head = self.head(VARINT_BYTES_MAX, *left)?;
         let mut cursor = Cursor::new(head);
-        let value = read(&mut cursor)?;
+        let value = cursor.varint()?;
         let taken = head.len().saturating_sub(cursor.rest().len());
-        self.start = self.start.saturating_add(taken);
-        *left = left.saturating_sub(taken);
+        self.pass(taken, left);
         Ok(value)
     }
 
-    fn varint(&mut self, left: &mut usize) -> Result<i32, BatchError> {
-        self.field(VARINT_BYTES_MAX, left, |cursor| cursor.varint())
+    fn varlong(&mut self, left: &mut usize) -> Result<i64, BatchError> {
+        let head = self.head(VARLONG_BYTES_MAX, *left)?;
+        let mut cursor = Cursor::new(head);
+        let value = cursor.varlong()?;
+        let taken = head.len().saturating_sub(cursor.rest().len());
+        self.pass(taken, left);
+        Ok(value)
+    }
+
+    /// Up to `bytes_max` bytes of a record that has `left` bytes left.
+    fn head(&mut self, bytes_max: usize, left: usize) -> Result<&[u8], BatchError> {
+        let wanted = bytes_max.min(left);
+        let ready = self.peek(wanted)?;
+        Ok(ready.get(..wanted).unwrap_or(ready))
+    }
+
+    fn pass(&mut self, count: usize, left: &mut usize) {
+        self.start = self.start.saturating_add(count);
+        *left = left.saturating_sub(count);
     }
 
     /// Passes over bytes behind their length; whether there are any, or null.

@@ -84,7 +84,10 @@ mod tests {
             assert!(given_up.read(&mut [0; 1_000]).unwrap() > 0);
             drop(given_up);
             assert_eq!(decompress(Compression::Zstd, b"garbage garbage", 100), Err(CORRUPT));
-            assert_eq!(decompress(Compression::Zstd, &twice, usize::MAX).unwrap(), [&text[..], &text].concat());
+            assert_eq!(
+                decompress(Compression::Zstd, &twice, usize::MAX).unwrap(),
+                [&text[..], &text].concat()
+            );
         }
         assert_eq!(decompress(Compression::Zstd, b"", 100).unwrap(), b"");
         assert_eq!(decompress(Compression::Zstd, &frame[..frame.len() - 1], usize::MAX), Err(CORRUPT));
