@@ -5,9 +5,12 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use chronik_disk::{Fault, FaultRule, Operation};
 use chronik_log::{CleanupPolicy, LogConfig, ReadData, ReadRequest};
+use chronik_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use chronik_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use chronik_protocol::messages::produce_response::PartitionProduceResponse;
-use chronik_protocol::messages::{ProduceRequest, ProduceResponse};
+use chronik_protocol::messages::{
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ProduceRequest, ProduceResponse,
+};
 use chronik_protocol::records::{
     BatchBuilder, BatchHeader, BatchOptions, Compression, RecordIter, TimestampType,
 };
@@ -207,6 +210,42 @@ fn size_is_checked_before_and_behind_recompression() {
     assert_eq!(answer.log_start_offset, -1);
     configure(&fixture, |config| config.max_message_bytes = 6_000);
     assert_eq!(code(produce(&fixture, 8, &zeros(Compression::Zstd)).error_code), ErrorCode::None);
+}
+
+#[test]
+fn settings_that_change_hold_for_the_next_batch() {
+    let fixture = fixture();
+    let now = now(&fixture);
+    let alter = |name: &str, value: &str| {
+        let configs = vec![AlterableConfig {
+            name: name.to_owned(),
+            config_operation: 0,
+            value: Some(value.to_owned()),
+            ..Default::default()
+        }];
+        let resources = vec![AlterConfigsResource {
+            resource_type: 2,
+            resource_name: "a".to_owned(),
+            configs,
+            ..Default::default()
+        }];
+        let request = IncrementalAlterConfigsRequest { resources, ..Default::default() };
+        let answer: IncrementalAlterConfigsResponse = fixture.call(1, &request);
+        assert_eq!(answer.responses[0].error_code, 0, "{answer:?}");
+    };
+    let codec = |answer: &PartitionProduceResponse| {
+        BatchHeader::parse(&stored(&fixture, answer.base_offset)[0]).unwrap().attributes.compression()
+    };
+    let sent = batch(BatchOptions::default(), &[(now, None), (now, None)]);
+    assert_eq!(codec(&produce(&fixture, 8, &sent)), Some(Compression::None));
+    alter("compression.type", "lz4");
+    assert_eq!(codec(&produce(&fixture, 8, &sent)), Some(Compression::Lz4));
+    alter("message.timestamp.type", "LogAppendTime");
+    assert_eq!(produce(&fixture, 8, &sent).log_append_time_ms, now);
+    alter("cleanup.policy", "compact");
+    assert_eq!(produce(&fixture, 8, &sent).record_errors.len(), 2);
+    alter("max.message.bytes", "70");
+    assert_eq!(code(produce(&fixture, 8, &sent).error_code), ErrorCode::MessageTooLarge);
 }
 
 #[test]
