@@ -12,7 +12,7 @@ use chronik_protocol::messages::{
     IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ProduceRequest, ProduceResponse,
 };
 use chronik_protocol::records::{
-    BatchBuilder, BatchHeader, BatchOptions, Compression, RecordIter, TimestampType,
+    BatchBuilder, BatchHeader, BatchOptions, Compression, RecordIter, TimestampType, patch_max_timestamp,
 };
 use chronik_types::{ErrorCode, Offset, ProducerEpoch, ProducerId, TimestampMs};
 
@@ -153,6 +153,21 @@ fn timestamps_out_of_range_are_named() {
     let answer = produce(&fixture, 8, &batch(by_broker, &[(now, None), (now, None)]));
     assert_eq!(code(answer.error_code), ErrorCode::InvalidTimestamp);
     assert_eq!(answer.record_errors.len(), 2);
+}
+
+#[test]
+fn a_largest_timestamp_that_lies_is_put_right() {
+    let fixture = fixture();
+    let now = now(&fixture);
+    for compression in CODECS {
+        let options = BatchOptions { compression, ..BatchOptions::default() };
+        let mut lie = batch(options, &[(now - 3, None), (now, None), (now - 7, None)]);
+        patch_max_timestamp(&mut lie, TimestampType::CreateTime, TimestampMs(77));
+        let answer = produce(&fixture, 8, &lie);
+        let kept = &stored(&fixture, answer.base_offset)[0];
+        let header = BatchHeader::parse(kept).unwrap();
+        assert_eq!((header.max_timestamp, header.check_crc(kept)), (TimestampMs(now), Ok(())));
+    }
 }
 
 #[test]

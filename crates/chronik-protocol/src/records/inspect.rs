@@ -202,6 +202,32 @@ impl Shape {
     /// Passes over all fields of a record that is there as a whole, behind its length.
     #[inline]
     fn of(body: &[u8]) -> Result<Self, BatchError> {
+        match Self::of_plain(body) {
+            Some(shape) => Ok(shape),
+            None => Self::of_any(body),
+        }
+    }
+
+    /// A record as most are: sound, without headers, its numbers of 3 bytes at most. Anything else is left to the
+    /// reader that says what is wrong.
+    #[inline]
+    fn of_plain(body: &[u8]) -> Option<Self> {
+        let (_attributes, rest) = body.split_first()?;
+        let (timestamp_delta, rest) = short_varint(rest)?;
+        let (offset_delta, rest) = short_varint(rest)?;
+        let (key_length, rest) = short_varint(rest)?;
+        let rest = rest.get(usize::try_from(key_length).unwrap_or(0)..)?;
+        let (value_length, rest) = short_varint(rest)?;
+        let rest = rest.get(usize::try_from(value_length).unwrap_or(0)..)?;
+        (rest == [0]).then_some(Self {
+            timestamp_delta: i64::from(timestamp_delta),
+            offset_delta,
+            has_key: key_length >= 0,
+        })
+    }
+
+    #[cold]
+    fn of_any(body: &[u8]) -> Result<Self, BatchError> {
         let mut cursor = Cursor::new(body);
         let _attributes = cursor.byte()?;
         let timestamp_delta = cursor.varlong()?;
@@ -219,6 +245,22 @@ impl Shape {
             Err(BatchError::Inconsistent("a record is longer than its fields"))
         }
     }
+}
+
+/// A signed varint of up to 3 bytes, and what follows it.
+#[inline]
+fn short_varint(bytes: &[u8]) -> Option<(i32, &[u8])> {
+    let (value, rest) = match bytes {
+        [first, rest @ ..] if *first < 0x80 => (u32::from(*first), rest),
+        [first, second, rest @ ..] if *second < 0x80 => {
+            (u32::from(*first & 0x7f) | u32::from(*second) << 7, rest)
+        }
+        [first, second, third, rest @ ..] if *third < 0x80 => {
+            (u32::from(*first & 0x7f) | u32::from(*second & 0x7f) << 7 | u32::from(*third) << 14, rest)
+        }
+        _ => return None,
+    };
+    Some(((value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg(), rest))
 }
 
 fn header_count(count: i32) -> Result<usize, BatchError> {
