@@ -211,7 +211,7 @@ impl Partition {
             if let Some(sync_up_to) = sync_up_to {
                 let partition = Arc::clone(self);
                 let finish = Box::new(move |synced: Result<Offset, LogError>| {
-                    partition.synced(id, synced.map(|_| ()))
+                    partition.synced(id, synced.map(|_| ()));
                 });
                 // The queue wakes its thread itself, whoever asks first.
                 self.services.flush_queue.request(&self.log, sync_up_to, Some(finish));

@@ -236,14 +236,9 @@ fn settings_that_change_hold_for_the_next_batch() {
             name: name.to_owned(),
             config_operation: 0,
             value: Some(value.to_owned()),
-            ..Default::default()
         }];
-        let resources = vec![AlterConfigsResource {
-            resource_type: 2,
-            resource_name: "a".to_owned(),
-            configs,
-            ..Default::default()
-        }];
+        let resources =
+            vec![AlterConfigsResource { resource_type: 2, resource_name: "a".to_owned(), configs }];
         let request = IncrementalAlterConfigsRequest { resources, ..Default::default() };
         let answer: IncrementalAlterConfigsResponse = fixture.call(1, &request);
         assert_eq!(answer.responses[0].error_code, 0, "{answer:?}");
