@@ -96,13 +96,14 @@ impl AppendError {
             Self::Batch(error) => error.error_code(),
             Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
             Self::Records(refused) => refused.error_code(),
-            Self::Recompress(_) => ErrorCode::UnknownServerError,
             Self::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
             Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
             Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
             Self::LeaderEpochRegressed { .. } => ErrorCode::NotLeaderOrFollower,
-            Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => ErrorCode::UnknownServerError,
+            Self::Recompress(_) | Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => {
+                ErrorCode::UnknownServerError
+            }
             Self::Log(error) => error.error_code(),
         }
     }

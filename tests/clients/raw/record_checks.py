@@ -165,7 +165,8 @@ def streams_that_are_none(bootstrap: str) -> None:
         topic = topic_with(connection)
         for codec in [codec for codec in CODECS if codec != "none"]:
             stream = stored(codec, GOOD)
-            for what, data in [("garbage", b"garbage garbage"), ("cut", stream[:-3]), ("half", stream[: len(stream) // 2])]:
+            half = stream[: len(stream) // 2]
+            for what, data in [("garbage", b"garbage garbage"), ("cut", stream[:-3]), ("half", half)]:
                 good = Batch(data, 2, CODECS[codec], base_timestamp_ms=now_ms, max_timestamp_ms=now_ms)
                 refused(connection, topic, f"{codec}: {what}", good.encode(), UNKNOWN_SERVER_ERROR)
         for number in (5, 7):

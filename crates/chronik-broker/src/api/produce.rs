@@ -172,23 +172,23 @@ fn keep_last(topics: Vec<ProduceTopic>) -> Vec<ProduceTopic> {
         return topics;
     }
     let mut kept: Vec<ProduceTopic> = Vec::with_capacity(topics.len());
-    let mut topics_at = BTreeMap::<TopicRef, (usize, BTreeMap<PartitionIndex, usize>)>::new();
+    let mut seen = BTreeMap::<TopicRef, (usize, BTreeMap<PartitionIndex, usize>)>::new();
     for ProduceTopic { topic, partitions } in topics {
-        let (topic_at, partitions_at) = topics_at.entry(topic).or_insert_with_key(|topic| {
+        let (position, partitions_at) = seen.entry(topic).or_insert_with_key(|topic| {
             kept.push(ProduceTopic {
                 topic: topic.clone(),
                 partitions: Vec::with_capacity(partitions.len()),
             });
             (kept.len() - 1, BTreeMap::new())
         });
-        let Some(topic) = kept.get_mut(*topic_at) else { continue };
+        let Some(topic) = kept.get_mut(*position) else { continue };
         for partition in partitions {
-            match partitions_at.get(&partition.index).and_then(|&at| topic.partitions.get_mut(at)) {
-                Some(earlier) => *earlier = partition,
-                None => {
-                    partitions_at.insert(partition.index, topic.partitions.len());
-                    topic.partitions.push(partition);
-                }
+            let earlier = partitions_at.get(&partition.index).and_then(|&at| topic.partitions.get_mut(at));
+            if let Some(earlier) = earlier {
+                *earlier = partition;
+            } else {
+                partitions_at.insert(partition.index, topic.partitions.len());
+                topic.partitions.push(partition);
             }
         }
     }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use chronik_disk::{Fault, FaultRule, Operation};
 use chronik_log::{CleanupPolicy, LogConfig, ReadData, ReadRequest};
+use chronik_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use chronik_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use chronik_protocol::messages::produce_response::PartitionProduceResponse;
-use chronik_protocol::messages::{ProduceRequest, ProduceResponse};
+use chronik_protocol::messages::{
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, ProduceRequest, ProduceResponse,
+};
 use chronik_protocol::records::{
-    BatchBuilder, BatchHeader, BatchOptions, Compression, RecordIter, TimestampType,
+    BatchBuilder, BatchHeader, BatchOptions, Compression, RecordIter, TimestampType, patch_max_timestamp,
 };
 use chronik_types::{ErrorCode, Offset, ProducerEpoch, ProducerId, TimestampMs};
 
@@ -153,6 +156,21 @@ fn timestamps_out_of_range_are_named() {
 }
 
 #[test]
+fn a_largest_timestamp_that_lies_is_put_right() {
+    let fixture = fixture();
+    let now = now(&fixture);
+    for compression in CODECS {
+        let options = BatchOptions { compression, ..BatchOptions::default() };
+        let mut lie = batch(options, &[(now - 3, None), (now, None), (now - 7, None)]);
+        patch_max_timestamp(&mut lie, TimestampType::CreateTime, TimestampMs(77));
+        let answer = produce(&fixture, 8, &lie);
+        let kept = &stored(&fixture, answer.base_offset)[0];
+        let header = BatchHeader::parse(kept).unwrap();
+        assert_eq!((header.max_timestamp, header.check_crc(kept)), (TimestampMs(now), Ok(())));
+    }
+}
+
+#[test]
 fn the_topics_codec_is_stored_and_the_same_codec_verbatim() {
     let fixture = fixture();
     let now = now(&fixture);
@@ -195,7 +213,7 @@ fn size_is_checked_before_and_behind_recompression() {
     let now = now(&fixture);
     let zeros = |compression| {
         let mut builder = BatchBuilder::new(BatchOptions { compression, ..BatchOptions::default() });
-        builder.append(TimestampMs(now), None, Some(&[0; 5_000]), &[]).unwrap();
+        builder.append(TimestampMs(now), None, Some(&vec![0; 5_000]), &[]).unwrap();
         builder.finish().unwrap()
     };
     configure(&fixture, |config| config.max_message_bytes = 1_000);
@@ -207,6 +225,37 @@ fn size_is_checked_before_and_behind_recompression() {
     assert_eq!(answer.log_start_offset, -1);
     configure(&fixture, |config| config.max_message_bytes = 6_000);
     assert_eq!(code(produce(&fixture, 8, &zeros(Compression::Zstd)).error_code), ErrorCode::None);
+}
+
+#[test]
+fn settings_that_change_hold_for_the_next_batch() {
+    let fixture = fixture();
+    let now = now(&fixture);
+    let alter = |name: &str, value: &str| {
+        let configs = vec![AlterableConfig {
+            name: name.to_owned(),
+            config_operation: 0,
+            value: Some(value.to_owned()),
+        }];
+        let resources =
+            vec![AlterConfigsResource { resource_type: 2, resource_name: "a".to_owned(), configs }];
+        let request = IncrementalAlterConfigsRequest { resources, ..Default::default() };
+        let answer: IncrementalAlterConfigsResponse = fixture.call(1, &request);
+        assert_eq!(answer.responses[0].error_code, 0, "{answer:?}");
+    };
+    let codec = |answer: &PartitionProduceResponse| {
+        BatchHeader::parse(&stored(&fixture, answer.base_offset)[0]).unwrap().attributes.compression()
+    };
+    let sent = batch(BatchOptions::default(), &[(now, None), (now, None)]);
+    assert_eq!(codec(&produce(&fixture, 8, &sent)), Some(Compression::None));
+    alter("compression.type", "lz4");
+    assert_eq!(codec(&produce(&fixture, 8, &sent)), Some(Compression::Lz4));
+    alter("message.timestamp.type", "LogAppendTime");
+    assert_eq!(produce(&fixture, 8, &sent).log_append_time_ms, now);
+    alter("cleanup.policy", "compact");
+    assert_eq!(produce(&fixture, 8, &sent).record_errors.len(), 2);
+    alter("max.message.bytes", "70");
+    assert_eq!(code(produce(&fixture, 8, &sent).error_code), ErrorCode::MessageTooLarge);
 }
 
 #[test]

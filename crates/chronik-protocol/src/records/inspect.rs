@@ -202,6 +202,32 @@ impl Shape {
     /// Passes over all fields of a record that is there as a whole, behind its length.
     #[inline]
     fn of(body: &[u8]) -> Result<Self, BatchError> {
+        match Self::of_plain(body) {
+            Some(shape) => Ok(shape),
+            None => Self::of_any(body),
+        }
+    }
+
+    /// A record as most are: sound, without headers, its numbers of 3 bytes at most. Anything else is left to the
+    /// reader that says what is wrong.
+    #[inline]
+    fn of_plain(body: &[u8]) -> Option<Self> {
+        let (_attributes, rest) = body.split_first()?;
+        let (timestamp_delta, rest) = short_varint(rest)?;
+        let (offset_delta, rest) = short_varint(rest)?;
+        let (key_length, rest) = short_varint(rest)?;
+        let rest = rest.get(usize::try_from(key_length).unwrap_or(0)..)?;
+        let (value_length, rest) = short_varint(rest)?;
+        let rest = rest.get(usize::try_from(value_length).unwrap_or(0)..)?;
+        (rest == [0]).then_some(Self {
+            timestamp_delta: i64::from(timestamp_delta),
+            offset_delta,
+            has_key: key_length >= 0,
+        })
+    }
+
+    #[cold]
+    fn of_any(body: &[u8]) -> Result<Self, BatchError> {
         let mut cursor = Cursor::new(body);
         let _attributes = cursor.byte()?;
         let timestamp_delta = cursor.varlong()?;
@@ -219,6 +245,22 @@ impl Shape {
             Err(BatchError::Inconsistent("a record is longer than its fields"))
         }
     }
+}
+
+/// A signed varint of up to 3 bytes, and what follows it.
+#[inline]
+fn short_varint(bytes: &[u8]) -> Option<(i32, &[u8])> {
+    let (value, rest) = match bytes {
+        [first, rest @ ..] if *first < 0x80 => (u32::from(*first), rest),
+        [first, second, rest @ ..] if *second < 0x80 => {
+            (u32::from(*first & 0x7f) | u32::from(*second) << 7, rest)
+        }
+        [first, second, third, rest @ ..] if *third < 0x80 => {
+            (u32::from(*first & 0x7f) | u32::from(*second & 0x7f) << 7 | u32::from(*third) << 14, rest)
+        }
+        _ => return None,
+    };
+    Some(((value >> 1).cast_signed() ^ (value & 1).cast_signed().wrapping_neg(), rest))
 }
 
 fn header_count(count: i32) -> Result<usize, BatchError> {
@@ -318,7 +360,7 @@ impl<'a, 's, S: Sink> Window<'a, 's, S> {
     fn large_shape(&mut self, length: usize) -> Result<Shape, BatchError> {
         let mut left = length;
         self.skip(1, &mut left)?;
-        let timestamp_delta = self.field(VARLONG_BYTES_MAX, &mut left, |cursor| cursor.varlong())?;
+        let timestamp_delta = self.varlong(&mut left)?;
         let offset_delta = self.varint(&mut left)?;
         let has_key = self.skip_nullable(&mut left)?;
         self.skip_nullable(&mut left)?;
@@ -335,26 +377,34 @@ impl<'a, 's, S: Sink> Window<'a, 's, S> {
         }
     }
 
-    /// Reads a field of at most `bytes_max` bytes from a record that has `left` bytes left.
-    fn field<T>(
-        &mut self,
-        bytes_max: usize,
-        left: &mut usize,
-        read: impl FnOnce(&mut Cursor<'_>) -> Result<T, BatchError>,
-    ) -> Result<T, BatchError> {
-        let wanted = bytes_max.min(*left);
-        let head = self.peek(wanted)?;
-        let head = head.get(..wanted.min(head.len())).unwrap_or_default();
+    fn varint(&mut self, left: &mut usize) -> Result<i32, BatchError> {
+        let head = self.head(VARINT_BYTES_MAX, *left)?;
         let mut cursor = Cursor::new(head);
-        let value = read(&mut cursor)?;
+        let value = cursor.varint()?;
         let taken = head.len().saturating_sub(cursor.rest().len());
-        self.start = self.start.saturating_add(taken);
-        *left = left.saturating_sub(taken);
+        self.pass(taken, left);
         Ok(value)
     }
 
-    fn varint(&mut self, left: &mut usize) -> Result<i32, BatchError> {
-        self.field(VARINT_BYTES_MAX, left, |cursor| cursor.varint())
+    fn varlong(&mut self, left: &mut usize) -> Result<i64, BatchError> {
+        let head = self.head(VARLONG_BYTES_MAX, *left)?;
+        let mut cursor = Cursor::new(head);
+        let value = cursor.varlong()?;
+        let taken = head.len().saturating_sub(cursor.rest().len());
+        self.pass(taken, left);
+        Ok(value)
+    }
+
+    /// Up to `bytes_max` bytes of a record that has `left` bytes left.
+    fn head(&mut self, bytes_max: usize, left: usize) -> Result<&[u8], BatchError> {
+        let wanted = bytes_max.min(left);
+        let ready = self.peek(wanted)?;
+        Ok(ready.get(..wanted).unwrap_or(ready))
+    }
+
+    fn pass(&mut self, count: usize, left: &mut usize) {
+        self.start = self.start.saturating_add(count);
+        *left = left.saturating_sub(count);
     }
 
     /// Passes over bytes behind their length; whether there are any, or null.

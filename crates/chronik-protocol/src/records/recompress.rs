@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use bytes::BytesMut;
 use chronik_types::TimestampMs;
 
-use super::compression::{CompressError, compress};
+use super::compression::{CompressError, compress, gzip_level, lz4_encoder};
 use super::header::write_header;
 use super::inspect::{Sink, inspect_into};
 use super::snappy::BlockWriter;
@@ -197,8 +197,8 @@ impl Write for Bounded {
 
 enum Encoder {
     Plain(Bounded),
-    Gzip(flate2::write::GzEncoder<Bounded>),
-    Snappy(BlockWriter<Bounded>),
+    Gzip(Box<flate2::write::GzEncoder<Bounded>>),
+    Snappy(Box<BlockWriter<Bounded>>),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Bounded>>),
     Zstd(::zstd::stream::write::Encoder<'static, Bounded>),
 }
@@ -209,11 +209,9 @@ impl Encoder {
         let level = wanted.level.or_else(|| wanted.codec.levels().map(|levels| levels.default));
         Ok(match wanted.codec {
             Compression::None => Self::Plain(out),
-            Compression::Gzip => {
-                Self::Gzip(flate2::write::GzEncoder::new(out, super::compression::gzip_level(level)))
-            }
-            Compression::Snappy => Self::Snappy(BlockWriter::new(out)?),
-            Compression::Lz4 => Self::Lz4(Box::new(super::compression::lz4_encoder(out))),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::write::GzEncoder::new(out, gzip_level(level)))),
+            Compression::Snappy => Self::Snappy(Box::new(BlockWriter::new(out)?)),
+            Compression::Lz4 => Self::Lz4(Box::new(lz4_encoder(out))),
             Compression::Zstd => Self::Zstd(::zstd::stream::write::Encoder::new(out, level.unwrap_or(0))?),
         })
     }

@@ -213,7 +213,7 @@ fn inflating_ends_at_the_bound() {
     for compression in &CODECS[1..] {
         let mut builder =
             BatchBuilder::new(BatchOptions { compression: *compression, ..BatchOptions::default() });
-        builder.append(TimestampMs(5), None, Some(&[0; 1_000_000]), &[]).unwrap();
+        builder.append(TimestampMs(5), None, Some(&vec![0; 1_000_000]), &[]).unwrap();
         let batch = builder.finish().unwrap();
         let header = BatchHeader::parse(&batch).unwrap();
         let bytes = inspect(&batch, &RecordRules::NONE).unwrap().records_bytes;

@@ -53,7 +53,7 @@ fn contents(batch: &[u8]) -> Vec<String> {
 
 #[test]
 fn everything_but_the_codec_stays() {
-    for bytes in [1_000, 3 * STREAM_FROM_BYTES] {
+    for bytes in [1_000, 2 * STREAM_FROM_BYTES] {
         for from in CODECS {
             let batch = batch(from, bytes);
             let header = BatchHeader::parse(&batch).unwrap();
@@ -95,7 +95,7 @@ fn the_brokers_time_is_stamped() {
 #[test]
 fn the_output_ends_where_the_largest_batch_does() {
     for from in CODECS {
-        let batch = batch(from, 4 * STREAM_FROM_BYTES);
+        let batch = batch(from, 2 * STREAM_FROM_BYTES);
         let header = BatchHeader::parse(&batch).unwrap();
         for codec in CODECS.into_iter().filter(|&to| to != from) {
             let size_bytes = {
