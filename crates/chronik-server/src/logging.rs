@@ -10,15 +10,17 @@ use std::io::{self, Write as _};
 use chronik_types::TimestampMs;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::clock::Clock;
 use crate::config::{LogFilter, LogFormat};
+use crate::loggers::ProcessLoggers;
 
-/// Sets up logging for the whole process. Only the first call has an effect.
-pub fn start(filter: LogFilter, format: LogFormat, clock: Clock) {
-    let layer = Lines { format, clock, write: write_to_stdout }.with_filter(filter.0);
+/// Sets up logging for the whole process. Only the first call has an effect. Gives what changes the levels later.
+pub fn start(filter: &LogFilter, format: LogFormat, clock: Clock) -> ProcessLoggers {
+    let (reloadable, handle) = reload::Layer::<_, Registry>::new(filter.0.clone());
+    let layer = Lines { format, clock, write: write_to_stdout }.with_filter(reloadable);
     let subscriber = tracing_subscriber::registry().with(layer);
     // A test in the same process may have been first.
     drop(tracing::subscriber::set_global_default(subscriber));
@@ -27,6 +29,12 @@ pub fn start(filter: LogFilter, format: LogFormat, clock: Clock) {
         let name = thread.name().unwrap_or("?").to_owned();
         tracing::error!("Thread '{name}' panicked: {panic}");
     }));
+    let reload = move |filter| {
+        if let Err(error) = handle.reload(filter) {
+            tracing::warn!(%error, "cannot change log levels");
+        }
+    };
+    ProcessLoggers::new(&filter.0, Box::new(reload))
 }
 
 fn write_to_stdout(line: &str) {

@@ -542,11 +542,11 @@ fn model(configs: &mut BTreeMap<String, String>, ops: &[(i8, usize, usize)]) -> 
                 let mut list = present;
                 list.extend(items(value));
                 let mut unique: Vec<String> = Vec::new();
-                list.into_iter().for_each(|item| {
+                for item in list {
                     if !unique.contains(&item) {
-                        unique.push(item)
+                        unique.push(item);
                     }
-                });
+                }
                 next.insert(key.to_owned(), unique.join(","));
             }
             _ => {

@@ -1,7 +1,8 @@
 //! What the broker and the connection layer are told of the settings.
 
 use chronik_broker::config::{
-    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+    Allowed, BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+    is_kafka_broker_config,
 };
 
 use chronik_log::ManagerOptions;
@@ -62,8 +63,10 @@ impl Config {
     pub fn limits(&self, open_files_max: Option<u64>) -> Limits {
         // A quarter of the descriptors stays free for log files.
         let by_files = open_files_max.map_or(u64::MAX, |max| (max - max / 4).max(1));
+        let by_files = usize::try_from(by_files).unwrap_or(usize::MAX);
         Limits {
-            connections_max: self.max_connections.min(usize::try_from(by_files).unwrap_or(usize::MAX)),
+            connections_max: self.max_connections.min(by_files),
+            connections_possible_max: by_files,
             connections_per_ip_max: self.max_connections_per_ip,
             frame_bytes_max: self.socket_request_max_bytes,
             // Unlimited is half of what a u64 holds, so that sums stay far from overflowing.
@@ -115,11 +118,10 @@ impl Config {
     fn topic_values(&self) -> BrokerValues {
         let mut topic_values: BrokerValues = TOPIC_CONFIGS
             .iter()
-            .filter_map(|def| def.broker_synonym)
-            .filter(|synonym| self.values.is_set(synonym))
-            .filter_map(|synonym| {
+            .filter_map(|def| {
+                let synonym = def.broker_synonym.filter(|synonym| self.values.is_set(synonym))?;
                 let text = self.values.text(super::option(synonym)?)?;
-                Some((synonym.to_owned(), text.to_owned()))
+                Some((synonym.to_owned(), def.normalize(text).unwrap_or_else(|_| text.to_owned())))
             })
             .collect();
         let is_set = |names: &[&str]| names.iter().any(|name| self.values.is_set(name));
@@ -137,7 +139,7 @@ impl Config {
 
     fn entry(&self, spec: &OptionSpec) -> BrokerConfigEntry {
         BrokerConfigEntry {
-            name: spec.alias.unwrap_or(spec.name).to_owned(),
+            name: spec.alias.filter(|_| !is_kafka_broker_config(spec.name)).unwrap_or(spec.name).to_owned(),
             value: self.values.text(spec).map(str::to_owned),
             default: (!spec.default.is_empty()).then(|| spec.default.to_owned()),
             is_static: self.values.written(spec.name).origin != Origin::Default,
@@ -146,7 +148,8 @@ impl Config {
                 ValueType::Boolean => ConfigType::Boolean,
                 ValueType::Integer if spec.range.1 > i64::from(i32::MAX) => ConfigType::Long,
                 ValueType::Integer => ConfigType::Int,
-                ValueType::Peers => ConfigType::List,
+                ValueType::Peers | ValueType::ListOf(_) => ConfigType::List,
+                ValueType::Number => ConfigType::Double,
                 ValueType::Text
                 | ValueType::Path
                 | ValueType::Host
@@ -154,7 +157,11 @@ impl Config {
                 | ValueType::LogFilter
                 | ValueType::OneOf(_) => ConfigType::String,
             },
-            dynamic: None,
+            // Those behind topic configs are known to the broker.
+            dynamic: (spec.is_dynamic() && spec.value_type == ValueType::Integer).then(|| {
+                let bound = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
+                Allowed::Int(bound(spec.range.0), bound(spec.range.1))
+            }),
             documentation: spec.doc_line(),
         }
     }
