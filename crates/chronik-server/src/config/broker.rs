@@ -157,13 +157,34 @@ impl Config {
                 | ValueType::LogFilter
                 | ValueType::OneOf(_) => ConfigType::String,
             },
-            // Those behind topic configs are known to the broker.
-            dynamic: (spec.is_dynamic() && spec.value_type == ValueType::Integer).then(|| {
-                let bound = |number: i64| i32::try_from(number).unwrap_or(i32::MAX);
-                Allowed::Int(bound(spec.range.0), bound(spec.range.1))
-            }),
+            // What those behind topic configs may be is known to the broker.
+            dynamic: spec.is_dynamic().then(|| allowed(spec)).flatten(),
             documentation: spec.doc_line(),
         }
+    }
+}
+
+/// Which values a number may be given at run time.
+fn allowed(spec: &OptionSpec) -> Option<Allowed> {
+    let (min, max) = spec.range;
+    match spec.value_type {
+        ValueType::Boolean => Some(Allowed::Boolean),
+        ValueType::Integer => Some(match (i32::try_from(min), i32::try_from(max)) {
+            (Ok(min), Ok(max)) => Allowed::Int(min, max),
+            _ => Allowed::Long(min, max),
+        }),
+        ValueType::OneOf(words) => Some(Allowed::OneOf(words)),
+        ValueType::ListOf(words) => Some(Allowed::ListOf(words)),
+        #[expect(clippy::cast_precision_loss, reason = "bounds are small numbers or no bounds")]
+        ValueType::Number => {
+            Some(Allowed::Double(min as f64, if max == i64::MAX { f64::MAX } else { max as f64 }))
+        }
+        ValueType::Text
+        | ValueType::Path
+        | ValueType::Host
+        | ValueType::Advertise
+        | ValueType::Peers
+        | ValueType::LogFilter => None,
     }
 }
 
@@ -225,6 +246,20 @@ mod tests {
             };
             assert_eq!(ours, def.default, "{}", def.name);
         }
+    }
+
+    #[test]
+    fn what_can_change_at_run_time_is_told_with_its_bounds() {
+        let told = config(&[]).broker(9092);
+        for spec in OPTIONS.iter().filter(|spec| spec.is_dynamic()) {
+            let entry = told.entries.iter().find(|entry| entry.name == spec.name);
+            let allowed = entry.and_then(|entry| entry.dynamic);
+            let default = if spec.default.is_empty() { "5" } else { spec.default };
+            let normalized = allowed.map(|allowed| allowed.normalize(spec.name, default));
+            assert!(matches!(normalized, Some(Ok(_))), "{}: {normalized:?}", spec.name);
+        }
+        let fixed = told.entries.iter().find(|entry| entry.name == "num.partitions");
+        assert_eq!(fixed.and_then(|entry| entry.dynamic), None);
     }
 
     #[test]

@@ -60,6 +60,7 @@ fn is_read_with_others(name: &str) -> bool {
 /// The properties of a file; of those that stand twice, the last.
 fn parse(text: &str) -> BTreeMap<String, String> {
     let mut properties = BTreeMap::new();
+    let text = text.replace("\r\n", "\n");
     let mut lines = text.split(['\n', '\r']);
     while let Some(line) = lines.next() {
         let start = line.trim_start_matches(is_space);
@@ -70,8 +71,6 @@ fn parse(text: &str) -> BTreeMap<String, String> {
         while goes_on(&logical) {
             logical.pop();
             let Some(next) = lines.next() else { break };
-            // The second half of "\r\n" is no line of its own.
-            let next = if next.is_empty() { lines.next().unwrap_or_default() } else { next };
             logical.push_str(next.trim_start_matches(is_space));
         }
         let (name, value) = split(&logical);
@@ -135,7 +134,7 @@ mod tests {
     #[test]
     fn files_are_read_as_java_reads_them() {
         let text = "# a comment\n! another\n\n  a = 1\nb:2\nc 3\nd\n e\\=f = g\\\n   h\\\n\ti\nj = k\\\\\n\
-                    l=\\u0041\\tB\nm = x = y: z\r\nn=o\r\na=last\np=\\\r\n  q\nr=\\";
+                    l=\\u0041\\tB\nm = x = y: z\r\nn=o\r\na=last\np=\\\r\n  q\ns=\\\n\nt=u\nr=\\";
         let found = parse(text);
         let expected = [
             ("a", "last"),
@@ -149,6 +148,8 @@ mod tests {
             ("n", "o"),
             ("p", "q"),
             ("r", ""),
+            ("s", ""),
+            ("t", "u"),
         ];
         let expected: BTreeMap<String, String> =
             expected.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
