@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
-use crate::net::Service;
+use crate::net::{LiveLimits, Service};
 use crate::peers::{PeerLinks, PeerNetwork};
 use crate::process::{ClusterContext, Context, Node};
 use crate::race::{Either, race};
@@ -85,7 +85,7 @@ impl chronik_broker::Clock for BrokerClock {
 
 /// Opens everything that lies in the data directory and starts what runs beside the connections.
 pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
-    let Context { config, kafka_port, clock, open_files_max, on_panic, cluster } = context;
+    let Context { config, kafka_port, clock, open_files_max, on_panic, cluster, loggers } = context;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let data_dir = config.data_dir.clone();
     let broker_config = config.broker(kafka_port);
@@ -118,6 +118,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         clock: Arc::new(BrokerClock(clock)),
         seed: system::random_seed()?,
     });
+    if let Some(loggers) = loggers {
+        broker.set_loggers(Box::new(loggers));
+    }
     broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let duties = Waker::new();
     let duties_waker = duties.clone();
@@ -181,7 +184,14 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let maintained = Arc::clone(&logs);
     let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
 
+    let configured = Arc::clone(&broker);
+    let at_start = config.limits(open_files_max);
+    let listening = move |limits: Arc<LiveLimits>| {
+        configured.set_values_listener(Box::new(move |values| limits.follow(&at_start, values)));
+    };
+
     Ok(Node {
+        listening: Box::new(listening),
         service,
         ready,
         workers: vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker],

@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config::{self, Command, Config, LogFormat};
-use crate::net::{self, Listener, Service, SocketOptions};
+use crate::loggers::ProcessLoggers;
+use crate::net::{self, Listener, LiveLimits, Service, SocketOptions};
 use crate::race::{Either, race};
 use crate::signals::{self, Stop};
 use crate::threads::{OnPanic, Worker};
@@ -48,6 +49,8 @@ pub struct Context {
     pub on_panic: OnPanic,
     /// How to reach the other nodes; `None` for a single node.
     pub cluster: Option<ClusterContext>,
+    /// What changes the log levels, where the process has logging.
+    pub loggers: Option<ProcessLoggers>,
 }
 
 /// What a node of a cluster is opened with beside the rest.
@@ -64,6 +67,9 @@ pub type Ready = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
 /// The last thing that a node does.
 pub type ShutDown = Box<dyn FnOnce(Now) -> Result<(), Box<dyn Error>> + Send>;
 
+/// What a node does with the limits that can be changed at run time.
+pub type Listening = Box<dyn FnOnce(Arc<LiveLimits>) + Send>;
+
 /// A node that runs.
 pub struct Node {
     /// What answers requests, once the node is ready for them.
@@ -72,6 +78,8 @@ pub struct Node {
     pub ready: Ready,
     /// Its threads, which are stopped in this order once no request is left.
     pub workers: Vec<Worker>,
+    /// Told of the limits that can be changed at run time, once clients can connect.
+    pub listening: Listening,
     /// Syncs, writes the checkpoint, and closes what is open. Runs last.
     pub shut_down: ShutDown,
 }
@@ -126,7 +134,10 @@ fn start_and_wait(
     open: impl FnOnce(Context) -> Result<Node, Box<dyn Error>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let clock = Clock::start();
-    logging::start(config.log.clone(), config.log_format, clock);
+    let loggers = Some(logging::start(&config.log, config.log_format, clock));
+    for warning in config.values.warnings() {
+        tracing::warn!("{warning}");
+    }
     let (stops, mut stopped) = mpsc::unbounded_channel();
     signals::start(stops.clone())?;
     let open_files_max = system::raise_open_files_limit();
@@ -159,7 +170,7 @@ fn start_and_wait(
     });
     let limits = config.limits(open_files_max);
     let start_up = StartUp::of(&config, &addresses, data_dir);
-    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic, cluster })?;
+    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic, cluster, loggers })?;
     // A node of a cluster waits for the others as long as it takes; it can be told to end meanwhile.
     let (listener, reason) = match runtime.block_on(race(node.ready, stopped.recv())) {
         Either::First(Ok(())) => {
@@ -167,6 +178,7 @@ fn start_and_wait(
                 let _runtime = runtime.enter();
                 Listener::start(sockets, limits, Arc::clone(&node.service), clock)
             };
+            (node.listening)(Arc::clone(listener.live_limits()));
             start_up.tell();
             (Some(listener), runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed))
         }

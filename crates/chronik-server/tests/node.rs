@@ -35,6 +35,7 @@ fn open(data_dir: &Path) -> Result<Node, String> {
         open_files_max: None,
         on_panic: Arc::new(|name, text| panic!("{name}: {text}")),
         cluster: None,
+        loggers: None,
     };
     let mut node = node::open(context).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chronik_raft::metadata::CommandBatch;
+use chronik_raft::ProposeError;
+use chronik_raft::metadata::{Command, CommandBatch, CommandError};
 use chronik_types::ErrorCode;
 
 use crate::broker::Broker;
@@ -18,6 +19,8 @@ use super::outcomes::Outcomes;
 const RESOURCES_PER_REQUEST_MAX: usize = 2_000;
 /// How long a request waits for its proposals: as long as Kafka's clients wait for the answer.
 const WAIT_MS_MAX: i32 = 30_000;
+/// How often a change is planned anew because somebody else changed the same configs meanwhile.
+const PLANS_MAX: u32 = 10;
 /// How much of an error a client is told.
 const MESSAGE_CHARS_MAX: usize = 1_000;
 
@@ -66,7 +69,7 @@ pub(super) fn run(
     let is_too_large = RESOURCES_PER_REQUEST_MAX < order.len();
     // All resources of a request are judged by the same image.
     let image = broker.metadata.image();
-    let mut batches = Vec::new();
+    let mut proposals = Vec::new();
     let planned: Vec<Planned> = order
         .into_iter()
         .map(|(kind, name)| {
@@ -82,14 +85,14 @@ pub(super) fn run(
                     ErrorCode::InvalidRequest,
                     format!("One request may change {RESOURCES_PER_REQUEST_MAX} resources at most."),
                 )),
-                Some(wanted) => broker.plan_configs(&image, kind, &name, &wanted),
+                Some(wanted) => broker.plan_configs(&image, kind, &name, &wanted).map(|plan| (plan, wanted)),
             };
-            let result = plan.map(|plan| match plan {
+            let result = plan.map(|(plan, wanted)| match plan {
                 _ if validate_only => None,
                 PlannedConfigs::Commands(commands) if commands.is_empty() => None,
                 PlannedConfigs::Commands(commands) => {
-                    batches.push(CommandBatch::new(commands));
-                    Some(batches.len().saturating_sub(1))
+                    proposals.push((AskedResource { kind, name: name.clone(), wanted }, commands));
+                    Some(proposals.len().saturating_sub(1))
                 }
                 PlannedConfigs::LogLevels(levels) => {
                     if let Some(loggers) = broker.configs.loggers() {
@@ -104,23 +107,53 @@ pub(super) fn run(
     let outcomes = Outcomes::new(
         broker,
         context,
-        batches.len(),
+        proposals.len(),
         Box::new(move |context, mut outcomes: Vec<Option<Result<(), CreationError>>>| {
             let answers = planned.into_iter().map(|planned| answer(planned, &mut outcomes)).collect();
             finish(context, answers);
         }),
     );
-    for (position, batch) in batches.into_iter().enumerate() {
-        let outcomes = Arc::clone(&outcomes);
-        broker.metadata.propose(
-            batch,
-            Box::new(move |outcome| {
-                let outcome = outcome.map(|_| ()).map_err(|error| CreationError::from_proposal(&error));
-                outcomes.set(position, outcome);
-            }),
-        );
+    for (position, (asked, commands)) in proposals.into_iter().enumerate() {
+        let proposal = Proposal { outcomes: Arc::clone(&outcomes), position, asked, plan_count: 1 };
+        proposal.propose(broker, commands);
     }
     outcomes.wait(WAIT_MS_MAX);
+}
+
+/// One resource's change on its way.
+struct Proposal {
+    outcomes: Arc<Outcomes<Result<(), CreationError>>>,
+    position: usize,
+    asked: AskedResource,
+    plan_count: u32,
+}
+
+impl Proposal {
+    fn propose(self, broker: &Arc<Broker>, commands: Vec<Command>) {
+        let again = Arc::clone(broker);
+        let done = move |outcome| match outcome {
+            Err(ProposeError::Refused { error: CommandError::ConfigChanged { .. }, .. })
+                if self.plan_count < PLANS_MAX =>
+            {
+                self.plan_anew(&again);
+            }
+            Ok(_) => self.outcomes.set(self.position, Ok(())),
+            Err(error) => self.outcomes.set(self.position, Err(CreationError::from_proposal(&error))),
+        };
+        broker.metadata.propose(CommandBatch::new(commands), Box::new(done));
+    }
+
+    fn plan_anew(mut self, broker: &Arc<Broker>) {
+        self.plan_count += 1;
+        let AskedResource { kind, name, wanted } = &self.asked;
+        match broker.plan_configs(&broker.metadata.image(), *kind, name, wanted) {
+            Ok(PlannedConfigs::Commands(commands)) if !commands.is_empty() => self.propose(broker, commands),
+            Ok(PlannedConfigs::Commands(_) | PlannedConfigs::LogLevels(_)) => {
+                self.outcomes.set(self.position, Ok(()));
+            }
+            Err(error) => self.outcomes.set(self.position, Err(error)),
+        }
+    }
 }
 
 fn answer(planned: Planned, outcomes: &mut [Option<Result<(), CreationError>>]) -> ResourceAnswer {

@@ -172,10 +172,13 @@ fn change_list(operation: Operation, present: &str, change: &str) -> String {
 
 /// The commands that lead from one set of configs to another.
 fn commands(resource: &ConfigResource, current: &ConfigMap, next: &ConfigMap) -> Vec<Command> {
-    let removed = current.keys().filter(|name| !next.contains_key(*name));
-    let removed = removed.map(|name| SetConfig::new(resource, name.clone(), None).into());
+    // A config that somebody else has changed meanwhile is not written over: what is to be done is planned anew.
+    let set_to = |name: &String, value: Option<&String>| -> Command {
+        SetConfig::new(resource, name.clone(), value.cloned()).expecting(current.get(name)).into()
+    };
+    let removed = current.keys().filter(|name| !next.contains_key(*name)).map(|name| set_to(name, None));
     let set = next.iter().filter(|(name, value)| current.get(*name) != Some(value));
-    let set = set.map(|(name, value)| SetConfig::new(resource, name.clone(), Some(value.clone())).into());
+    let set = set.map(|(name, value)| set_to(name, Some(value)));
     removed.chain(set).collect()
 }
 

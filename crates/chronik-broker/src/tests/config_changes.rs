@@ -514,6 +514,38 @@ fn a_change_that_is_not_applied_in_time_says_so() {
     assert_eq!(fixture.metadata.release(), 1);
 }
 
+#[test]
+fn changes_at_the_same_time_do_not_undo_each_other() {
+    let fixture = fixture();
+    let ask = |name: &str, ops: &[Op<'_>]| {
+        let resources = vec![resource(TOPIC, name, ops)];
+        fixture.send(1, &IncrementalAlterConfigsRequest { resources, validate_only: false })
+    };
+    let replicas = "leader.replication.throttled.replicas";
+    fixture.metadata.hold();
+    // All of them are planned before the first is applied.
+    let changes = ["0:1", "0:2", "0:3"].map(|replica| ask("a", &[(APPEND, replicas, Some(replica))]));
+    assert_eq!(fixture.metadata.release(), 3);
+    for pending in &changes {
+        let response: IncrementalAlterConfigsResponse = super::response(pending, 1);
+        assert_eq!((response.responses[0].error_code, &response.responses[0].error_message), (0, &None));
+    }
+    assert_eq!(value(&fixture, TOPIC, "a", replicas).as_deref(), Some("0:1,0:2,0:3"));
+
+    // What is set, and not added to, is what the last one said.
+    set(&fixture, TOPIC, "a", &[(SET, "max.compaction.lag.ms", Some("20"))]);
+    fixture.metadata.hold();
+    let lower = ask("a", &[(SET, "max.compaction.lag.ms", Some("5"))]);
+    let both =
+        ask("a", &[(SET, "max.compaction.lag.ms", Some("9")), (SET, "min.compaction.lag.ms", Some("8"))]);
+    fixture.metadata.release();
+    for pending in [lower, both] {
+        let response: IncrementalAlterConfigsResponse = super::response(&pending, 1);
+        assert_eq!(response.responses[0].error_code, 0);
+    }
+    assert_eq!(value(&fixture, TOPIC, "a", "max.compaction.lag.ms").as_deref(), Some("9"));
+}
+
 /// What a topic's configs are after any changes, in a few lines.
 fn model(configs: &mut BTreeMap<String, String>, ops: &[(i8, usize, usize)]) -> bool {
     let mut next = configs.clone();
@@ -542,11 +574,11 @@ fn model(configs: &mut BTreeMap<String, String>, ops: &[(i8, usize, usize)]) -> 
                 let mut list = present;
                 list.extend(items(value));
                 let mut unique: Vec<String> = Vec::new();
-                list.into_iter().for_each(|item| {
+                for item in list {
                     if !unique.contains(&item) {
-                        unique.push(item)
+                        unique.push(item);
                     }
-                });
+                }
                 next.insert(key.to_owned(), unique.join(","));
             }
             _ => {

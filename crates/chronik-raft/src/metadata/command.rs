@@ -443,13 +443,37 @@ pub struct SetConfig {
     /// Its value; absent to go back to the default.
     #[prost(string, optional, tag = "4")]
     pub value: Option<String>,
+    /// What the proposer last saw; absent where that does not matter.
+    #[prost(message, optional, tag = "5")]
+    pub expected: Option<ExpectedConfig>,
+}
+
+/// What a config must be for a change of it to be applied.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct ExpectedConfig {
+    /// Its value; absent where it must not be set.
+    #[prost(string, optional, tag = "1")]
+    pub value: Option<String>,
 }
 
 impl SetConfig {
     /// Sets a config, or removes it where there is no value.
     pub fn new(resource: &ConfigResource, key: impl Into<String>, value: Option<String>) -> Self {
         let (resource_type, resource_name) = resource.to_kafka();
-        Self { resource_type: i32::from(resource_type), resource_name, key: key.into(), value }
+        Self {
+            resource_type: i32::from(resource_type),
+            resource_name,
+            key: key.into(),
+            value,
+            expected: None,
+        }
+    }
+
+    /// The same change, only where the config is what the proposer last saw.
+    #[must_use]
+    pub fn expecting(mut self, value: Option<&String>) -> Self {
+        self.expected = Some(ExpectedConfig { value: value.cloned() });
+        self
     }
 }
 

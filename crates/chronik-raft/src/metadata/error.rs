@@ -174,6 +174,14 @@ pub enum CommandError {
     /// The config's name is empty.
     #[error("a config needs a name")]
     EmptyConfigKey,
+    /// The config is not what the proposer last saw.
+    #[error("{key} of {resource} was changed meanwhile")]
+    ConfigChanged {
+        /// What the config belongs to.
+        resource: String,
+        /// The config's name.
+        key: String,
+    },
     /// The block is empty, or there are not so many ids left.
     #[error("a block of {count} producer ids cannot be allocated")]
     InvalidProducerIdBlock {
@@ -228,7 +236,7 @@ impl CommandError {
             Self::UnknownBroker { .. } => ErrorCode::BrokerIdNotRegistered,
             Self::StaleBrokerEpoch { .. } => ErrorCode::StaleBrokerEpoch,
             Self::InvalidRegistration { .. } => ErrorCode::InvalidRegistration,
-            Self::StalePartitionEpoch { .. } => ErrorCode::InvalidUpdateVersion,
+            Self::StalePartitionEpoch { .. } | Self::ConfigChanged { .. } => ErrorCode::InvalidUpdateVersion,
             Self::StaleLeaderEpoch { .. } => ErrorCode::FencedLeaderEpoch,
             Self::LeaderNotInSync { .. } => ErrorCode::EligibleLeadersNotAvailable,
             Self::NotReplica { .. } | Self::IneligibleReplica { .. } => ErrorCode::IneligibleReplica,

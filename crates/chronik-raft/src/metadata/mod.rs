@@ -19,8 +19,8 @@ mod snapshot;
 pub use apply::{Application, BatchOutcome, CommandOutput};
 pub use command::{
     AllocateProducerIds, AssignPartition, COMMANDS_PER_BATCH_MAX, Command, CommandBatch, CommandKind,
-    CreateTopic, DeleteTopic, Endpoint, FORMAT_VERSION_MAX, FenceBroker, RegisterBroker, RequestId,
-    SetClusterId, SetConfig, SetFormatVersion, SetPartitionLeader, UnfenceBroker, UpdateIsr,
+    CreateTopic, DeleteTopic, Endpoint, ExpectedConfig, FORMAT_VERSION_MAX, FenceBroker, RegisterBroker,
+    RequestId, SetClusterId, SetConfig, SetFormatVersion, SetPartitionLeader, UnfenceBroker, UpdateIsr,
 };
 pub use delta::{Delta, PartitionChange};
 pub use error::{ApplyError, CommandError};

@@ -26,6 +26,14 @@ impl Draft<'_> {
         }
         let mut configs =
             self.next.configs.get(&resource).map(|configs| ConfigMap::clone(configs)).unwrap_or_default();
+        if let Some(expected) = &command.expected
+            && configs.get(&command.key) != expected.value.as_ref()
+        {
+            return Err(CommandError::ConfigChanged {
+                resource: resource.to_string(),
+                key: command.key.clone(),
+            });
+        }
         match &command.value {
             Some(value) => configs.insert(command.key.clone(), value.clone()),
             None => configs.remove(&command.key),

@@ -271,6 +271,15 @@ fn configs_are_set_and_removed() {
     assert_eq!(set.image.config(&resource, "a"), Some("1"));
     let removed = accept(&set.image, vec![SetConfig::new(&resource, "a", None).into()]);
     assert_eq!(removed.configs(&resource), None);
+    // A change may depend on what is there.
+    let one = "1".to_owned();
+    let change = SetConfig::new(&resource, "a", Some("2".to_owned()));
+    let onto_one = change.clone().expecting(Some(&one));
+    assert_eq!(accept(&set.image, vec![onto_one.clone().into()]).config(&resource, "a"), Some("2"));
+    assert!(matches!(refuse(&removed, onto_one), CommandError::ConfigChanged { .. }));
+    let onto_none = change.expecting(None);
+    assert_eq!(accept(&removed, vec![onto_none.clone().into()]).config(&resource, "a"), Some("2"));
+    assert!(matches!(refuse(&set.image, onto_none), CommandError::ConfigChanged { .. }));
     let nameless = SetConfig::new(&resource, "", None);
     assert!(matches!(refuse(&image, nameless), CommandError::EmptyConfigKey));
     let absent = SetConfig::new(&ConfigResource::Topic("none".into()), "a", None);
