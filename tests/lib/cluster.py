@@ -170,6 +170,12 @@ class Node(Chronik):
                 start_new_session=True,
             )
 
+    def pid(self) -> int:
+        """The number of the process."""
+        if self.process is None:
+            raise AssertionError(f"node {self.node_id} was not started")
+        return self.process.pid
+
     def connect(self, timeout_s: float = 30.0) -> wire.Connection:
         """A connection to this node and no other."""
         return wire.Connection(self.bootstrap, timeout_s)
@@ -232,9 +238,11 @@ class Cluster:
             node.wait_until_ready()
         ids = sorted(node.node_id for node in self.running())
         for node in self.running():
-            eventually(
-                f"node {node.node_id} sees {ids}", lambda node=node: sorted(node.metadata([]).brokers) == ids
-            )
+
+            def sees_all(node: Node = node) -> bool:
+                return sorted(node.metadata([]).brokers) == ids
+
+            eventually(f"node {node.node_id} sees {ids}", sees_all)
 
     def stop(self) -> None:
         """SIGTERM to all, together."""
