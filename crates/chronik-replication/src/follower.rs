@@ -1,0 +1,105 @@
+//! What a follower does with an answer of the leader.
+
+use chronik_types::{ErrorCode, LeaderEpoch, Offset};
+
+/// How long a follower leaves a partition alone after an answer that it can do nothing about. The leader it knows
+/// has stepped down, or has not heard yet that it leads; the metadata log will tell (Kafka's
+/// `replica.fetch.backoff.ms`).
+pub const BACKOFF_MS: u64 = 100;
+
+/// How long it leaves one alone whose log could not be read or written, here or there.
+pub const STORAGE_BACKOFF_MS: u64 = 1_000;
+
+/// The last offset of an epoch: where the next epoch starts, or where the log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The epoch.
+    pub leader_epoch: LeaderEpoch,
+    /// One past its last record.
+    pub end_offset: Offset,
+}
+
+/// The follower's own log, as far as the decision needs it.
+pub trait OwnLog {
+    /// Where it ends.
+    fn log_end_offset(&self) -> Offset;
+    /// Where it starts.
+    fn log_start_offset(&self) -> Offset;
+    /// The largest epoch in it that is not above `leader_epoch`, and where that ends; `None` where there is none.
+    fn epoch_end(&self, leader_epoch: LeaderEpoch) -> Option<EpochEnd>;
+}
+
+/// One partition of the leader's answer, its records aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether there is an error.
+    pub error: ErrorCode,
+    /// The leader's log start; −1 where it does not say.
+    pub log_start_offset: Offset,
+    /// Where the two logs part (KIP-595, Fetch version 12): the largest epoch of the leader's log that is not above
+    /// the one that the follower fetched last, and its end there.
+    pub diverging: Option<EpochEnd>,
+    /// Whether it came with records.
+    pub has_records: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Append the records verbatim, take over the high watermark (as far as the log goes) and the log start.
+    Append,
+    /// Cut the log to this offset and ask again.
+    TruncateTo(Offset),
+    /// Nothing of the log is of use: begin anew, empty, at this offset.
+    StartAt(Offset),
+    /// Ask again after this time.
+    Wait {
+        /// Milliseconds.
+        delay_ms: u64,
+    },
+}
+
+/// Decides what to do with an answer to a fetch from `fetched_from`. Answers to fetches from anywhere but the log's
+/// end are late, and nothing is done about them.
+pub fn next_step(log: &dyn OwnLog, fetched_from: Offset, answer: &Answer) -> Step {
+    let end = log.log_end_offset();
+    if fetched_from != end {
+        return Step::Wait { delay_ms: 0 };
+    }
+    if answer.error == ErrorCode::OffsetOutOfRange {
+        // With epochs compared first, the leader's log starts beyond the end of this one, or this one is empty and
+        // starts beyond the leader's end.
+        return if answer.log_start_offset < Offset::ZERO || answer.log_start_offset == end {
+            Step::Wait { delay_ms: BACKOFF_MS }
+        } else {
+            Step::StartAt(answer.log_start_offset)
+        };
+    }
+    if matches!(answer.error, ErrorCode::KafkaStorageError | ErrorCode::CorruptMessage) {
+        return Step::Wait { delay_ms: STORAGE_BACKOFF_MS };
+    }
+    if !answer.error.is_none() {
+        return Step::Wait { delay_ms: BACKOFF_MS };
+    }
+    let Some(theirs) = answer.diverging else { return Step::Append };
+    // KIP-279: go to the largest epoch that both know, and to the smaller of its ends; ask again from there, until
+    // the logs agree. An epoch may have been skipped here, so that one round is not always enough.
+    let target = match log.epoch_end(theirs.leader_epoch) {
+        Some(ours) => ours.end_offset.min(theirs.end_offset),
+        // All that is here is newer than that: it was written under leaders that this one never followed.
+        None => theirs.end_offset.min(log.log_start_offset()),
+    };
+    if target >= end {
+        // The leader says that the logs part, and this one sees nothing to cut. Asking again is all there is.
+        return Step::Wait { delay_ms: BACKOFF_MS };
+    }
+    if target < log.log_start_offset() { Step::StartAt(theirs.end_offset) } else { Step::TruncateTo(target) }
+}
+
+/// The follower's high watermark: what the leader says, as far as the own log goes. It is never a reason to cut.
+pub fn high_watermark(leaders: Offset, log_end_offset: Offset) -> Offset {
+    leaders.min(log_end_offset)
+}
+
+#[cfg(test)]
+mod tests;

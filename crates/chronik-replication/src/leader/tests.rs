@@ -1,0 +1,215 @@
+use super::*;
+
+const LAG_MS: u64 = 10_000;
+
+fn nodes(ids: &[i32]) -> Vec<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it stands for a lookup")]
+/// All three are registered, each in the epoch of its id times ten.
+fn all(node: NodeId) -> Option<BrokerEpoch> {
+    Some(BrokerEpoch(i64::from(node.get()) * 10))
+}
+
+fn without(gone: i32) -> impl Fn(NodeId) -> Option<BrokerEpoch> {
+    move |node| all(node).filter(|_| node.get() != gone)
+}
+
+fn at(ms: u64) -> MonotonicMs {
+    MonotonicMs(ms)
+}
+
+fn leader(isr: &[i32], end: i64, high_watermark: i64, min_insync: usize) -> Leader {
+    let term = LeaderTerm {
+        replicas: nodes(&[1, 2, 3]),
+        isr: nodes(isr),
+        leader_epoch: LeaderEpoch(4),
+        partition_epoch: PartitionEpoch(7),
+    };
+    Leader::new(
+        at(0),
+        NodeId(1),
+        &term,
+        &all,
+        Offset(end),
+        Offset(high_watermark),
+        LeaderSettings { min_insync, lag_ms_max: LAG_MS },
+    )
+}
+
+fn fetch(leader: &mut Leader, now_ms: u64, node: i32, offset: i64) -> Effects {
+    let fetch = FollowerFetch {
+        node: NodeId(node),
+        broker_epoch: Some(BrokerEpoch(i64::from(node) * 10)),
+        fetch_offset: Offset(offset),
+        log_start_offset: Offset(0),
+    };
+    leader.fetched(at(now_ms), fetch)
+}
+
+fn moved(to: i64) -> Effects {
+    Effects { high_watermark: Some(Offset(to)), propose: None }
+}
+
+#[test]
+fn the_high_watermark_is_the_smallest_end_of_the_isr() {
+    let mut leader = leader(&[1, 2, 3], 0, 0, 2);
+    assert_eq!(leader.appended(at(1), Offset(10)), Effects::default());
+    assert_eq!(fetch(&mut leader, 2, 2, 10), Effects::default(), "replica 3 has said nothing yet");
+    assert_eq!(fetch(&mut leader, 3, 3, 6), moved(6));
+    assert_eq!(fetch(&mut leader, 4, 3, 10), moved(10));
+    assert_eq!(fetch(&mut leader, 5, 3, 2), Effects::default(), "REPL-1");
+    assert_eq!(leader.high_watermark(), Offset(10));
+}
+
+#[test]
+fn kip_966_nothing_is_committed_while_too_few_are_in_sync() {
+    let mut leader = leader(&[1], 5, 5, 2);
+    assert_eq!(leader.appended(at(1), Offset(9)), Effects::default());
+    assert!(!leader.has_enough_in_sync());
+    let effects = fetch(&mut leader, 2, 2, 9);
+    let proposal = effects.propose.expect("replica 2 has caught up");
+    assert_eq!((proposal.isr, effects.high_watermark), (nodes(&[1, 2]), None));
+    assert_eq!(leader.changed(at(3), &nodes(&[1, 2]), PartitionEpoch(8)), moved(9));
+}
+
+#[test]
+fn kip_497_a_replica_about_to_enter_counts_before_it_is_in() {
+    let mut leader = leader(&[1, 2], 10, 10, 1);
+    fetch(&mut leader, 1, 2, 10);
+    let proposal = fetch(&mut leader, 1, 3, 10).propose.expect("caught up");
+    assert_eq!((proposal.isr, proposal.partition_epoch), (nodes(&[1, 2, 3]), PartitionEpoch(7)));
+    leader.appended(at(2), Offset(20));
+    assert_eq!(fetch(&mut leader, 3, 2, 20), Effects::default(), "replica 3 may be in the ISR already");
+    assert_eq!(fetch(&mut leader, 4, 3, 20), moved(20));
+    assert_eq!(leader.again(PartitionEpoch(7)).map(|proposal| proposal.isr), Some(nodes(&[1, 2, 3])));
+    assert!(leader.is_changing());
+    leader.refused(at(5), PartitionEpoch(7));
+    assert!(!leader.is_changing());
+}
+
+#[test]
+fn kip_497_a_replica_on_its_way_out_counts_until_it_is_out() {
+    let mut leader = leader(&[1, 2, 3], 10, 10, 1);
+    leader.appended(at(1), Offset(20));
+    fetch(&mut leader, LAG_MS + 1, 2, 20);
+    let proposal = leader.check(at(LAG_MS + 2)).propose.expect("replica 3 lags");
+    assert_eq!((proposal.isr, proposal.cause), (nodes(&[1, 2]), IsrCause::Lagging(nodes(&[3]))));
+    assert_eq!(leader.high_watermark(), Offset(10));
+    assert_eq!(leader.check(at(LAG_MS + 3)).propose, None, "one change at a time");
+    assert_eq!(leader.changed(at(LAG_MS + 4), &nodes(&[1, 2]), PartitionEpoch(8)), moved(20));
+}
+
+#[test]
+fn a_replica_at_the_end_of_a_quiet_log_stays_in_sync() {
+    let mut leader = leader(&[1, 2, 3], 10, 10, 1);
+    fetch(&mut leader, 1, 2, 10);
+    fetch(&mut leader, 1, 3, 10);
+    assert_eq!(leader.check(at(LAG_MS * 100)).propose, None);
+}
+
+#[test]
+fn a_replica_that_keeps_up_with_a_busy_log_stays_in_sync() {
+    let mut leader = leader(&[1, 2], 0, 0, 1);
+    for round in 1..100 {
+        let now_ms = u64::try_from(round).expect("small") * LAG_MS / 4;
+        leader.appended(at(now_ms), Offset(round * 10));
+        // It is always one round behind.
+        fetch(&mut leader, now_ms, 2, (round - 1) * 10);
+        assert_eq!(leader.check(at(now_ms)).propose, None, "round {round}");
+    }
+    let stuck = LAG_MS / 4 * 99;
+    assert_eq!(leader.check(at(stuck + LAG_MS / 2)).propose, None);
+    assert!(leader.check(at(stuck + 2 * LAG_MS)).propose.is_some());
+}
+
+#[test]
+fn kip_841_and_903_a_replica_that_is_fenced_or_reborn_does_not_enter() {
+    let mut leader = leader(&[1, 2], 10, 10, 1);
+    leader.membership_changed(at(1), &without(3));
+    assert_eq!(fetch(&mut leader, 1, 3, 10).propose, None, "it is fenced");
+    leader.membership_changed(at(2), &|_: NodeId| Some(BrokerEpoch(99)));
+    assert_eq!(fetch(&mut leader, 2, 3, 10).propose, None, "it fetches for an earlier life");
+    leader.membership_changed(at(3), &all);
+    assert!(fetch(&mut leader, 3, 3, 10).propose.is_some());
+}
+
+#[test]
+fn kip_207_a_new_leader_is_settled_once_its_own_start_is_committed() {
+    let mut leader = leader(&[1, 2], 10, 4, 1);
+    assert!(!leader.is_settled());
+    assert_eq!(fetch(&mut leader, 1, 2, 10), moved(10));
+    assert!(leader.is_settled());
+}
+
+#[test]
+fn a_replica_below_the_start_of_the_epoch_does_not_enter() {
+    let mut leader = leader(&[1], 10, 4, 1);
+    // Alone in the ISR, the leader commits what it has as soon as it looks.
+    assert_eq!(fetch(&mut leader, 1, 3, 6), moved(10));
+    assert_eq!(fetch(&mut leader, 2, 3, 9).propose, None);
+    assert!(fetch(&mut leader, 3, 3, 10).propose.is_some());
+}
+
+#[test]
+fn a_replica_that_is_close_is_waited_for_while_it_lives() {
+    let mut leader = leader(&[1, 2], 10, 10, 1);
+    fetch(&mut leader, 1, 2, 10);
+    fetch(&mut leader, 1, 3, 10);
+    leader.refused(at(1), PartitionEpoch(7));
+    leader.appended(at(2), Offset(12));
+    assert_eq!(fetch(&mut leader, 3, 2, 12), Effects::default());
+    assert_eq!(leader.membership_changed(at(4), &without(3)), moved(12), "the dead hold nobody up");
+}
+
+#[test]
+fn a_partition_with_few_replicas_needs_all_of_them_at_most() {
+    let term = LeaderTerm {
+        replicas: nodes(&[1]),
+        isr: nodes(&[1]),
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: PartitionEpoch(0),
+    };
+    let mut leader = Leader::new(
+        at(0),
+        NodeId(1),
+        &term,
+        &all,
+        Offset(0),
+        Offset(0),
+        LeaderSettings { min_insync: 2, lag_ms_max: LAG_MS },
+    );
+    assert_eq!(leader.min_insync(), 1);
+    assert_eq!(leader.appended(at(1), Offset(3)), moved(3));
+}
+
+#[test]
+fn late_news_of_the_partition_changes_nothing() {
+    let mut leader = leader(&[1, 2, 3], 10, 10, 1);
+    assert_eq!(leader.changed(at(1), &nodes(&[1]), PartitionEpoch(7)), Effects::default());
+    assert_eq!(leader.isr(), nodes(&[1, 2, 3]));
+    assert_eq!(leader.refused(at(1), PartitionEpoch(3)), Effects::default());
+    assert_eq!(fetch(&mut leader, 1, 9, 10), Effects::default(), "no replica");
+}
+
+#[test]
+fn kip_107_the_low_watermark_is_that_of_the_live_replicas() {
+    let mut leader = leader(&[1, 2, 3], 10, 10, 1);
+    assert_eq!(leader.low_watermark(Offset(5)), Offset(0));
+    for (node, start) in [(2, 4), (3, 3)] {
+        leader.fetched(
+            at(1),
+            FollowerFetch {
+                node: NodeId(node),
+                broker_epoch: None,
+                fetch_offset: Offset(10),
+                log_start_offset: Offset(start),
+            },
+        );
+    }
+    assert_eq!(leader.low_watermark(Offset(5)), Offset(3));
+    leader.membership_changed(at(2), &without(3));
+    assert_eq!(leader.low_watermark(Offset(5)), Offset(4));
+    assert_eq!(leader.replica(NodeId(2)).and_then(|state| state.log_start_offset), Some(Offset(4)));
+}
