@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -240,6 +241,21 @@ def any_node_takes_any_request() -> None:
         cluster.check_logs()
 
 
+def any_legal_id_and_address_will_do() -> None:
+    ids = [0, 7, 2_147_483_647]
+    with Cluster(BINARY, ids, {"CHRONIK_BIND": "127.0.0.1"}, host="127.0.0.1") as cluster:
+        cluster.start()
+        with cluster.nodes[2].connect() as connection:
+            expect("create", create_topics(connection, {"ids": (3, 3)})["ids"], (0, None))
+        everywhere(cluster, "ids", table([[0, 7, 2_147_483_647], [7, 2_147_483_647, 0], [2_147_483_647, 0, 7]]))
+        about = cluster.nodes[0].metadata([])
+        expect("addresses", about.brokers, {node.node_id: ("127.0.0.1", node.port) for node in cluster.nodes})
+        cluster.leader().kill()
+        with next(cluster.running()).connect() as connection:
+            expect("two decide", create_topics(connection, {"two": (1, 1)})["two"], (0, None))
+        cluster.check_logs()
+
+
 def internal_topics_are_made_as_asked_for() -> None:
     with Cluster(BINARY) as cluster:
         cluster.start()
@@ -423,6 +439,30 @@ def the_leader_dies_amid_two_hundred_topics() -> None:
             for name in made:
                 told = lines_of(node.log(), f"Assigned partition {name}/0 to")
                 expect(f"times that node {node.node_id} assigned {name}", len(told) <= 1, True)
+        cluster.check_logs()
+
+
+def a_leader_that_sleeps_is_replaced() -> None:
+    with Cluster(BINARY) as cluster:
+        cluster.start()
+        leader, (first, second) = cluster.leader(), cluster.followers()
+        os.kill(leader.pid(), signal.SIGSTOP)
+        try:
+
+            def is_fenced() -> bool:
+                return leader.node_id not in first.metadata([]).brokers
+
+            eventually("it is fenced", is_fenced, 10)
+            with second.connect() as connection:
+                expect("two decide", create_topics(connection, {"asleep": (2, 2)})["asleep"], (0, None))
+        finally:
+            os.kill(leader.pid(), signal.SIGCONT)
+        cluster.wait_until_ready()
+        with leader.connect() as connection:
+            expect("it follows", create_topics(connection, {"awake": (3, 3)})["awake"], (0, None))
+        wanted = first.metadata(None).topics
+        eventually("it knows all", lambda: leader.metadata(None).topics == wanted)
+        expect("another leads", cluster.leader() is not leader, True)
         cluster.check_logs()
 
 
@@ -650,6 +690,7 @@ CASES: list[Callable[[], None]] = [
     kafka_python_sees_the_same_on_every_node,
     the_log_says_what_people_look_for,
     any_node_takes_any_request,
+    any_legal_id_and_address_will_do,
     internal_topics_are_made_as_asked_for,
     configs_change_through_followers,
     the_quorum_is_told_on_every_node,
@@ -657,6 +698,7 @@ CASES: list[Callable[[], None]] = [
     restarts_change_nothing,
     nodes_may_start_far_apart,
     the_leader_dies_amid_two_hundred_topics,
+    a_leader_that_sleeps_is_replaced,
     a_follower_far_behind_catches_up_by_snapshot,
     a_torn_frame_is_cut_and_a_flipped_byte_stops_the_node,
     a_full_disk_under_the_metadata_log,
