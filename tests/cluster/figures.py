@@ -1,6 +1,8 @@
 """How fast a cluster of three nodes on this machine starts, fails over, and carries many partitions.
 
-    figures.py --binary target/release/chronik-server
+    figures.py --binary target/release/chronik-server [--kafka DIRECTORY-OF-KAFKA-JARS]
+
+With --kafka it measures what Apache Kafka needs for the same, with three combined nodes, where that can be compared.
 
 Prints one line for each figure, with the goal beside it. A figure that misses its goal is told and is no failure:
 what else runs on the machine decides about it too.
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import wire
 from cluster import Cluster, Node, create_topics, delete_topics, eventually
+from kafka_cluster import KafkaCluster, KafkaNode
 
 ROUNDS = 5
 IDLE_S = 10.0
@@ -34,7 +37,7 @@ def tell(what: str, values: list[float], unit: str, goal: float) -> None:
     sys.stdout.flush()
 
 
-def first_success(node: Node, attempt: Callable[[wire.Connection], int], timeout_s: float = 30.0) -> float:
+def first_success(node: Node | KafkaNode, attempt: Callable[[wire.Connection], int], timeout_s: float = 30.0) -> float:
     """When an attempt first succeeds at a node, whatever happens before."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -135,14 +138,49 @@ def idle(binary: Path) -> tuple[list[float], list[float]]:
         return [resident_mb(node) for node in cluster.nodes], cpu
 
 
-def cpu_s(node: Node) -> float:
+def cpu_s(node: Node | KafkaNode) -> float:
     fields = Path(f"/proc/{node.pid()}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_mb(node: Node) -> float:
+def resident_mb(node: Node | KafkaNode) -> float:
     status = Path(f"/proc/{node.pid()}/status").read_text()
     return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+
+
+def beside_kafka(libs: Path) -> None:
+    """The same of Apache Kafka."""
+    with KafkaCluster(libs) as cluster:
+        cluster.prepare()
+        started = time.monotonic()
+        for node in cluster.nodes:
+            node.spawn()
+        took_s = first_success(cluster.nodes[0], create("first"), 180.0) - started
+        tell("Kafka: cold start to the first topic", [took_s], "s", 2.0)
+        for node in cluster.nodes:
+            node.wait_until_ready()
+        time.sleep(20)
+        before = [cpu_s(node) for node in cluster.nodes]
+        time.sleep(IDLE_S)
+        cpu = [100 * (cpu_s(node) - old) / IDLE_S for node, old in zip(cluster.nodes, before, strict=True)]
+        tell("Kafka: idle memory", [resident_mb(node) for node in cluster.nodes], "MB", 30.0)
+        tell("Kafka: idle processor", cpu, "% of a core", 1.0)
+        started = time.monotonic()
+        with cluster.nodes[0].connect(300.0) as connection:
+            code, text = create_topics(connection, {"large": (10_000, 3)}, 300_000)["large"]
+        if code == 0:
+            tell("Kafka: 10,000 partitions, answered", [time.monotonic() - started], "s", 3.0)
+        else:
+            print(f"Kafka: 10,000 partitions in one request: error {code} {text}", flush=True)
+    with KafkaCluster(libs) as cluster:
+        cluster.start()
+        first_success(cluster.nodes[0], create("first"), 180.0)
+        leader = cluster.leader()
+        other = next(node for node in cluster.nodes if node is not leader)
+        leader.kill()
+        killed = time.monotonic()
+        took_s = first_success(other, create("after", 3, 2), 180.0) - killed
+        tell("Kafka: controller killed to the next topic", [took_s], "s", 1.0)
 
 
 def main() -> int:
@@ -150,7 +188,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/chronik-server")
     parser.add_argument("--entries", type=int, default=100_000, help="metadata entries behind a restart")
+    parser.add_argument("--kafka", metavar="DIRECTORY", help="Kafka's jars, to measure Kafka instead")
     options = parser.parse_args()
+    if options.kafka:
+        beside_kafka(Path(options.kafka))
+        return 0
     binary = Path(options.binary)
     tell("cold start to the first topic", [cold_start(binary) for _ in range(ROUNDS)], "s", 2.0)
     tell("controller killed to the next topic", controller_killed(binary), "s", 1.0)

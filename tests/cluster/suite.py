@@ -256,6 +256,22 @@ def any_legal_id_and_address_will_do() -> None:
         cluster.check_logs()
 
 
+def one_two_or_five_nodes_are_a_cluster_too() -> None:
+    for ids in ([1], [1, 2], [1, 2, 3, 4, 5]):
+        with Cluster(BINARY, ids) as cluster:
+            cluster.start()
+            count = len(ids)
+            with cluster.nodes[-1].connect() as connection:
+                made = create_topics(connection, {"wide": (count, count), "wider": (1, count + 1)})
+            expect("created", {name: code for name, (code, _) in made.items()}, {"wide": 0, "wider": INVALID_FACTOR})
+            everywhere(cluster, "wide", table([ids[at:] + ids[:at] for at in range(count)]))
+            everywhere(cluster, "__meta", table([ids[:3]]))
+            cluster.stop()
+            cluster.start()
+            everywhere(cluster, "wide", table([ids[at:] + ids[:at] for at in range(count)]))
+            cluster.check_logs()
+
+
 def internal_topics_are_made_as_asked_for() -> None:
     with Cluster(BINARY) as cluster:
         cluster.start()
@@ -691,6 +707,7 @@ CASES: list[Callable[[], None]] = [
     the_log_says_what_people_look_for,
     any_node_takes_any_request,
     any_legal_id_and_address_will_do,
+    one_two_or_five_nodes_are_a_cluster_too,
     internal_topics_are_made_as_asked_for,
     configs_change_through_followers,
     the_quorum_is_told_on_every_node,
