@@ -272,6 +272,55 @@ def one_two_or_five_nodes_are_a_cluster_too() -> None:
             cluster.check_logs()
 
 
+def racks_and_advertised_addresses_count() -> None:
+    with Cluster(BINARY, settings={"CHRONIK_NUM_PARTITIONS": "5", "CHRONIK_REPLICATION_FACTOR": "2"}) as cluster:
+        for node, rack in zip(cluster.nodes, ("near", "near", "far"), strict=True):
+            node.settings |= {"CHRONIK_RACK": rack, "CHRONIK_ADVERTISE": f"127.0.0.1:{node.port}"}
+        cluster.start()
+        with cluster.nodes[0].connect() as connection:
+            expect("create", create_topics(connection, {"spread": (6, 2)})["spread"], (0, None))
+            metadata(connection, ["auto"])
+            about = metadata(connection, None)
+        expect("addresses", about.brokers, {node.node_id: ("127.0.0.1", node.port) for node in cluster.nodes})
+        expect("each partition is in both racks", [3 in p.replicas for p in about.topics["spread"]], [True] * 6)
+        auto = [(len(partition.replicas), partition.error) for partition in about.topics["auto"]]
+        expect("defaults", auto, [(2, 0)] * 5)
+
+
+def records_and_groups_work_across_nodes() -> None:
+    # Only this case and one other need the client.
+    kafka: Any = importlib.import_module("kafka")
+
+    with Cluster(BINARY) as cluster:
+        cluster.start()
+        producer = kafka.KafkaProducer(bootstrap_servers=cluster.nodes[0].bootstrap, acks=1)
+        sent = [producer.send("events", f"{number}".encode(), partition=number % 3) for number in range(300)]
+        for future in sent:
+            future.get(30)
+        producer.close()
+        read: list[int] = []
+        consumer = kafka.KafkaConsumer(
+            "events",
+            bootstrap_servers=cluster.nodes[2].bootstrap,
+            group_id="readers",
+            auto_offset_reset="earliest",
+            consumer_timeout_ms=10_000,
+        )
+        for message in consumer:
+            read.append(int(message.value))
+            if len(read) == 300:
+                break
+        consumer.commit()
+        consumer.close()
+        expect("everything is read", sorted(read), list(range(300)))
+        again = kafka.KafkaConsumer(
+            "events", bootstrap_servers=cluster.nodes[1].bootstrap, group_id="readers", consumer_timeout_ms=4_000
+        )
+        expect("and not again", [message.value for message in again], [])
+        again.close()
+        cluster.check_logs()
+
+
 def internal_topics_are_made_as_asked_for() -> None:
     with Cluster(BINARY) as cluster:
         cluster.start()
@@ -370,6 +419,9 @@ def restarts_change_nothing() -> None:
             with others[0].connect() as connection:
                 name = f"without-{node.node_id}"
                 expect("two of three decide", create_topics(connection, {name: (2, 2)})[name], (0, None))
+                auto = metadata(connection, [f"auto-{name}"]).topics[f"auto-{name}"]
+                factors = [len(partition.replicas) for partition in auto]
+                expect("a default is clamped to the nodes that live", factors, [2, 2, 2])
             node.spawn()
             cluster.wait_until_ready()
             check(f"node {node.node_id}")
@@ -708,6 +760,8 @@ CASES: list[Callable[[], None]] = [
     any_node_takes_any_request,
     any_legal_id_and_address_will_do,
     one_two_or_five_nodes_are_a_cluster_too,
+    racks_and_advertised_addresses_count,
+    records_and_groups_work_across_nodes,
     internal_topics_are_made_as_asked_for,
     configs_change_through_followers,
     the_quorum_is_told_on_every_node,
