@@ -27,8 +27,8 @@ use crate::{logging, system};
 /// wait for half a second by default.
 pub const DRAIN_MS_MAX: u64 = 3_000;
 
-/// What sets the port of the metadata log.
-const RAFT_PORT: &str = "CHRONIK_RAFT_PORT";
+/// What sets the port of the metadata log: all nodes must know of another.
+const RAFT_PORT: &str = "CHRONIK_CLUSTER_PEERS on every node";
 
 /// The exit code when the process cannot start or go on.
 const EXIT_FAILURE: u8 = 1;

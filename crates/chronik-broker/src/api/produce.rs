@@ -14,8 +14,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use chronik_log::{AppendError, AppendOrigin, Appended, RefusedRecords};
 use chronik_protocol::produce::{
-    ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic, ProduceTopicResponse,
-    RecordError, TopicRef,
+    NodeEndpoint, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic,
+    ProduceTopicResponse, RecordError, TopicRef,
 };
 use chronik_protocol::records::{BatchHeader, parse_client_batch};
 use chronik_raft::metadata::MetadataImage;
@@ -28,6 +28,8 @@ use crate::controller::is_internal_topic;
 use crate::partition::{Confirmation, Partition};
 use crate::reply::Response;
 use crate::timers::{Expire, TimerKey};
+
+use super::leader_hints::LeaderHints;
 
 /// The most faulty records of one batch that are described in words. Of the others the answer gives the index, and the
 /// client says of them what holds for the batch.
@@ -50,6 +52,7 @@ struct ProgressState {
     /// Where the outcomes that are still missing go.
     undecided: BTreeSet<(usize, usize)>,
     topics: Vec<ProduceTopicResponse>,
+    node_endpoints: Vec<NodeEndpoint>,
     context: Option<RequestContext>,
     /// Ends the wait for replicas.
     timer: Option<TimerKey>,
@@ -86,6 +89,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     }
     let mut accepted = Vec::new();
     let mut missing = BTreeSet::new();
+    let mut hints = LeaderHints::default();
     let mut topics = Vec::with_capacity(requested_topics.len());
     for (topic_at, topic) in requested_topics.into_iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -106,6 +110,12 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
                     }
                     let mut refused = ProducePartitionResponse::error(wanted.index, code);
                     refused.error_message = message;
+                    let named = match &topic.topic {
+                        TopicRef::Name(name) => image.topic(name),
+                        TopicRef::Id(id) => image.topic_by_id(*id),
+                    };
+                    let place = (named.map(AsRef::as_ref), wanted.index);
+                    refused.current_leader = hints.hint(broker, &context.connection, &image, place, code);
                     partitions.push(refused);
                 }
             }
@@ -122,6 +132,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
             remaining: accepted.len() + 1,
             undecided: accepted.iter().map(|batch| (batch.topic_at, batch.partition_at)).collect(),
             topics,
+            node_endpoints: hints.endpoints(),
             context: Some(context),
             timer: None,
             acks,
@@ -213,7 +224,7 @@ fn refuse_all(context: RequestContext, topics: Vec<ProduceTopic>, acks: i16, cod
             topic: topic.topic,
         }
     };
-    answer(context, topics.into_iter().map(refuse).collect(), acks);
+    answer(context, topics.into_iter().map(refuse).collect(), Vec::new(), acks);
 }
 
 type Refusal = (ErrorCode, Option<String>);
@@ -333,7 +344,7 @@ fn record_errors(refused: &RefusedRecords) -> Vec<RecordError> {
 impl Progress {
     /// Notes one outcome; the last one answers.
     fn settle(&self, note: impl FnOnce(&mut ProgressState)) {
-        let (context, topics, acks, timer) = {
+        let (context, topics, node_endpoints, acks, timer) = {
             let mut state = self.state.lock();
             note(&mut state);
             state.remaining -= 1;
@@ -342,12 +353,14 @@ impl Progress {
             }
             // Where the time was up before, the answer has left already.
             let Some(context) = state.context.take() else { return };
-            (context, std::mem::take(&mut state.topics), state.acks, state.timer.take())
+            let topics = std::mem::take(&mut state.topics);
+            let node_endpoints = std::mem::take(&mut state.node_endpoints);
+            (context, topics, node_endpoints, state.acks, state.timer.take())
         };
         if let Some(timer) = timer {
             self.broker.timers.disarm(timer);
         }
-        answer(context, topics, acks);
+        answer(context, topics, node_endpoints, acks);
     }
 
     /// Waits for replicas no longer than the client does.
@@ -371,7 +384,7 @@ impl Progress {
 impl Expire for Progress {
     /// The records are in the leader's log and may yet be committed; the client hears that nobody knows.
     fn expire(self: Arc<Self>, _now: Now) {
-        let (context, topics, acks) = {
+        let (context, topics, node_endpoints, acks) = {
             let mut state = self.state.lock();
             let Some(context) = state.context.take() else { return };
             for (topic_at, partition_at) in std::mem::take(&mut state.undecided) {
@@ -379,13 +392,19 @@ impl Expire for Progress {
                     *slot = ProducePartitionResponse::error(slot.index, ErrorCode::RequestTimedOut);
                 }
             }
-            (context, std::mem::take(&mut state.topics), state.acks)
+            let topics = std::mem::take(&mut state.topics);
+            (context, topics, std::mem::take(&mut state.node_endpoints), state.acks)
         };
-        answer(context, topics, acks);
+        answer(context, topics, node_endpoints, acks);
     }
 }
 
-fn answer(context: RequestContext, topics: Vec<ProduceTopicResponse>, acks: i16) {
+fn answer(
+    context: RequestContext,
+    topics: Vec<ProduceTopicResponse>,
+    node_endpoints: Vec<NodeEndpoint>,
+    acks: i16,
+) {
     if acks == 0 {
         // Nobody reads an answer. A failure is shown by closing the connection, which makes the client refresh
         // what it knows.
@@ -402,7 +421,7 @@ fn answer(context: RequestContext, topics: Vec<ProduceTopicResponse>, acks: i16)
         }
         return;
     }
-    let response = ProduceResponse { topics, throttle_time_ms: 0, node_endpoints: Vec::new() };
+    let response = ProduceResponse { topics, throttle_time_ms: 0, node_endpoints };
     match response.encode_frame(context.header.correlation_id, context.version()) {
         Ok(frame) => context.send(Response::from(frame)),
         Err(error) => context.close(&error),

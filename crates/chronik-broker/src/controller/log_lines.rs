@@ -70,11 +70,8 @@ fn tell_topic(partitions: &[&PartitionChange], told_max: usize, is_controller: b
         tracing::info!("Assigning topic '{topic}': {count} partitions, RF={factor}");
     }
     for change in told {
-        match change.new.leader {
-            Some(leader) => {
-                tracing::info!("Assigned partition {topic}/{} to node {leader} (leader)", change.partition);
-            }
-            None => tracing::info!("Assigned partition {topic}/{} without a leader", change.partition),
+        if let Some(leader) = change.new.leader {
+            tracing::info!("Assigned partition {topic}/{} to node {leader} (leader)", change.partition);
         }
     }
     if !others.is_empty() {

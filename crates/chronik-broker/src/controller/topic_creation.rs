@@ -71,6 +71,13 @@ impl PlannedTopic {
     }
 }
 
+/// Topics that are being made because a client named them.
+struct Progress {
+    remaining: usize,
+    failures: Vec<(String, ErrorCode)>,
+    done: Option<AutoCreated>,
+}
+
 type AutoCreated = Box<dyn FnOnce(Vec<(String, ErrorCode)>) + Send>;
 
 impl Broker {
@@ -174,11 +181,6 @@ impl Broker {
         if names.is_empty() {
             done(Vec::new());
             return;
-        }
-        struct Progress {
-            remaining: usize,
-            failures: Vec<(String, ErrorCode)>,
-            done: Option<AutoCreated>,
         }
         let progress =
             Arc::new(Mutex::new(Progress { remaining: names.len(), failures: Vec::new(), done: Some(done) }));

@@ -40,22 +40,11 @@ pub(super) struct Socket {
 }
 
 /// The listening sockets, which share one bound on their connections.
-pub(super) struct Sockets;
-
-impl Sockets {
-    pub(super) fn new(
-        listeners: Vec<TcpListener>,
-        shared: &Arc<Shared>,
-    ) -> impl Iterator<Item = Socket> + use<> {
-        let connections_max = shared.links.len() * CONNECTIONS_PER_PEER_MAX + STRANGERS_MAX;
-        let permits = Arc::new(Semaphore::new(connections_max));
-        let shared = Arc::clone(shared);
-        listeners.into_iter().map(move |listener| Socket {
-            listener,
-            shared: Arc::clone(&shared),
-            permits: Arc::clone(&permits),
-        })
-    }
+pub(super) fn sockets(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Vec<Socket> {
+    let connections_max = shared.links.len() * CONNECTIONS_PER_PEER_MAX + STRANGERS_MAX;
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let socket = |listener| Socket { listener, shared: Arc::clone(shared), permits: Arc::clone(&permits) };
+    listeners.into_iter().map(socket).collect()
 }
 
 impl Socket {

@@ -120,7 +120,7 @@ impl PeerNetwork {
             service: OnceLock::new(),
             clock,
         });
-        for socket in incoming::Sockets::new(sockets, &shared) {
+        for socket in incoming::sockets(sockets, &shared) {
             tokio::spawn(socket.accept());
         }
         for link in links.links.values() {

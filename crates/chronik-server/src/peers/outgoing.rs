@@ -169,8 +169,8 @@ async fn send_messages(link: &Link, stream: TcpStream) -> io::Error {
         let mut byte = [0];
         reader.read(&mut byte).await
     };
-    let sent: Either<io::Result<()>, io::Result<usize>> = race(send, watch).await;
-    match sent {
+    let ended: Either<io::Result<()>, io::Result<usize>> = race(send, watch).await;
+    match ended {
         Either::First(Err(error)) | Either::Second(Err(error)) => error,
         Either::First(Ok(())) | Either::Second(Ok(0)) => io::Error::from(io::ErrorKind::ConnectionReset),
         Either::Second(Ok(_)) => io::Error::new(io::ErrorKind::InvalidData, "the peer spoke out of turn"),

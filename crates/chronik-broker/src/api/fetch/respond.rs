@@ -9,6 +9,7 @@ use chronik_protocol::fetch::{
 };
 use chronik_types::{ErrorCode, Offset, PartitionIndex};
 
+use crate::api::leader_hints::LeaderHints;
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::fetch_session::{FetchContext, SessionKey};
@@ -64,6 +65,8 @@ pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan
     let says_everything = !matches!(plan.session, FetchContext::Incremental(_));
     let mut topics: Vec<FetchTopicResponse<RecordData>> = Vec::new();
     let mut last: Option<&SessionKey> = None;
+    let image = broker.metadata.image();
+    let mut hints = LeaderHints::default();
     for (target, outcome) in plan.targets.iter().zip(reading.outcomes) {
         let is_news = session.as_mut().is_none_or(|session| session.tell(&target.key, &outcome.told()));
         if !says_everything && !is_news {
@@ -72,7 +75,14 @@ pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan
         let same_topic =
             last.is_some_and(|last| last.topic_id == target.key.topic_id && last.topic == target.key.topic);
         last = Some(&target.key);
-        let answer = partition_answer(target.key.partition, outcome, plan.limits.read_committed);
+        let error = outcome.error;
+        let mut answer = partition_answer(target.key.partition, outcome, plan.limits.read_committed);
+        if !error.is_none() {
+            let topic =
+                if by_id { image.topic_by_id(target.key.topic_id) } else { image.topic(&target.key.topic) };
+            let place = (topic.map(AsRef::as_ref), PartitionIndex(target.key.partition));
+            answer.current_leader = hints.hint(broker, &context.connection, &image, place, error);
+        }
         match topics.last_mut() {
             Some(topic) if same_topic => topic.partitions.push(answer),
             Some(_) | None => {
@@ -86,7 +96,8 @@ pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan
         }
     }
     drop(session);
-    send(context, FetchResponse { session_id, topics, ..Default::default() });
+    let node_endpoints = hints.endpoints();
+    send(context, FetchResponse { session_id, topics, node_endpoints, ..Default::default() });
 }
 
 fn partition_answer(
