@@ -14,7 +14,9 @@ use crate::journal::NoteKind;
 use crate::log::{LogParts, replace_unsynced};
 use crate::startup::{Recovered, StartingLogManager};
 use crate::stats::LogStats;
-use crate::{FlushQueue, Log, LogConfig, LogError, ManagerOptions, kafka_checkpoint, names, partition_metadata};
+use crate::{
+    FlushQueue, Log, LogConfig, LogError, ManagerOptions, kafka_checkpoint, names, partition_metadata,
+};
 
 /// Says what a topic's settings are, at start and when a log is created.
 pub type ConfigSource = dyn Fn(&str) -> Arc<LogConfig> + Send + Sync;

@@ -21,15 +21,26 @@ fn config() -> LogConfig {
     }
 }
 
-const SHAPE: Shape =
-    Shape { key_count: 40, producer_count: 4, records_max: 8, value_bytes_max: 60, without_key: true };
+const SHAPE: Shape = Shape {
+    key_count: 40,
+    producer_count: 4,
+    records_max: 8,
+    value_bytes_max: 60,
+    without_key: true,
+    codec_count: 5,
+};
 
 /// Where a record with a timestamp is found must be where it is read.
 fn check_lookups(log: &chronik_log::Log, found: &[(i64, Seen)], at: &str) {
     for timestamp in found.iter().step_by(17).map(|(_, record)| record.timestamp) {
-        let expected = found.iter().find(|(_, record)| timestamp <= record.timestamp).map(|(offset, _)| *offset);
+        let expected =
+            found.iter().find(|(_, record)| timestamp <= record.timestamp).map(|(offset, _)| *offset);
         let looked_up = log.offset_for(OffsetQuery::Timestamp(TimestampMs(timestamp))).unwrap();
-        assert_eq!(looked_up.map(|found| found.offset.get()), expected, "{at}: first at or after {timestamp}");
+        assert_eq!(
+            looked_up.map(|found| found.offset.get()),
+            expected,
+            "{at}: first at or after {timestamp}"
+        );
     }
 }
 
@@ -162,12 +173,20 @@ fn what_is_kept_whole_is_kept_byte_for_byte() {
     let mut rng = Rng(3);
     // Every key once.
     for at in 0..40_i64 {
-        let mut builder = chronik_protocol::records::BatchBuilder::new(chronik_protocol::records::BatchOptions {
-            compression: CODECS[rng.index(CODECS.len())],
-            ..Default::default()
-        });
+        let mut builder =
+            chronik_protocol::records::BatchBuilder::new(chronik_protocol::records::BatchOptions {
+                compression: CODECS[rng.index(CODECS.len())],
+                ..Default::default()
+            });
         for record in 0..3 {
-            builder.append(TimestampMs(BASE_MS + at), Some(&[u8::try_from(at).unwrap(), record]), Some(&[7; 20]), &[]).unwrap();
+            builder
+                .append(
+                    TimestampMs(BASE_MS + at),
+                    Some(&[u8::try_from(at).unwrap(), record]),
+                    Some(&[7; 20]),
+                    &[],
+                )
+                .unwrap();
         }
         log.append(now_at(0), builder.finish().unwrap(), AppendOrigin::Client, LeaderEpoch(2)).unwrap();
     }
@@ -243,7 +262,9 @@ fn tombstones_go_when_their_time_has_come() {
         header.attributes.has_delete_horizon().then_some(header.base_timestamp)
     });
     assert_eq!(horizon, Some(TimestampMs(BASE_MS + 11_000)));
-    assert!(all_seen(&log, 4_000).iter().any(|(offset, record)| *offset == 3 && record.timestamp == BASE_MS + 5));
+    assert!(
+        all_seen(&log, 4_000).iter().any(|(offset, record)| *offset == 3 && record.timestamp == BASE_MS + 5)
+    );
     fill(20);
     clean(&mut worker, now_at(10_999));
     assert_eq!(has(b"gone"), [None]);

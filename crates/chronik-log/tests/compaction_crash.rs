@@ -11,13 +11,19 @@ use chronik_types::{LeaderEpoch, Offset};
 use common::compaction::*;
 use common::*;
 
-const SHAPE: Shape =
-    Shape { key_count: 12, producer_count: 3, records_max: 5, value_bytes_max: 50, without_key: false };
+const SHAPE: Shape = Shape {
+    key_count: 12,
+    producer_count: 3,
+    records_max: 5,
+    value_bytes_max: 50,
+    without_key: false,
+    codec_count: 2,
+};
 
 /// The first offsets are 0, and the times of the rounds are far apart, so that tombstones of one round are due in the
 /// next.
 const ROUND_MS: u64 = 100_000;
-const ROUNDS: u64 = 3;
+const ROUNDS: u64 = 2;
 
 fn config() -> LogConfig {
     LogConfig {
@@ -54,7 +60,7 @@ fn work(node: &Node, done: &mut Done, rounds: std::ops::Range<u64>) -> Option<()
     let log = node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config)).ok()?;
     for round in rounds {
         let mut rng = Rng(round);
-        for at in 0..22 {
+        for at in 0..16 {
             let now = now_at(round * ROUND_MS + at);
             let epoch = LeaderEpoch(i32::try_from(round).unwrap());
             done.history.append(&log, &mut rng, SHAPE, now, epoch)?;
@@ -62,11 +68,14 @@ fn work(node: &Node, done: &mut Done, rounds: std::ops::Range<u64>) -> Option<()
         log.set_high_watermark(log.log_end_offset());
         done.synced = log.sync().ok()?.get();
         // Not before each round, so that the restart finds checkpoints of different ages.
-        if round != 1 {
+        if round != 0 {
             node.manager.maintain(now_at(round * ROUND_MS + 6_000));
         }
-        let options =
-            chronik_log::CleanerOptions { dedupe_buffer_bytes: 24 * 9, ..small_steps() };
+        let options = chronik_log::CleanerOptions {
+            dedupe_buffer_bytes: 24 * 9,
+            io_buffer_bytes: 600,
+            ..small_steps()
+        };
         let mut worker = worker(&node.manager, options);
         let now = now_at(round * ROUND_MS + 10_000);
         for step in 0..100_000_u64 {
@@ -119,8 +128,7 @@ fn go_on(node: &Node, done: &mut Done, at: &str) {
     done.history.records.retain(|&offset, _| offset < end);
     // The producers begin anew, as whoever waits for an answer does that never comes.
     let known: Vec<_> = node.log().active_producers();
-    done.history.sequences =
-        known.iter().map(|p| (p.producer_id.get(), p.last_sequence + 1)).collect();
+    done.history.sequences = known.iter().map(|p| (p.producer_id.get(), p.last_sequence + 1)).collect();
     work(node, done, ROUNDS..ROUNDS + 1).unwrap_or_else(|| panic!("{at}: the log does not go on"));
     check(node, done, node.log().log_end_offset().get(), &format!("{at}, then went on"));
     assert!(node.log().cleaned_up_to().is_some(), "{at}: no clean after the restart");
@@ -132,7 +140,8 @@ fn operations() -> u64 {
     let mut done = Done::default();
     work(&node, &mut done, 0..ROUNDS).expect("without faults the work is done");
     check(&node, &done, done.synced, "without faults");
-    assert!(node.manager.stats().clean_count > ROUNDS, "{:?}", node.manager.stats());
+    assert!(node.manager.stats().clean_count >= ROUNDS, "{:?}", node.manager.stats());
+    println!("{} operations", disk.operation_count());
     disk.operation_count()
 }
 
@@ -148,7 +157,8 @@ fn run_until(stop: u64) -> (SimDisk, Done) {
 
 #[test]
 fn a_process_that_dies_anywhere_in_a_clean_leaves_what_must_be_readable() {
-    for stop in 0..operations() {
+    let operations = operations();
+    for stop in 0..operations {
         let (disk, mut done) = run_until(stop);
         let at = format!("stopped after {stop} operations");
         disk.crash(Crash::Process);
@@ -167,7 +177,8 @@ fn a_process_that_dies_anywhere_in_a_clean_leaves_what_must_be_readable() {
 
 #[test]
 fn a_machine_that_stops_anywhere_in_a_clean_leaves_what_must_be_readable() {
-    for stop in 0..operations() {
+    let operations = operations();
+    for stop in 0..operations {
         for seed in 0..2 {
             let (disk, mut done) = run_until(stop);
             let at = format!("power lost after {stop} operations, seed {seed}");

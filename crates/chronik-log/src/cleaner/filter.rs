@@ -137,9 +137,7 @@ impl Filter<'_> {
         header.producer_id.get() >= 0
             && last.is_some_and(|last| match last.last_data_offset {
                 Some(offset) => last_offset == offset,
-                None => {
-                    header.attributes.is_control() && header.producer_epoch.get() == last.producer_epoch
-                }
+                None => header.attributes.is_control() && header.producer_epoch.get() == last.producer_epoch,
             })
     }
 }

@@ -121,7 +121,9 @@ impl Pass {
         let offset_count: u64 = segments
             .iter()
             .skip(at)
-            .map(|segment| segment.next_offset.saturating_sub(segment.base_offset.max(dirt.first_dirty_offset)))
+            .map(|segment| {
+                segment.next_offset.saturating_sub(segment.base_offset.max(dirt.first_dirty_offset))
+            })
             .map(|count| u64::try_from(count).unwrap_or(0))
             .sum();
         let map = KeyMap::new(
@@ -169,9 +171,7 @@ impl Pass {
             Phase::Rewrite { .. } => self.rewrite(now, step_bytes),
         };
         match result {
-            Ok(is_done) => {
-                Ok(Progress { io_bytes: self.read_bytes + self.written_bytes - before, is_done })
-            }
+            Ok(is_done) => Ok(Progress { io_bytes: self.read_bytes + self.written_bytes - before, is_done }),
             // What was read may be of a segment that is being cut or removed.
             Err(error) => self.check_unchanged().and(Err(error)),
         }
@@ -207,11 +207,13 @@ impl Pass {
         let mut full_at = None;
         let at_end = loop {
             let next = walker.next_batch();
-            let Some((found, batch)) = next.map_err(|error| read_failed(&self.log, base_offset, error))? else {
+            let Some((found, batch)) = next.map_err(|error| read_failed(&self.log, base_offset, error))?
+            else {
                 break true;
             };
             let indexed = self.index_batch(&found.header, batch);
-            full_at = indexed.map_err(|source| batch_failed(&self.log, base_offset, found.position, source))?;
+            full_at =
+                indexed.map_err(|source| batch_failed(&self.log, base_offset, found.position, source))?;
             if full_at.is_some() || found.end_position().saturating_sub(begun_at) >= step_bytes {
                 break false;
             }
@@ -334,7 +336,8 @@ impl Pass {
         let mut walker = BatchWalker::resume(&*file, std::mem::take(&mut reader.walk), size_bytes);
         let at_end = loop {
             let next = walker.next_batch();
-            let Some((found, batch)) = next.map_err(|error| read_failed(&self.log, base_offset, error))? else {
+            let Some((found, batch)) = next.map_err(|error| read_failed(&self.log, base_offset, error))?
+            else {
                 break true;
             };
             let header = &found.header;
@@ -389,8 +392,7 @@ impl Pass {
         let end_offset = self.next_base(range.end);
         let outcome = output.finish(&self.log, last).and_then(|(cleaned, bytes)| {
             let after = cleaned.size_bytes;
-            let replaced =
-                self.log.replace_segments(now, self.cut_count, replaced, cleaned, end_offset)?;
+            let replaced = self.log.replace_segments(now, self.cut_count, replaced, cleaned, end_offset)?;
             Ok((replaced, after, bytes))
         });
         match outcome {
@@ -429,7 +431,6 @@ impl Pass {
         let offset = self.dirt.first_dirty_offset;
         self.log.position_before(file_number, base_offset, size_bytes, offset).unwrap_or(0)
     }
-
 }
 
 fn read_failed(log: &Log, base_offset: i64, error: ScanError) -> CleanError {

@@ -28,7 +28,11 @@ fn as_f64(value: u64) -> f64 {
     value as f64
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative; a cast saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "never negative; a cast saturates"
+)]
 fn as_u64(value: f64) -> u64 {
     value as u64
 }

@@ -20,8 +20,8 @@ impl Recovery<'_> {
         let mut changed = false;
         let mut swapped = Vec::new();
         let data_swap = format!("{}{}", names::LOG, names::SWAP);
-        let index_swaps =
-            [names::INDEX, names::TIME_INDEX, names::TXN_INDEX].map(|extension| format!("{extension}{}", names::SWAP));
+        let index_swaps = [names::INDEX, names::TIME_INDEX, names::TXN_INDEX]
+            .map(|extension| format!("{extension}{}", names::SWAP));
         let mut swapped_indexes = Vec::new();
         for entry in &entries {
             let name = &entry.name;

@@ -12,13 +12,8 @@ use chronik_types::{LeaderEpoch, Now, ProducerEpoch, ProducerId, TimestampMs};
 
 use super::*;
 
-pub(crate) const CODECS: [Compression; 5] = [
-    Compression::None,
-    Compression::Gzip,
-    Compression::Snappy,
-    Compression::Lz4,
-    Compression::Zstd,
-];
+pub(crate) const CODECS: [Compression; 5] =
+    [Compression::None, Compression::Zstd, Compression::Lz4, Compression::Snappy, Compression::Gzip];
 
 /// `SplitMix64`: small, and good enough to choose what a test does.
 pub(crate) struct Rng(pub(crate) u64);
@@ -72,6 +67,8 @@ pub(crate) struct Shape {
     pub(crate) records_max: u64,
     pub(crate) value_bytes_max: u64,
     pub(crate) without_key: bool,
+    /// How many of [`CODECS`] are used.
+    pub(crate) codec_count: usize,
 }
 
 impl History {
@@ -84,10 +81,11 @@ impl History {
         now: Now,
         leader_epoch: LeaderEpoch,
     ) -> Option<()> {
-        let producer = if rng.one_in(3) { -1 } else { i64::try_from(rng.below(shape.producer_count)).unwrap() };
+        let producer =
+            if rng.one_in(3) { -1 } else { i64::try_from(rng.below(shape.producer_count)).unwrap() };
         let sequence = if producer < 0 { -1 } else { *self.sequences.entry(producer).or_default() };
         let options = BatchOptions {
-            compression: CODECS[rng.index(CODECS.len())],
+            compression: CODECS[rng.index(shape.codec_count)],
             producer_id: ProducerId(producer),
             producer_epoch: ProducerEpoch(if producer < 0 { -1 } else { 0 }),
             base_sequence: sequence,
@@ -97,11 +95,8 @@ impl History {
         let mut records = Vec::new();
         for _ in 0..=rng.below(shape.records_max) {
             let record = random_record(rng, shape, now.wall.get());
-            let headers: Vec<Header<'_>> = record
-                .headers
-                .iter()
-                .map(|(key, value)| Header { key, value: value.as_deref() })
-                .collect();
+            let headers: Vec<Header<'_>> =
+                record.headers.iter().map(|(key, value)| Header { key, value: value.as_deref() }).collect();
             let timestamp = TimestampMs(record.timestamp);
             builder.append(timestamp, record.key.as_deref(), record.value.as_deref(), &headers).unwrap();
             records.push(record);
@@ -112,8 +107,7 @@ impl History {
         for (offset, record) in (first_offset..).zip(records) {
             self.records.insert(offset, record);
         }
-        let appended =
-            log.append(now, builder.finish().unwrap(), AppendOrigin::Client, leader_epoch).ok()?;
+        let appended = log.append(now, builder.finish().unwrap(), AppendOrigin::Client, leader_epoch).ok()?;
         assert_eq!(appended.first_offset.get(), first_offset);
         self.acknowledged = first_offset + i64::from(count);
         if producer >= 0 {
@@ -131,7 +125,10 @@ impl History {
         let above = self.records.range(cleaned_up_to..).map(|(offset, _)| *offset);
         for offset in last.chain(above) {
             let there = found.binary_search_by_key(&offset, |(offset, _)| *offset).is_ok();
-            assert!(there, "{at}: offset {offset} is gone and {cleaned_up_to} is how far the log was cleaned");
+            assert!(
+                there,
+                "{at}: offset {offset} is gone and {cleaned_up_to} is how far the log was cleaned"
+            );
         }
     }
 
@@ -166,7 +163,8 @@ impl History {
 
     /// The last value of each key that has one.
     pub(crate) fn state(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let with_key = self.records.values().filter_map(|record| Some((record.key.clone()?, record.value.clone())));
+        let with_key =
+            self.records.values().filter_map(|record| Some((record.key.clone()?, record.value.clone())));
         live(with_key.collect())
     }
 }
@@ -274,8 +272,7 @@ pub(crate) fn clean(worker: &mut CleanerWorker, now: Now) -> usize {
 
 pub(crate) fn control_batch(options: BatchOptions, timestamp: i64, commit: bool) -> BytesMut {
     use chronik_protocol::records::{ControlType, EndTxnMarker};
-    let mut builder =
-        BatchBuilder::new(BatchOptions { is_control: true, is_transactional: true, ..options });
+    let mut builder = BatchBuilder::new(BatchOptions { is_control: true, is_transactional: true, ..options });
     let control_type = if commit { ControlType::Commit } else { ControlType::Abort };
     builder
         .append_marker(TimestampMs(timestamp), EndTxnMarker { control_type, coordinator_epoch: 0 })
