@@ -11,7 +11,7 @@ use chronik_types::{MonotonicMs, NodeId, Now};
 
 use crate::api;
 use crate::clock::SharedClock;
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, BrokerConfigs, Loggers, ValuesListener};
 use crate::connection::Connection;
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
@@ -41,6 +41,7 @@ pub struct BrokerParts {
 /// Every method may be called from any thread at any time. None blocks on anything but a disk.
 pub struct Broker {
     pub(crate) config: BrokerConfig,
+    pub(crate) configs: BrokerConfigs,
     pub(crate) metadata: Arc<dyn MetadataLog>,
     pub(crate) logs: Arc<LogManager>,
     pub(crate) clock: SharedClock,
@@ -66,6 +67,8 @@ impl Broker {
             clock: Arc::clone(&clock),
         });
         let session_seed = random.next_u32();
+        let entries = config.entries.clone();
+        let configs = BrokerConfigs::new(config.node_id, entries, &config.topic_values, &metadata.image());
         Arc::new(Self {
             fetch_sessions: FetchSessions::new(
                 config.max_incremental_fetch_session_cache_slots,
@@ -80,6 +83,7 @@ impl Broker {
             is_stopping: AtomicBool::new(false),
             random,
             config,
+            configs,
             metadata,
             logs,
             clock,
@@ -125,10 +129,24 @@ impl Broker {
         debug_assert!(is_first, "a broker has one timer thread");
     }
 
+    /// Sets who hears of the broker configs in force whenever they change, and tells them at once. Only the first call
+    /// counts.
+    pub fn set_values_listener(&self, listener: ValuesListener) {
+        let is_first = self.configs.set_listener(listener);
+        debug_assert!(is_first, "a broker belongs to one process");
+    }
+
+    /// Sets whose log levels are shown and changed as the configs of this broker's loggers. Only the first call counts.
+    pub fn set_loggers(&self, loggers: Box<dyn Loggers>) {
+        let is_first = self.configs.set_loggers(loggers);
+        debug_assert!(is_first, "a broker belongs to one process");
+    }
+
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
     pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
-        self.topics.apply(self, image, delta);
+        let broker_configs_changed = self.configs.apply(image, delta);
+        self.topics.apply(self, image, delta, broker_configs_changed);
         self.groups.apply(self, delta);
     }
 

@@ -36,22 +36,25 @@ impl Topics {
         self.open.read().get(&(topic_id, index)).cloned()
     }
 
-    /// Follows a change of the image.
-    pub(crate) fn apply(&self, broker: &Broker, image: &MetadataImage, delta: &Delta) {
+    /// Follows a change of the image; `all_configs` where the broker's own values are different too.
+    pub(crate) fn apply(&self, broker: &Broker, image: &MetadataImage, delta: &Delta, all_configs: bool) {
         let now = broker.clock.now();
         let _changing = self.changing.lock();
         for topic in &delta.topics_deleted {
             self.retire(broker, now, topic);
         }
-        for resource in &delta.configs_changed {
-            let ConfigResource::Topic(name) = resource else { continue };
-            let Some(topic) = image.topic(name) else { continue };
-            let config = broker.log_config_of(image, name);
-            for (index, _) in topic.partitions() {
-                if let Some(partition) = self.get(topic.id, index) {
-                    partition.log().update_config(Arc::clone(&config));
-                }
-            }
+        // A log may be there without anybody having asked for its partition since the start.
+        if all_configs {
+            self.update_configs(broker, image, image.topics());
+        } else {
+            let changed = delta.configs_changed.iter().filter_map(|resource| match resource {
+                ConfigResource::Topic(name) => image.topic(name),
+                ConfigResource::Broker(_)
+                | ConfigResource::BrokerDefault
+                | ConfigResource::ClientMetrics(_)
+                | ConfigResource::Group(_) => None,
+            });
+            self.update_configs(broker, image, changed);
         }
         for change in &delta.partitions_changed {
             let Some(partition) = self.get(change.topic_id, change.partition) else { continue };
@@ -64,6 +67,26 @@ impl Topics {
                     leader_epoch = change.new.leader_epoch.get(),
                     "cannot take the lead: {error}"
                 );
+            }
+        }
+    }
+
+    /// Gives the logs of these topics the settings that are in force now.
+    fn update_configs<'a>(
+        &self,
+        broker: &Broker,
+        image: &MetadataImage,
+        topics: impl Iterator<Item = &'a Arc<TopicImage>>,
+    ) {
+        let values = broker.configs.values();
+        for topic in topics {
+            let config = topic_log_config(image, &values, &topic.name);
+            for (index, _) in topic.partitions() {
+                let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+                let opened = self.get(topic.id, index).map(|partition| Arc::clone(partition.log()));
+                if let Some(log) = opened.or_else(|| broker.logs.get(&name)) {
+                    log.update_config(Arc::clone(&config));
+                }
             }
         }
     }
@@ -131,14 +154,13 @@ impl Broker {
 
     /// The settings of a topic's logs.
     pub(crate) fn log_config_of(&self, image: &MetadataImage, topic: &Arc<str>) -> Arc<LogConfig> {
-        topic_log_config(image, &self.config.topic_values, topic)
+        topic_log_config(image, &self.configs.values(), topic)
     }
 
     /// How many replicas must be in sync for a produce with `acks=all` to a topic. Every such produce asks.
     pub(crate) fn min_insync_replicas(&self, image: &MetadataImage, topic: &Arc<str>) -> usize {
         let own = image.config(&ConfigResource::Topic(Arc::clone(topic)), MIN_INSYNC_REPLICAS);
-        let value = own.or_else(|| self.config.topic_values.get(MIN_INSYNC_REPLICAS).map(String::as_str));
-        value.and_then(|value| value.parse().ok()).unwrap_or(1)
+        own.and_then(|value| value.parse().ok()).unwrap_or_else(|| self.configs.min_insync_replicas())
     }
 
     /// The partition of a topic known by name.

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod loggers;
 pub mod logging;
 pub mod net;
 pub mod node;

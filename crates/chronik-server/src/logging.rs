@@ -10,16 +10,16 @@ use std::io::{self, Write as _};
 use chronik_types::TimestampMs;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use crate::clock::Clock;
 use crate::config::{LogFilter, LogFormat};
+use crate::loggers::ProcessLoggers;
 
-/// Sets up logging for the whole process. Only the first call has an effect.
-pub fn start(filter: LogFilter, format: LogFormat, clock: Clock) {
-    let layer = Lines { format, clock, write: write_to_stdout }.with_filter(filter.0);
-    let subscriber = tracing_subscriber::registry().with(layer);
+/// Sets up logging for the whole process. Only the first call has an effect. Gives what changes the levels later.
+pub fn start(filter: &LogFilter, format: LogFormat, clock: Clock) -> ProcessLoggers {
+    let (subscriber, loggers) = reloadable(filter, Lines { format, clock, write: write_to_stdout });
     // A test in the same process may have been first.
     drop(tracing::subscriber::set_global_default(subscriber));
     std::panic::set_hook(Box::new(|panic| {
@@ -27,6 +27,22 @@ pub fn start(filter: LogFilter, format: LogFormat, clock: Clock) {
         let name = thread.name().unwrap_or("?").to_owned();
         tracing::error!("Thread '{name}' panicked: {panic}");
     }));
+    loggers
+}
+
+/// What writes the lines that the filter lets through, and what changes the filter.
+fn reloadable<W: Fn(&str) + Send + Sync + 'static>(
+    filter: &LogFilter,
+    lines: Lines<W>,
+) -> (impl Subscriber + Send + Sync + 'static, ProcessLoggers) {
+    let (filter_layer, handle) = reload::Layer::<_, Registry>::new(filter.0.clone());
+    let subscriber = tracing_subscriber::registry().with(lines.with_filter(filter_layer));
+    let reload = move |filter| {
+        if let Err(error) = handle.reload(filter) {
+            tracing::warn!(%error, "cannot change log levels");
+        }
+    };
+    (subscriber, ProcessLoggers::new(&filter.0, Box::new(reload)))
 }
 
 fn write_to_stdout(line: &str) {
@@ -183,6 +199,7 @@ impl fmt::Display for DateTime {
 mod tests {
     use std::sync::Arc;
 
+    use chronik_broker::config::{LogLevel, Loggers as _, ROOT_LOGGER};
     use parking_lot::Mutex;
 
     use super::*;
@@ -230,6 +247,36 @@ mod tests {
             Some("INFO Created topic 'or ders' topic=orders partition=3 (chronik_server::logging::tests)\n")
         );
         assert!(second.ends_with("] WARN careful (there)\n"), "{second}");
+    }
+
+    #[test]
+    fn levels_change_at_once() {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let write = move |line: &str| sink.lock().push(line.to_owned());
+        let filter = LogFilter("info".parse().expect("a filter"));
+        let lines_layer = Lines { format: LogFormat::Text, clock: Clock::start(), write };
+        let (subscriber, loggers) = reloadable(&filter, lines_layer);
+        let shown = || std::mem::take(&mut *lines.lock()).len();
+        let set = |name: &str, level| loggers.set(&[(name.to_owned(), level)]);
+        tracing::subscriber::with_default(subscriber, || {
+            let log = || {
+                tracing::debug!(target: "chronik_broker::groups", "quiet");
+                tracing::error!(target: "chronik_log", "loud");
+            };
+            log();
+            assert_eq!(shown(), 1);
+            set("chronik_broker", Some(LogLevel::Debug));
+            shown();
+            log();
+            assert_eq!(shown(), 2);
+            set(ROOT_LOGGER, Some(LogLevel::Off));
+            log();
+            assert_eq!(shown(), 1);
+            set("chronik_broker", None);
+            log();
+            assert_eq!(shown(), 0);
+        });
     }
 
     #[test]

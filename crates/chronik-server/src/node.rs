@@ -17,7 +17,7 @@ use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriv
 use chronik_types::{MonotonicMs, Now};
 
 use crate::clock::Clock;
-use crate::net::Service;
+use crate::net::{LiveLimits, Service};
 use crate::process::{Context, Node};
 use crate::system;
 use crate::threads::{MetadataThread, Waker, start_fsync, start_maintenance, start_metadata, start_timers};
@@ -60,7 +60,7 @@ impl chronik_broker::Clock for BrokerClock {
 
 /// Opens everything that lies in the data directory and starts what runs beside the connections.
 pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
-    let Context { config, kafka_port, clock, open_files_max, on_panic } = context;
+    let Context { config, kafka_port, clock, open_files_max, on_panic, loggers } = context;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let data_dir = config.data_dir.clone();
     let broker_config = config.broker(kafka_port);
@@ -81,6 +81,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         clock: Arc::new(BrokerClock(clock)),
         seed: system::random_seed()?,
     });
+    if let Some(loggers) = loggers {
+        broker.set_loggers(Box::new(loggers));
+    }
     let listener = Arc::clone(&broker);
     metadata.subscribe(Box::new(move |image, delta| listener.metadata_changed(image, delta)));
     broker.retire_strays();
@@ -110,7 +113,14 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let maintained = Arc::clone(&logs);
     let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
 
+    let configured = Arc::clone(&broker);
+    let at_start = config.limits(open_files_max);
+    let listening = move |limits: Arc<LiveLimits>| {
+        configured.set_values_listener(Box::new(move |values| limits.follow(&at_start, values)));
+    };
+
     Ok(Node {
+        listening: Box::new(listening),
         service: Arc::new(BrokerService(broker)),
         workers: vec![timers_worker, maintenance_worker, fsync_worker, metadata_worker],
         shut_down: Box::new(move |now| {
@@ -153,7 +163,7 @@ fn open_logs(
     open_files_max: Option<u64>,
 ) -> Result<Arc<LogManager>, Box<dyn Error>> {
     let image = metadata.image();
-    let values = values.clone();
+    let values = values.at(&image, config.node_id);
     let mut options = ManagerOptions { boot_id: system::boot_id(), ..config.manager_options() };
     if let Some(max) = open_files_max {
         // Connections have first claim on three quarters of the descriptors.

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config::{self, Command, Config, LogFormat};
-use crate::net::{self, Listener, Service};
+use crate::loggers::ProcessLoggers;
+use crate::net::{self, Listener, LiveLimits, Service};
 use crate::signals::{self, Stop};
 use crate::threads::{OnPanic, Worker};
 use crate::{logging, system};
@@ -40,10 +41,15 @@ pub struct Context {
     pub open_files_max: Option<u64>,
     /// For the threads that the node starts.
     pub on_panic: OnPanic,
+    /// What changes the log levels, where the process has logging.
+    pub loggers: Option<ProcessLoggers>,
 }
 
 /// The last thing that a node does.
 pub type ShutDown = Box<dyn FnOnce(Now) -> Result<(), Box<dyn Error>> + Send>;
+
+/// What a node does with the limits that can be changed at run time.
+pub type Listening = Box<dyn FnOnce(Arc<LiveLimits>) + Send>;
 
 /// A node that is ready for requests.
 pub struct Node {
@@ -51,6 +57,8 @@ pub struct Node {
     pub service: Arc<dyn Service>,
     /// Its threads, which are stopped in this order once no request is left.
     pub workers: Vec<Worker>,
+    /// Told of the limits that can be changed at run time, once clients can connect.
+    pub listening: Listening,
     /// Syncs, writes the checkpoint, and closes what is open. Runs last.
     pub shut_down: ShutDown,
 }
@@ -105,7 +113,10 @@ fn start_and_wait(
     open: impl FnOnce(Context) -> Result<Node, Box<dyn Error>>,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let clock = Clock::start();
-    logging::start(config.log.clone(), config.log_format, clock);
+    let loggers = Some(logging::start(&config.log, config.log_format, clock));
+    for warning in config.values.warnings() {
+        tracing::warn!("{warning}");
+    }
     let (stops, mut stopped) = mpsc::unbounded_channel();
     signals::start(stops.clone())?;
     let open_files_max = system::raise_open_files_limit();
@@ -130,11 +141,12 @@ fn start_and_wait(
     });
     let limits = config.limits(open_files_max);
     let start_up = StartUp::of(&config, &addresses, data_dir);
-    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic })?;
+    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic, loggers })?;
     let listener = {
         let _runtime = runtime.enter();
         Listener::start(sockets, limits, Arc::clone(&node.service), clock)
     };
+    (node.listening)(Arc::clone(listener.live_limits()));
     start_up.tell();
 
     let reason = runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed);

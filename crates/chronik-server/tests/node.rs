@@ -34,6 +34,7 @@ fn open(data_dir: &Path) -> Result<Node, String> {
         clock: Clock::start(),
         open_files_max: None,
         on_panic: Arc::new(|name, text| panic!("{name}: {text}")),
+        loggers: None,
     };
     node::open(context).map_err(|error| error.to_string())
 }

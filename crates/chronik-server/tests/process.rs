@@ -62,6 +62,7 @@ fn open(mode: &str, context: &Context) -> Result<Node, Box<dyn Error>> {
     Ok(Node {
         service: Arc::new(Toy::default()),
         workers: vec![timers],
+        listening: Box::new(|_limits| ()),
         shut_down: Box::new(move |_now| Ok(std::fs::write(data_dir.join(CHECKPOINT), "clean")?)),
     })
 }

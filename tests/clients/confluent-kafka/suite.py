@@ -9,10 +9,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic
 
+import config_scenarios
 import report
 import scenarios
+from config_scenarios import Change
 from data import Record
 from scenarios import KafkaError
 
@@ -40,6 +42,7 @@ class Confluent:
     null_header = True
     both_null = True
     idempotent = True
+    incremental = True
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -64,6 +67,23 @@ class Confluent:
     def topic_configs(self, topic: str) -> dict[str, str]:
         entries = only_result(self.admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]))
         return {name: entry.value for name, entry in entries.items()}
+
+    def alter(self, kind: str, name: str, changes: list[Change]) -> None:
+        entries = [
+            ConfigEntry(key, value, incremental_operation=AlterConfigOpType[operation])
+            for operation, key, value in changes
+        ]
+        resource = ConfigResource(ConfigResource.Type[kind.upper()], name, incremental_configs=entries)
+        only_result(self.admin.incremental_alter_configs([resource]))
+
+    def replace(self, topic: str, configs: dict[str, str]) -> None:
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, set_config=configs)
+        only_result(self.admin.alter_configs([resource]))
+
+    def described(self, kind: str, name: str) -> dict[str, tuple[str | None, int]]:
+        resource = ConfigResource(ConfigResource.Type[kind.upper()], name)
+        entries = only_result(self.admin.describe_configs([resource]))
+        return {key: (entry.value, int(entry.source)) for key, entry in entries.items()}
 
     def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
         only_result(self.admin.delete_records([TopicPartition(topic, partition, before_offset)]))
@@ -170,4 +190,5 @@ class Confluent:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run(scenarios.cases(Confluent(sys.argv[1])), *sys.argv[2:]))
+    client = Confluent(sys.argv[1])
+    sys.exit(report.run([*scenarios.cases(client), *config_scenarios.cases(client)], *sys.argv[2:]))

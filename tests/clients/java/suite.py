@@ -190,17 +190,79 @@ def configs(tools: Tools) -> None:
     has("max.message.bytes", said, r"max.message.bytes=1048588 ")
     only_set = tools.ask("kafka-configs", "--describe", "--entity-type", "topics", "--entity-name", topic)
     expect("retention.ms is not set", "retention.ms" in only_set, False)
-    node = re.search(r"id: (\d+)", tools.ask("kafka-broker-api-versions"))
-    broker = tools.ask(
-        "kafka-configs",
-        "--describe",
-        "--all",
-        "--entity-type",
-        "brokers",
-        "--entity-name",
-        node.group(1) if node else "?",
-    )
+    of_broker = ("--entity-type", "brokers", "--entity-name", broker_id(tools))
+    broker = tools.ask("kafka-configs", "--describe", "--all", *of_broker)
     has("a broker's configs", broker, r"message.max.bytes=1048588 ")
+
+
+def alter_topic(tools: Tools) -> None:
+    topic = tools.create("java-alter")
+    of_topic = ("--entity-type", "topics", "--entity-name", topic)
+    policy = "cleanup.policy=[compact,delete]"
+    tools.ask("kafka-configs", "--alter", *of_topic, "--add-config", f"retention.ms=77777777,{policy}")
+    said = tools.ask("kafka-configs", "--describe", *of_topic)
+    has(
+        "retention.ms",
+        said,
+        r"retention.ms=77777777 sensitive=false synonyms=\{DYNAMIC_TOPIC_CONFIG:retention.ms=77777777",
+    )
+    has(
+        "cleanup.policy",
+        said,
+        r"cleanup.policy=compact,delete sensitive=false synonyms=\{DYNAMIC_TOPIC_CONFIG:cleanup.policy=compact,delete, "
+        r"DEFAULT_CONFIG:log.cleanup.policy=delete\}",
+    )
+    tools.ask("kafka-configs", "--alter", *of_topic, "--delete-config", "retention.ms")
+    said = tools.ask("kafka-configs", "--describe", *of_topic)
+    expect("retention.ms is not set", "retention.ms" in said, False)
+    has("cleanup.policy stays", said, r"cleanup.policy=compact,delete ")
+    said = tools.ask("kafka-configs", "--alter", *of_topic, "--add-config", "no.such=1", code=1)
+    has("an unknown config", said, "Unknown topic config name: no.such")
+    said = tools.ask("kafka-configs", "--alter", *of_topic, "--add-config", "retention.ms=soon", code=1)
+    has("a wrong value", said, "Invalid value soon for configuration retention.ms: Not a number of type LONG")
+
+
+def alter_brokers(tools: Tools) -> None:
+    topic = tools.create("java-follows")
+    one = ("--entity-type", "brokers", "--entity-name", broker_id(tools))
+    every = ("--entity-type", "brokers", "--entity-default")
+    tools.ask("kafka-configs", "--alter", *every, "--add-config", "log.index.interval.bytes=5000")
+    tools.ask("kafka-configs", "--alter", *one, "--add-config", "log.index.interval.bytes=6000")
+    dynamic = r"DYNAMIC_BROKER_CONFIG:log.index.interval.bytes=6000, "
+    default = r"DYNAMIC_DEFAULT_BROKER_CONFIG:log.index.interval.bytes=5000"
+    built_in = r"DEFAULT_CONFIG:log.index.interval.bytes=4096\}"
+    said = tools.ask("kafka-configs", "--describe", *one)
+    has(
+        "one broker", said, rf"log.index.interval.bytes=6000 sensitive=false synonyms=\{{{dynamic}{default}, {built_in}"
+    )
+    said = tools.ask("kafka-configs", "--describe", *every)
+    has("all brokers", said, rf"log.index.interval.bytes=5000 sensitive=false synonyms=\{{{default}\}}")
+    of_topic = ("--entity-type", "topics", "--entity-name", topic)
+    said = tools.ask("kafka-configs", "--describe", "--all", *of_topic)
+    has("a topic", said, rf" index.interval.bytes=6000 sensitive=false synonyms=\{{{dynamic}{default}, {built_in}")
+    tools.ask("kafka-configs", "--alter", *one, "--delete-config", "log.index.interval.bytes")
+    tools.ask("kafka-configs", "--alter", *every, "--delete-config", "log.index.interval.bytes")
+    said = tools.ask("kafka-configs", "--describe", "--all", *of_topic)
+    has("a topic again", said, rf" index.interval.bytes=4096 sensitive=false synonyms=\{{{built_in}")
+    said = tools.ask("kafka-configs", "--alter", *one, "--add-config", "num.partitions=5", code=1)
+    has("what is read at start", said, r"Cannot update these configs dynamically: \[num.partitions\]")
+
+
+def alter_loggers(tools: Tools) -> None:
+    loggers = ("--entity-type", "broker-loggers", "--entity-name", broker_id(tools))
+    before = re.search(r"root=([A-Z]+) ", tools.ask("kafka-configs", "--describe", *loggers))
+    tools.ask("kafka-configs", "--alter", *loggers, "--add-config", "root=ERROR")
+    has("the root logger", tools.ask("kafka-configs", "--describe", *loggers), r"root=ERROR ")
+    level = before.group(1) if before else "?"
+    tools.ask("kafka-configs", "--alter", *loggers, "--add-config", f"root={level}")
+    has("the root logger again", tools.ask("kafka-configs", "--describe", *loggers), rf"root={level} ")
+    said = tools.ask("kafka-configs", "--alter", *loggers, "--add-config", "no.such=INFO", code=1)
+    has("an unknown logger", said, r"Invalid broker logger\(s\): no.such")
+
+
+def broker_id(tools: Tools) -> str:
+    node = re.search(r"id: (\d+)", tools.ask("kafka-broker-api-versions"))
+    return node.group(1) if node else "?"
 
 
 def cases(tools: Tools) -> list[tuple[str, Case]]:
@@ -219,6 +281,9 @@ def cases(tools: Tools) -> list[tuple[str, Case]]:
         ("api_versions", api_versions),
         ("cluster", cluster),
         ("configs", configs),
+        ("alter_topic", alter_topic),
+        ("alter_brokers", alter_brokers),
+        ("alter_loggers", alter_loggers),
     ]
     return [(name, partial(case, tools)) for name, case in named]
 

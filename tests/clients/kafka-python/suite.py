@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -12,12 +13,23 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic
 from kafka.errors import KafkaError as ClientError
 
+import config_scenarios
 import report
 import scenarios
+from config_scenarios import Change
 from data import Record
 from scenarios import KafkaError
 
 TIMEOUT_S = 30.0
+# By Kafka's numbers.
+CONFIG_SOURCES = [
+    "UNKNOWN",
+    "DYNAMIC_TOPIC_CONFIG",
+    "DYNAMIC_BROKER_CONFIG",
+    "DYNAMIC_DEFAULT_BROKER_CONFIG",
+    "STATIC_BROKER_CONFIG",
+    "DEFAULT_CONFIG",
+]
 OLD = kafka.__version__.startswith("2.0.")
 
 
@@ -36,6 +48,7 @@ class KafkaPython:
     null_header = False
     both_null = False
     idempotent = not OLD
+    incremental = not OLD
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -63,6 +76,44 @@ class KafkaPython:
             ((_code, _text, _type, _name, entries),) = answer[0].resources
             return {entry[0]: entry[1] for entry in entries}
         return {name: about["value"] for name, about in answer["topic"][topic].items()}
+
+    def alter(self, kind: str, name: str, changes: list[Change]) -> None:
+        configs = {key: (operation, value) for operation, key, value in changes}
+        resource = ConfigResource(kind, name, configs)
+        answer = asked(lambda: self.admin.alter_configs([resource], raise_on_unknown=False, incremental=True))
+        self.raise_refusal(answer[kind][name])
+
+    def replace(self, topic: str, configs: dict[str, str]) -> None:
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs)
+        if OLD:
+            answer = asked(lambda: self.admin.alter_configs([resource]))
+            ((code, text, _type, _name),) = answer.resources
+            if code != 0:
+                raise KafkaError(code, text)
+            return
+        # The client itself would add all that is set already.
+        replacing = self.admin._send_alter_configs_requests([resource], incremental=False)
+        answer = asked(lambda: self.admin._manager.run(lambda: replacing))
+        self.raise_refusal(answer["topic"][topic])
+
+    @staticmethod
+    def raise_refusal(result: str) -> None:
+        """Errors of single resources come as text, such as `[Error 40] InvalidConfigurationError: …`."""
+        if result != "OK":
+            code = re.search(r"\[Error (\d+)\]", result)
+            raise KafkaError(int(code.group(1)) if code else -1, result)
+
+    def described(self, kind: str, name: str) -> dict[str, tuple[str | None, int]]:
+        resource = ConfigResource(ConfigResourceType[kind.upper()], name)
+        if OLD:
+            answer = asked(lambda: self.admin.describe_configs([resource], include_synonyms=True))
+            ((_code, _text, _type, _name, entries),) = answer[0].resources
+            return {entry[0]: (entry[1], entry[3]) for entry in entries}
+        answer = asked(lambda: self.admin.describe_configs([resource], include_synonyms=True, config_filter="all"))
+        return {
+            key: (about["value"], CONFIG_SOURCES.index(about["config_source"]))
+            for key, about in answer[kind][name].items()
+        }
 
     def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
         if OLD:
@@ -152,4 +203,5 @@ class KafkaPython:
 
 
 if __name__ == "__main__":
-    sys.exit(report.run(scenarios.cases(KafkaPython(sys.argv[1])), *sys.argv[2:]))
+    client = KafkaPython(sys.argv[1])
+    sys.exit(report.run([*scenarios.cases(client), *config_scenarios.cases(client)], *sys.argv[2:]))

@@ -15,7 +15,7 @@ use chronik_raft::metadata::CommandBatch;
 use chronik_types::ErrorCode;
 
 use crate::broker::Broker;
-use crate::config::{BrokerValues, TOPIC_CONFIGS, TopicOverrides, effective};
+use crate::config::{TOPIC_CONFIGS, TopicOverrides};
 use crate::context::RequestContext;
 use crate::controller::{CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic};
 
@@ -68,7 +68,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
         answers.push(match planned {
             Err(error) => Answer { result: failed(&topic.name, error), proposal: None },
             Ok(planned) => {
-                let result = made(&topic.name, &planned, has_details.then_some(&broker.config.topic_values));
+                let result = made(broker, &topic.name, &planned, has_details);
                 let proposal = (!request.validate_only).then(|| {
                     batches.push(CommandBatch::new(planned.commands));
                     batches.len() - 1
@@ -161,33 +161,36 @@ fn failed(name: &str, error: CreationError) -> CreatableTopicResult {
     }
 }
 
-/// `broker_values` gives what the topic does not set itself; `None` leaves out what the version cannot carry.
-fn made(name: &str, planned: &PlannedTopic, broker_values: Option<&BrokerValues>) -> CreatableTopicResult {
+/// `has_details` where the version can carry them.
+fn made(broker: &Broker, name: &str, planned: &PlannedTopic, has_details: bool) -> CreatableTopicResult {
     let result = CreatableTopicResult {
         name: name.to_owned(),
         topic_id: planned.topic_id,
         error_message: None,
         ..Default::default()
     };
-    let Some(broker_values) = broker_values else { return result };
+    if !has_details {
+        return result;
+    }
     CreatableTopicResult {
         num_partitions: i32::try_from(planned.replicas.len()).unwrap_or(i32::MAX),
         replication_factor: i16::try_from(planned.replication_factor()).unwrap_or(i16::MAX),
-        configs: Some(effective_configs(&planned.configs, broker_values)),
+        configs: Some(effective_configs(broker, &planned.configs)),
         ..result
     }
 }
 
-fn effective_configs(overrides: &TopicOverrides, broker_values: &BrokerValues) -> Vec<CreatableTopicConfigs> {
+fn effective_configs(broker: &Broker, overrides: &TopicOverrides) -> Vec<CreatableTopicConfigs> {
+    let values = broker.configs.values();
     TOPIC_CONFIGS
         .iter()
         .map(|def| {
-            let (value, source) = effective(def, overrides, broker_values);
+            let described = broker.configs.describe_topic(def, overrides, &values);
             CreatableTopicConfigs {
                 name: def.name.to_owned(),
-                value: Some(value.to_owned()),
+                value: described.value,
                 read_only: false,
-                config_source: source as i8,
+                config_source: described.source as i8,
                 is_sensitive: false,
             }
         })

@@ -17,18 +17,10 @@ use chronik_types::{ErrorCode, validate_topic_name};
 
 use crate::broker::Broker;
 use crate::config::{
-    BrokerConfigEntry, ConfigSource, TOPIC_CONFIGS, TopicConfigDef, TopicOverrides, effective,
+    BrokerConfigEntry, BrokerValues, ConfigSource, ConfigType, Described, Loggers, TOPIC_CONFIGS,
+    TopicConfigDef, TopicOverrides, resource_type,
 };
 use crate::context::RequestContext;
-
-/// Kafka's numbers of the kinds of resource.
-mod resource_type {
-    pub(super) const TOPIC: i8 = 2;
-    pub(super) const BROKER: i8 = 4;
-    pub(super) const BROKER_LOGGER: i8 = 8;
-    pub(super) const CLIENT_METRICS: i8 = 16;
-    pub(super) const GROUP: i8 = 32;
-}
 
 /// What is said of each config beside its value.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +31,10 @@ struct Detail {
 
 /// How much of a name that makes no sense is repeated to the client.
 const NAME_SHOWN_CHARS_MAX: usize = 249;
+
+/// The most configs in one answer; what lies beyond is refused. With synonyms and documentation each takes some hundred
+/// bytes, and all configs of 15,000 topics fit.
+const CONFIGS_PER_ANSWER_MAX: usize = 500_000;
 
 /// Why a resource is not described, with words for the client.
 type Refusal = (ErrorCode, String);
@@ -54,6 +50,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
         });
     // A resource that is named again would only be described again; answers must not grow with repetition.
     let mut seen = BTreeSet::new();
+    let mut described_count = 0_usize;
     let results = request
         .resources
         .into_iter()
@@ -61,10 +58,17 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
         .map(|resource| {
             let described = match &unknown {
                 Some(refusal) => Err(refusal.clone()),
+                None if CONFIGS_PER_ANSWER_MAX <= described_count => Err((
+                    ErrorCode::InvalidRequest,
+                    "One request asks for too many configs; ask for fewer resources at once.".to_owned(),
+                )),
                 None => describe(broker, &resource, detail),
             };
             let (code, error_message, configs) = match described {
-                Ok(configs) => (ErrorCode::None, String::new(), configs),
+                Ok(configs) => {
+                    described_count = described_count.saturating_add(configs.len());
+                    (ErrorCode::None, String::new(), configs)
+                }
                 Err((code, message)) => (code, message, Vec::new()),
             };
             DescribeConfigsResult {
@@ -80,14 +84,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
 }
 
 fn is_known(kind: i8) -> bool {
-    matches!(
-        kind,
-        resource_type::TOPIC
-            | resource_type::BROKER
-            | resource_type::BROKER_LOGGER
-            | resource_type::CLIENT_METRICS
-            | resource_type::GROUP
-    )
+    resource_type::ALL.contains(&kind)
 }
 
 fn describe(
@@ -103,8 +100,7 @@ fn describe(
     };
     match resource.resource_type {
         resource_type::TOPIC => describe_topic(broker, name, &wanted, detail),
-        // The broker of no name stands for what is set for all brokers at run time, which is nothing.
-        resource_type::BROKER if name.is_empty() => Ok(Vec::new()),
+        resource_type::BROKER if name.is_empty() => Ok(describe_all_brokers(broker, &wanted, detail)),
         resource_type::BROKER => {
             let own_id = broker.node_id();
             if broker_id(name)? != own_id.get() {
@@ -112,8 +108,9 @@ fn describe(
                     "Unexpected broker id, expected {own_id} or empty string, but received {name}"
                 ));
             }
-            let entries = broker.config.entries.iter().filter(|entry| wanted(&entry.name));
-            Ok(entries.map(|entry| broker_config(entry, detail)).collect())
+            let values = broker.configs.values();
+            let entries = broker.configs.entries().iter().filter(|entry| wanted(&entry.name));
+            Ok(entries.map(|entry| broker_config(broker, entry, &values, detail)).collect())
         }
         resource_type::BROKER_LOGGER if name.is_empty() => invalid("Broker id must not be empty".to_owned()),
         resource_type::BROKER_LOGGER => {
@@ -121,8 +118,7 @@ fn describe(
             if broker_id(name)? != own_id.get() {
                 return invalid(format!("Unexpected broker id, expected {own_id} but received {name}"));
             }
-            // Log levels are set where the process starts, so there is no logger to show.
-            Ok(Vec::new())
+            Ok(describe_loggers(broker, &wanted))
         }
         resource_type::CLIENT_METRICS if name.is_empty() => {
             invalid("Client metrics subscription name must not be empty".to_owned())
@@ -155,71 +151,97 @@ fn describe_topic(
     let none = TopicOverrides::new();
     let overrides =
         image.configs(&ConfigResource::Topic(Arc::clone(&topic.name))).map_or(&none, |found| found);
+    let values = broker.configs.values();
     let defs = TOPIC_CONFIGS.iter().filter(|def| wanted(def.name));
-    Ok(defs.map(|def| topic_config(broker, def, overrides, detail)).collect())
+    Ok(defs.map(|def| topic_config(broker, def, overrides, &values, detail)).collect())
 }
 
 fn topic_config(
     broker: &Broker,
     def: &TopicConfigDef,
     overrides: &TopicOverrides,
+    values: &BrokerValues,
     detail: Detail,
 ) -> DescribeConfigsResourceResult {
-    let broker_values = &broker.config.topic_values;
-    let (value, source) = effective(def, overrides, broker_values);
-    let mut synonyms = Vec::new();
-    if detail.synonyms {
-        if let Some(own) = overrides.get(def.name) {
-            synonyms.push(synonym(def.name, Some(own), ConfigSource::DynamicTopic));
-        }
-        if let Some(name) = def.broker_synonym {
-            if let Some(given) = broker_values.get(name) {
-                synonyms.push(synonym(name, Some(given), ConfigSource::StaticBroker));
-            }
-            // Some of the broker's configs have no default of their own: what they stand for comes from others.
-            let entry = broker.config.entries.iter().find(|entry| entry.name == name);
-            if let Some(default) = entry.map_or(Some(def.default), |entry| entry.default.as_deref()) {
-                synonyms.push(synonym(name, Some(default), ConfigSource::Default));
-            }
-        }
-    }
+    let described = broker.configs.describe_topic(def, overrides, values);
     DescribeConfigsResourceResult {
         name: def.name.to_owned(),
-        value: Some(value.to_owned()),
-        read_only: false,
-        config_source: source as i8,
-        is_sensitive: false,
-        synonyms,
         config_type: def.config_type() as i8,
         documentation: detail.documentation.then(|| def.documentation.to_owned()),
+        ..result(described, detail)
     }
 }
 
-fn broker_config(entry: &BrokerConfigEntry, detail: Detail) -> DescribeConfigsResourceResult {
-    let shown = |value: &Option<String>| if entry.is_sensitive { None } else { value.clone() };
-    let value = shown(&entry.value);
-    let mut synonyms = Vec::new();
-    if detail.synonyms {
-        if entry.is_static {
-            synonyms.push(synonym(&entry.name, value.as_deref(), ConfigSource::StaticBroker));
-        }
-        if entry.default.is_some() {
-            synonyms.push(synonym(&entry.name, shown(&entry.default).as_deref(), ConfigSource::Default));
-        }
-    }
+fn broker_config(
+    broker: &Broker,
+    entry: &BrokerConfigEntry,
+    values: &BrokerValues,
+    detail: Detail,
+) -> DescribeConfigsResourceResult {
+    let described = broker.configs.describe(entry, values);
     DescribeConfigsResourceResult {
         name: entry.name.clone(),
-        value,
-        // Nothing that was set at start can be changed at run time.
-        read_only: true,
-        config_source: if entry.is_static { ConfigSource::StaticBroker } else { ConfigSource::Default } as i8,
+        read_only: entry.dynamic.is_none(),
         is_sensitive: entry.is_sensitive,
-        synonyms,
         config_type: entry.config_type as i8,
         documentation: detail.documentation.then(|| entry.documentation.clone()),
+        ..result(described, detail)
     }
 }
 
-fn synonym(name: &str, value: Option<&str>, source: ConfigSource) -> DescribeConfigsSynonym {
-    DescribeConfigsSynonym { name: name.to_owned(), value: value.map(str::to_owned), source: source as i8 }
+/// What is set for all brokers at run time.
+fn describe_all_brokers(
+    broker: &Broker,
+    wanted: &dyn Fn(&str) -> bool,
+    detail: Detail,
+) -> Vec<DescribeConfigsResourceResult> {
+    let values = broker.configs.values();
+    let mut results = Vec::new();
+    for (source, layer) in values.layers().filter(|(source, _)| *source == ConfigSource::DynamicDefaultBroker)
+    {
+        for (name, value) in layer.iter().filter(|(name, _)| wanted(name)) {
+            let Some(entry) = broker.configs.entry(name) else { continue };
+            let mut described = broker.configs.describe(entry, &values);
+            described.value = Some(value.clone()).filter(|_| !entry.is_sensitive);
+            described.source = source;
+            described.synonyms.retain(|synonym| synonym.source == source);
+            results.push(DescribeConfigsResourceResult {
+                name: name.clone(),
+                is_sensitive: entry.is_sensitive,
+                config_type: entry.config_type as i8,
+                documentation: detail.documentation.then(|| entry.documentation.clone()),
+                ..result(described, detail)
+            });
+        }
+    }
+    results
+}
+
+fn describe_loggers(broker: &Broker, wanted: &dyn Fn(&str) -> bool) -> Vec<DescribeConfigsResourceResult> {
+    let levels = broker.configs.loggers().map(Loggers::levels).unwrap_or_default();
+    let shown = levels.into_iter().filter(|(name, _)| wanted(name));
+    shown
+        .map(|(name, level)| DescribeConfigsResourceResult {
+            name,
+            value: Some(level.name().to_owned()),
+            config_source: ConfigSource::DynamicBrokerLogger as i8,
+            config_type: ConfigType::Unknown as i8,
+            ..Default::default()
+        })
+        .collect()
+}
+
+/// The part that all kinds of config share.
+fn result(described: Described, detail: Detail) -> DescribeConfigsResourceResult {
+    let synonyms = described.synonyms.into_iter().map(|synonym| DescribeConfigsSynonym {
+        name: synonym.name,
+        value: synonym.value,
+        source: synonym.source as i8,
+    });
+    DescribeConfigsResourceResult {
+        value: described.value,
+        config_source: described.source as i8,
+        synonyms: if detail.synonyms { synonyms.collect() } else { Vec::new() },
+        ..Default::default()
+    }
 }

@@ -4,8 +4,10 @@
     reason = "a handler owns its request, whether or not it takes it apart"
 )]
 
+mod alter_configs;
 mod api_versions;
 mod authorized_operations;
+mod config_changes;
 mod create_partitions;
 mod create_topics;
 mod delete_groups;
@@ -20,9 +22,11 @@ mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
+mod incremental_alter_configs;
 mod init_producer_id;
 mod join_group;
 mod leave_group;
+mod list_config_resources;
 mod list_groups;
 mod list_offsets;
 mod list_partition_reassignments;
@@ -89,13 +93,16 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::InitProducerId, 0, 5),
     offer(ApiKey::OffsetForLeaderEpoch, 2, 4),
     offer(ApiKey::DescribeConfigs, 1, 4),
+    offer(ApiKey::AlterConfigs, 0, 2),
     offer(ApiKey::DescribeLogDirs, 1, 5),
     offer(ApiKey::CreatePartitions, 0, 3),
     offer(ApiKey::DeleteGroups, 0, 2),
+    offer(ApiKey::IncrementalAlterConfigs, 0, 1),
     offer(ApiKey::ListPartitionReassignments, 0, 0),
     offer(ApiKey::OffsetDelete, 0, 0),
     offer(ApiKey::DescribeCluster, 0, 2),
     offer(ApiKey::DescribeProducers, 0, 0),
+    offer(ApiKey::ListConfigResources, 0, 1),
     offer(ApiKey::DescribeTopicPartitions, 0, 0),
 ];
 
@@ -177,6 +184,9 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
         ApiKey::InitProducerId => decoded!(context, body, init_producer_id::handle, broker),
         ApiKey::OffsetForLeaderEpoch => decoded!(context, body, offset_for_leader_epoch::handle, broker),
         ApiKey::DescribeConfigs => decoded!(context, body, describe_configs::handle, broker),
+        ApiKey::AlterConfigs => decoded!(context, body, alter_configs::handle, broker),
+        ApiKey::IncrementalAlterConfigs => decoded!(context, body, incremental_alter_configs::handle, broker),
+        ApiKey::ListConfigResources => decoded!(context, body, list_config_resources::handle, broker),
         ApiKey::DescribeLogDirs => decoded!(context, body, describe_log_dirs::handle, broker),
         ApiKey::CreatePartitions => decoded!(context, body, create_partitions::handle, broker),
         ApiKey::ListPartitionReassignments => {

@@ -32,7 +32,10 @@ impl TopicSettings {
             index_interval_bytes: unsigned(self.index_interval_bytes.into()),
             retention_ms: limit(self.retention_ms),
             retention_bytes: limit(self.retention_bytes),
-            cleanup_policy: CleanupPolicy::DELETE,
+            cleanup_policy: CleanupPolicy {
+                delete: self.cleanup_policy.delete,
+                compact: self.cleanup_policy.compact,
+            },
             max_message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(0),
             message_timestamp_type: if self.log_append_time {
                 TimestampType::LogAppendTime

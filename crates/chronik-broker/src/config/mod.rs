@@ -1,34 +1,37 @@
 //! What can be configured, and what it is set to.
 
+mod broker;
+mod change;
+mod kafka_names;
 mod log;
+mod loggers;
 mod topic;
+mod values;
 
+pub use broker::{BrokerConfigEntry, ValuesListener};
+pub(crate) use broker::{BrokerConfigs, Described};
+pub(crate) use change::{ConfigChange, PlannedConfigs, WantedConfigs};
 pub use chronik_coordinator::GroupConfig;
+pub use kafka_names::{is_kafka_broker_config, kafka_broker_configs};
 pub use log::log_config;
+pub use loggers::{LogLevel, Loggers, ROOT_LOGGER};
 pub use topic::{
-    Allowed, BrokerValues, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicConfigDef, TopicOverrides,
-    TopicSettings, effective,
+    Allowed, ConfigSource, ConfigType, TOPIC_CONFIGS, TopicCleanup, TopicCompression, TopicConfigDef,
+    TopicOverrides, TopicSettings, check_together, effective,
 };
+pub use values::BrokerValues;
 
 use chronik_types::NodeId;
 
-/// One broker config as DescribeConfigs shows it. The process that reads flags, environment and file makes these.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokerConfigEntry {
-    /// Kafka's name.
-    pub name: String,
-    /// The value in force, or `None` where it is unset or secret.
-    pub value: Option<String>,
-    /// The value where nothing sets it.
-    pub default: Option<String>,
-    /// Whether the value was given at start rather than built in.
-    pub is_static: bool,
-    /// Whether the value must not be shown.
-    pub is_sensitive: bool,
-    /// The kind of value.
-    pub config_type: ConfigType,
-    /// What it does.
-    pub documentation: String,
+/// Kafka's numbers of the kinds of resource that have configs.
+pub(crate) mod resource_type {
+    pub(crate) const TOPIC: i8 = 2;
+    pub(crate) const BROKER: i8 = 4;
+    pub(crate) const BROKER_LOGGER: i8 = 8;
+    pub(crate) const CLIENT_METRICS: i8 = 16;
+    pub(crate) const GROUP: i8 = 32;
+    /// All of them.
+    pub(crate) const ALL: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 }
 
 /// What the broker needs to know of its configuration.

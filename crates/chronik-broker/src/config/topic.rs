@@ -5,6 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use chronik_protocol::records::Compression;
+
+use super::BrokerValues;
+
 /// A topic's own settings, by name; what is absent comes from the broker.
 pub type TopicOverrides = BTreeMap<String, String>;
 
@@ -34,16 +38,18 @@ pub enum Allowed {
     FalseOnly,
     /// A 32-bit integer in a closed range.
     Int(i32, i32),
+    /// A level of gzip: 1 to 9, or −1 for gzip's own choice.
+    GzipLevel,
     /// A 64-bit integer in a closed range.
     Long(i64, i64),
     /// A number in a closed range.
     Double(f64, f64),
     /// One of these words.
     OneOf(&'static [&'static str]),
-    /// A comma-separated list of these words, at least one.
+    /// A comma-separated list of these words, which may be empty.
     ListOf(&'static [&'static str]),
-    /// An empty list.
-    EmptyList,
+    /// A comma-separated list of replicas as `partition:broker`, or `*` for all (KIP-73).
+    Replicas,
 }
 
 /// One topic config.
@@ -79,14 +85,15 @@ pub const TOPIC_CONFIGS: &[TopicConfigDef] = &[
         "cleanup.policy",
         Some("log.cleanup.policy"),
         "delete",
-        Allowed::ListOf(&["delete"]),
-        "How old data goes: \"delete\" drops whole segments by age and size."
+        Allowed::ListOf(&["compact", "delete"]),
+        "How old data goes: \"delete\" drops whole segments by age and size, \"compact\" keeps the last record of each \
+         key, both do both; an empty list keeps everything."
     ),
     def!(
         "compression.gzip.level",
         Some("compression.gzip.level"),
         "-1",
-        Allowed::Int(-1, 9),
+        Allowed::GzipLevel,
         "The gzip level that the broker uses when compression.type makes it recompress; -1 is gzip's own default."
     ),
     def!(
@@ -100,8 +107,9 @@ pub const TOPIC_CONFIGS: &[TopicConfigDef] = &[
         "compression.type",
         Some("compression.type"),
         "producer",
-        Allowed::OneOf(&["producer"]),
-        "The codec in which batches are stored: \"producer\" keeps what the producer chose."
+        Allowed::OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
+        "The codec in which batches are stored: \"producer\" keeps what the producer chose, \"uncompressed\" stores \
+         without compression."
     ),
     def!(
         "compression.zstd.level",
@@ -142,8 +150,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDef] = &[
         "follower.replication.throttled.replicas",
         None,
         "",
-        Allowed::EmptyList,
-        "Replicas whose fetching is throttled; Chronik shares bandwidth by itself and takes no list."
+        Allowed::Replicas,
+        "Replicas whose fetching counts against follower.replication.throttled.rate, as partition:broker, or * for all."
     ),
     def!(
         "index.interval.bytes",
@@ -156,8 +164,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDef] = &[
         "leader.replication.throttled.replicas",
         None,
         "",
-        Allowed::EmptyList,
-        "Replicas whose serving is throttled; Chronik shares bandwidth by itself and takes no list."
+        Allowed::Replicas,
+        "Replicas whose serving counts against leader.replication.throttled.rate, as partition:broker, or * for all."
     ),
     def!(
         "local.retention.bytes",
@@ -316,71 +324,128 @@ impl TopicConfigDef {
 
     /// Its kind, for DescribeConfigs.
     pub const fn config_type(&self) -> ConfigType {
-        match self.allowed {
-            Allowed::Boolean | Allowed::FalseOnly => ConfigType::Boolean,
-            Allowed::Int(..) => ConfigType::Int,
-            Allowed::Long(..) => ConfigType::Long,
-            Allowed::Double(..) => ConfigType::Double,
-            Allowed::OneOf(_) => ConfigType::String,
-            Allowed::ListOf(_) | Allowed::EmptyList => ConfigType::List,
+        self.allowed.config_type()
+    }
+
+    /// The value as it is stored and shown, or why it is impossible, in words for the client.
+    pub fn normalize(&self, value: &str) -> Result<String, String> {
+        self.allowed.normalize(self.name, value)
+    }
+}
+
+impl Allowed {
+    /// Whether items can be added to it and taken out.
+    pub const fn is_list(self) -> bool {
+        matches!(self, Self::ListOf(_) | Self::Replicas)
+    }
+
+    /// The kind of config that takes such values, for DescribeConfigs.
+    pub const fn config_type(self) -> ConfigType {
+        match self {
+            Self::Boolean | Self::FalseOnly => ConfigType::Boolean,
+            Self::Int(..) | Self::GzipLevel => ConfigType::Int,
+            Self::Long(..) => ConfigType::Long,
+            Self::Double(..) => ConfigType::Double,
+            Self::OneOf(_) => ConfigType::String,
+            Self::ListOf(_) | Self::Replicas => ConfigType::List,
         }
     }
 
-    /// Says why `value` is impossible, in words for the client.
-    pub fn validate(&self, value: &str) -> Result<(), String> {
-        let name = self.name;
+    /// The value of the config `name` as it is stored and shown, or why it is impossible.
+    pub fn normalize(self, name: &str, value: &str) -> Result<String, String> {
+        let text = value.trim();
         let refuse =
-            |should: String| Err(format!("Invalid value {value} for configuration {name}: {should}"));
-        match self.allowed {
-            Allowed::Boolean => match value.trim().to_ascii_lowercase().as_str() {
-                "true" | "false" => Ok(()),
-                _ => refuse("must be either true or false".to_owned()),
+            |why: &str| -> String { format!("Invalid value {value} for configuration {name}: {why}") };
+        match self {
+            Self::Boolean | Self::FalseOnly => match text.to_ascii_lowercase().as_str() {
+                "true" if self == Self::FalseOnly => Err(refuse("Only false is possible on this cluster")),
+                word @ ("true" | "false") => Ok(word.to_owned()),
+                _ => Err(refuse("Expected value to be either true or false")),
             },
-            Allowed::FalseOnly => match value.trim().to_ascii_lowercase().as_str() {
-                "false" => Ok(()),
-                "true" => refuse("this cluster cannot do it; only false is possible".to_owned()),
-                _ => refuse("must be either true or false".to_owned()),
-            },
-            Allowed::Int(min, max) => match value.trim().parse::<i32>() {
-                Ok(number) if (min..=max).contains(&number) => Ok(()),
-                Ok(_) => refuse(format!("must be from {min} to {max}")),
-                Err(_) => refuse("not a number of configuration type INT".to_owned()),
-            },
-            Allowed::Long(min, max) => match value.trim().parse::<i64>() {
-                Ok(number) if (min..=max).contains(&number) => Ok(()),
-                Ok(_) => refuse(format!("must be from {min} to {max}")),
-                Err(_) => refuse("not a number of configuration type LONG".to_owned()),
-            },
-            Allowed::Double(min, max) => match value.trim().parse::<f64>() {
-                Ok(number) if (min..=max).contains(&number) => Ok(()),
-                Ok(_) => refuse(format!("must be from {min} to {max}")),
-                Err(_) => refuse("not a number of configuration type DOUBLE".to_owned()),
-            },
-            Allowed::OneOf(words) => {
-                if words.contains(&value.trim()) {
-                    Ok(())
+            Self::Int(min, max) => {
+                let number: i32 = text.parse().map_err(|_| refuse("Not a number of type INT"))?;
+                within(number, min, max).map_err(|why| refuse(&why))
+            }
+            Self::GzipLevel => {
+                let number: i32 = text.parse().map_err(|_| refuse("Not a number of type INT"))?;
+                if number == -1 || (1..=9).contains(&number) {
+                    Ok(number.to_string())
                 } else {
-                    refuse(format!("must be one of: {}", words.join(", ")))
+                    Err(refuse("Value must be between 1 and 9 or equal to -1"))
                 }
             }
-            Allowed::ListOf(words) => {
-                let items: Vec<&str> =
-                    value.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
-                if !items.is_empty() && items.iter().all(|item| words.contains(item)) {
-                    Ok(())
+            Self::Long(min, max) => {
+                let number: i64 = text.parse().map_err(|_| refuse("Not a number of type LONG"))?;
+                within(number, min, max).map_err(|why| refuse(&why))
+            }
+            Self::Double(min, max) => {
+                let number: f64 = text.parse().map_err(|_| refuse("Not a number of type DOUBLE"))?;
+                if number.is_nan() {
+                    return Err(refuse("Not a number of type DOUBLE"));
+                }
+                within(number, min, max).map_err(|why| refuse(&why))?;
+                Ok(format!("{number:?}"))
+            }
+            Self::OneOf(words) => {
+                if words.contains(&text) {
+                    Ok(text.to_owned())
                 } else {
-                    refuse(format!("must be a list of: {}", words.join(", ")))
+                    Err(refuse(&format!("String must be one of: {}", words.join(", "))))
                 }
             }
-            Allowed::EmptyList => {
-                if value.trim().is_empty() {
-                    Ok(())
+            Self::ListOf(words) => {
+                let mut items: Vec<&str> = Vec::new();
+                for item in text.split(',').map(str::trim).filter(|_| !text.is_empty()) {
+                    if item.is_empty() {
+                        return Err(format!("Configuration '{name}' values must not be empty."));
+                    }
+                    if !words.contains(&item) {
+                        let why = format!("String must be one of: {}", words.join(", "));
+                        return Err(format!("Invalid value {item} for configuration {name}: {why}"));
+                    }
+                    if !items.contains(&item) {
+                        items.push(item);
+                    }
+                }
+                Ok(items.join(","))
+            }
+            Self::Replicas => {
+                let items: Vec<&str> = text.split(',').map(str::trim).filter(|_| !text.is_empty()).collect();
+                let is_replica = |item: &&str| {
+                    let number = |text: &str| text.parse::<i32>().is_ok_and(|number| 0 <= number);
+                    item.split_once(':')
+                        .is_some_and(|(partition, broker)| number(partition) && number(broker))
+                };
+                if items == ["*"] || items.iter().all(is_replica) {
+                    Ok(items.join(","))
                 } else {
-                    refuse("this cluster cannot do it; only an empty list is possible".to_owned())
+                    Err(refuse("Expected * or a list of replicas as partition:broker,partition:broker"))
                 }
             }
         }
     }
+}
+
+fn within<T: Copy + PartialOrd + std::fmt::Display>(number: T, min: T, max: T) -> Result<String, String> {
+    if number < min {
+        Err(format!("Value must be at least {min}"))
+    } else if max < number {
+        Err(format!("Value must be no more than {max}"))
+    } else {
+        Ok(number.to_string())
+    }
+}
+
+/// Finds effective values of one topic that are possible one by one and not together.
+pub fn check_together(overrides: &TopicOverrides, broker: &BrokerValues) -> Result<(), String> {
+    let settings = TopicSettings::resolve(overrides, broker);
+    let (min, max) = (settings.min_compaction_lag_ms, settings.max_compaction_lag_ms);
+    if max < min {
+        return Err(format!(
+            "conflict topic config setting min.compaction.lag.ms ({min}) > max.compaction.lag.ms ({max})"
+        ));
+    }
+    Ok(())
 }
 
 /// Where an effective value comes from, as DescribeConfigs numbers it.
@@ -397,10 +462,9 @@ pub enum ConfigSource {
     StaticBroker = 4,
     /// Built in.
     Default = 5,
+    /// The level of a logger.
+    DynamicBrokerLogger = 6,
 }
-
-/// The values that the broker gives to topics, by the broker's name of the config.
-pub type BrokerValues = BTreeMap<String, String>;
 
 /// The effective value of `def` for a topic, and where it comes from.
 pub fn effective<'a>(
@@ -414,8 +478,8 @@ where
     if let Some(value) = overrides.get(def.name) {
         return (value, ConfigSource::DynamicTopic);
     }
-    if let Some(value) = def.broker_synonym.and_then(|synonym| broker.get(synonym)) {
-        return (value, ConfigSource::StaticBroker);
+    if let Some(found) = def.broker_synonym.and_then(|synonym| broker.find(synonym)) {
+        return found;
     }
     (def.default, ConfigSource::Default)
 }
@@ -436,41 +500,91 @@ fn number<T: std::str::FromStr>(name: &str, overrides: &TopicOverrides, broker: 
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "each field is the Kafka config of that name")]
 pub struct TopicSettings {
+    pub cleanup_policy: TopicCleanup,
+    pub compression_gzip_level: i32,
+    pub compression_lz4_level: i32,
+    pub compression_type: TopicCompression,
+    pub compression_zstd_level: i32,
+    pub delete_retention_ms: i64,
     pub file_delete_delay_ms: i64,
     pub flush_messages: i64,
     pub flush_ms: i64,
     pub index_interval_bytes: i32,
+    pub max_compaction_lag_ms: i64,
     pub max_message_bytes: i32,
     pub message_timestamp_after_max_ms: i64,
     pub message_timestamp_before_max_ms: i64,
+    /// `message.timestamp.type`.
     pub log_append_time: bool,
+    pub min_cleanable_dirty_ratio: f64,
+    pub min_compaction_lag_ms: i64,
+    pub min_insync_replicas: i32,
     pub retention_bytes: i64,
     pub retention_ms: i64,
     pub segment_bytes: i32,
     pub segment_index_bytes: i32,
     pub segment_jitter_ms: i64,
     pub segment_ms: i64,
+    pub unclean_leader_election_enable: bool,
+}
+
+/// `cleanup.policy`: what becomes of old records. Neither keeps everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopicCleanup {
+    /// Segments beyond the retention limits are deleted.
+    pub delete: bool,
+    /// The last record of each key is kept.
+    pub compact: bool,
+}
+
+/// `compression.type`: how a topic's batches are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicCompression {
+    /// As the producer compressed them.
+    Producer,
+    /// With this codec, [`Compression::None`] for none.
+    Codec(Compression),
 }
 
 impl TopicSettings {
     /// The effective settings of a topic with these overrides on a broker with these values.
     pub fn resolve(overrides: &TopicOverrides, broker: &BrokerValues) -> Self {
-        let timestamp_type: String = number("message.timestamp.type", overrides, broker);
+        let text = |name: &str| -> String { number(name, overrides, broker) };
+        let timestamp_type = text("message.timestamp.type");
+        let cleanup = text("cleanup.policy");
+        let has_policy = |policy: &str| cleanup.split(',').any(|item| item.trim() == policy);
+        let compression_type = text("compression.type");
         Self {
+            cleanup_policy: TopicCleanup { delete: has_policy("delete"), compact: has_policy("compact") },
+            compression_gzip_level: number("compression.gzip.level", overrides, broker),
+            compression_lz4_level: number("compression.lz4.level", overrides, broker),
+            compression_type: match compression_type.as_str() {
+                "uncompressed" => TopicCompression::Codec(Compression::None),
+                name => {
+                    Compression::from_name(name).map_or(TopicCompression::Producer, TopicCompression::Codec)
+                }
+            },
+            compression_zstd_level: number("compression.zstd.level", overrides, broker),
+            delete_retention_ms: number("delete.retention.ms", overrides, broker),
             file_delete_delay_ms: number("file.delete.delay.ms", overrides, broker),
             flush_messages: number("flush.messages", overrides, broker),
             flush_ms: number("flush.ms", overrides, broker),
             index_interval_bytes: number("index.interval.bytes", overrides, broker),
+            max_compaction_lag_ms: number("max.compaction.lag.ms", overrides, broker),
             max_message_bytes: number("max.message.bytes", overrides, broker),
             message_timestamp_after_max_ms: number("message.timestamp.after.max.ms", overrides, broker),
             message_timestamp_before_max_ms: number("message.timestamp.before.max.ms", overrides, broker),
             log_append_time: timestamp_type == "LogAppendTime",
+            min_cleanable_dirty_ratio: number("min.cleanable.dirty.ratio", overrides, broker),
+            min_compaction_lag_ms: number("min.compaction.lag.ms", overrides, broker),
+            min_insync_replicas: number("min.insync.replicas", overrides, broker),
             retention_bytes: number("retention.bytes", overrides, broker),
             retention_ms: number("retention.ms", overrides, broker),
             segment_bytes: number("segment.bytes", overrides, broker),
             segment_index_bytes: number("segment.index.bytes", overrides, broker),
             segment_jitter_ms: number("segment.jitter.ms", overrides, broker),
             segment_ms: number("segment.ms", overrides, broker),
+            unclean_leader_election_enable: number("unclean.leader.election.enable", overrides, broker),
         }
     }
 }
@@ -483,7 +597,7 @@ mod tests {
     fn the_table_is_sorted_and_its_defaults_are_possible() {
         assert!(TOPIC_CONFIGS.is_sorted_by(|a, b| a.name < b.name));
         for def in TOPIC_CONFIGS {
-            assert_eq!(def.validate(def.default), Ok(()), "{}", def.name);
+            assert_eq!(def.normalize(def.default).as_deref(), Ok(def.default), "{}", def.name);
             assert!(TopicConfigDef::find(def.name).is_some());
         }
     }
@@ -500,20 +614,94 @@ mod tests {
     }
 
     #[test]
-    fn impossible_values_are_refused_by_name() {
-        for (name, value) in [
-            ("retention.ms", "soon"),
-            ("retention.ms", "-2"),
-            ("segment.bytes", "1024"),
-            ("cleanup.policy", "shred"),
-            ("cleanup.policy", ""),
-            ("message.timestamp.type", "Whenever"),
-            ("remote.storage.enable", "true"),
-            ("min.cleanable.dirty.ratio", "1.5"),
-            ("unclean.leader.election.enable", "maybe"),
+    fn values_are_stored_as_kafka_shows_them() {
+        for (name, value, stored) in [
+            ("retention.ms", " +55 ", "55"),
+            ("unclean.leader.election.enable", "TRUE", "true"),
+            ("preallocate", " false", "false"),
+            ("cleanup.policy", " compact , delete,compact", "compact,delete"),
+            ("cleanup.policy", "", ""),
+            ("compression.type", " gzip", "gzip"),
+            ("compression.gzip.level", "-1", "-1"),
+            ("min.cleanable.dirty.ratio", "1e-1", "0.1"),
+            ("min.cleanable.dirty.ratio", "1", "1.0"),
+            ("leader.replication.throttled.replicas", "0:1, 1:2", "0:1,1:2"),
+            ("follower.replication.throttled.replicas", "*", "*"),
         ] {
-            let error = TopicConfigDef::find(name).unwrap().validate(value).unwrap_err();
-            assert!(error.contains(name) && error.contains(value), "{error}");
+            let normalized = TopicConfigDef::find(name).unwrap().normalize(value);
+            assert_eq!(normalized.as_deref(), Ok(stored), "{name}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused_by_name() {
+        for (name, value, why) in [
+            ("retention.ms", "soon", "Not a number of type LONG"),
+            ("retention.ms", "", "Not a number of type LONG"),
+            ("retention.ms", "-2", "Value must be at least -1"),
+            ("segment.bytes", "1024", "Value must be at least 1048576"),
+            ("segment.bytes", "99999999999", "Not a number of type INT"),
+            ("cleanup.policy", "shred", "String must be one of: compact, delete"),
+            ("cleanup.policy", "Compact", "String must be one of: compact, delete"),
+            ("compression.type", "GZIP", "String must be one of: uncompressed, "),
+            ("compression.gzip.level", "0", "Value must be between 1 and 9 or equal to -1"),
+            ("compression.lz4.level", "18", "Value must be no more than 17"),
+            ("message.timestamp.type", "Whenever", "String must be one of: CreateTime, LogAppendTime"),
+            ("remote.storage.enable", "true", "Only false is possible"),
+            ("preallocate", "true", "Only false is possible"),
+            ("local.retention.ms", "5", "Value must be no more than -2"),
+            ("min.cleanable.dirty.ratio", "1.5", "Value must be no more than 1"),
+            ("min.cleanable.dirty.ratio", "NaN", "Not a number of type DOUBLE"),
+            ("unclean.leader.election.enable", "maybe", "either true or false"),
+            ("leader.replication.throttled.replicas", "none", "partition:broker"),
+            ("leader.replication.throttled.replicas", "0:1,*", "partition:broker"),
+        ] {
+            let error = TopicConfigDef::find(name).unwrap().normalize(value).unwrap_err();
+            assert!(error.contains(name) && error.contains(value) && error.contains(why), "{error}");
+        }
+        for value in ["compact,", ","] {
+            let error = TopicConfigDef::find("cleanup.policy").unwrap().normalize(value).unwrap_err();
+            assert!(error.contains("cleanup.policy"), "{error}");
+        }
+    }
+
+    #[test]
+    fn compaction_lags_must_fit_together() {
+        let mut broker = BrokerValues::new();
+        let mut topic = TopicOverrides::from([("min.compaction.lag.ms".to_owned(), "10".to_owned())]);
+        assert_eq!(check_together(&topic, &broker), Ok(()));
+        topic.insert("max.compaction.lag.ms".to_owned(), "9".to_owned());
+        let error = check_together(&topic, &broker).unwrap_err();
+        assert!(error.contains("min.compaction.lag.ms (10) > max.compaction.lag.ms (9)"), "{error}");
+        // What the topic does not say, the broker does.
+        topic.remove("max.compaction.lag.ms");
+        broker.insert("log.cleaner.max.compaction.lag.ms".to_owned(), "5".to_owned());
+        assert!(check_together(&topic, &broker).is_err());
+    }
+
+    #[test]
+    fn words_become_settings() {
+        let with = |name: &str, value: &str| {
+            let topic = TopicOverrides::from([(name.to_owned(), value.to_owned())]);
+            TopicSettings::resolve(&topic, &BrokerValues::new())
+        };
+        for (value, delete, compact) in [
+            ("delete", true, false),
+            ("compact", false, true),
+            ("compact,delete", true, true),
+            ("", false, false),
+        ] {
+            assert_eq!(with("cleanup.policy", value).cleanup_policy, TopicCleanup { delete, compact });
+        }
+        for (value, expected) in [
+            ("producer", TopicCompression::Producer),
+            ("uncompressed", TopicCompression::Codec(Compression::None)),
+            ("gzip", TopicCompression::Codec(Compression::Gzip)),
+            ("snappy", TopicCompression::Codec(Compression::Snappy)),
+            ("lz4", TopicCompression::Codec(Compression::Lz4)),
+            ("zstd", TopicCompression::Codec(Compression::Zstd)),
+        ] {
+            assert_eq!(with("compression.type", value).compression_type, expected);
         }
     }
 }

@@ -12,7 +12,7 @@ use chronik_types::{ErrorCode, NodeId, PartitionIndex, TopicId, validate_topic_n
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
-use crate::config::TopicConfigDef;
+use crate::config::{TopicConfigDef, check_together};
 use crate::groups::OFFSETS_TOPIC;
 
 use super::placement;
@@ -83,6 +83,8 @@ impl Broker {
     ) -> Result<PlannedTopic, CreationError> {
         check_name(image, &wanted.name)?;
         let configs = check_configs(&wanted.configs)?;
+        check_together(&configs, &self.configs.values())
+            .map_err(|message| CreationError::new(ErrorCode::InvalidConfig, message))?;
         let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
         let replicas = if wanted.assignments.is_empty() {
             let partition_count = match wanted.partition_count {
@@ -254,8 +256,7 @@ pub(crate) fn check_configs(
         let Some(value) = value else {
             return Err(refuse(format!("Null value not supported for topic configs: {name}")));
         };
-        def.validate(value).map_err(refuse)?;
-        checked.insert(name.clone(), value.trim().to_owned());
+        checked.insert(name.clone(), def.normalize(value).map_err(refuse)?);
     }
     Ok(checked)
 }

@@ -1,5 +1,7 @@
 //! `DescribeConfigs`.
 
+use std::collections::BTreeSet;
+
 use chronik_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use chronik_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult,
@@ -24,6 +26,7 @@ fn entry(name: &str, value: Option<&str>, default: Option<&str>, is_static: bool
         is_static,
         is_sensitive: name.contains("password"),
         config_type: ConfigType::Int,
+        dynamic: None,
         documentation: format!("Says {name}."),
     }
 }
@@ -33,6 +36,7 @@ fn fixture() -> Fixture {
         entries: vec![
             entry("num.partitions", Some("7"), Some("3"), true),
             entry("log.roll.ms", None, None, false),
+            entry("log.retention.hours", Some("100"), Some("168"), true),
             entry("ssl.password", Some("hush"), Some("hush"), true),
         ],
         ..Default::default()
@@ -73,10 +77,7 @@ fn a_topics_configs_say_where_they_come_from_in_every_version() {
         assert_eq!(result.configs.len(), TOPIC_CONFIGS.len());
         let own = find(&result, "retention.ms");
         assert_eq!((own.value.as_deref(), own.config_source, own.read_only), (Some("5000"), 1, false));
-        assert_eq!(
-            synonyms(own),
-            [("retention.ms", Some("5000"), 1), ("log.retention.ms", Some("604800000"), 5)]
-        );
+        assert_eq!(synonyms(own), [("retention.ms", Some("5000"), 1)]);
         let given = find(&result, "segment.bytes");
         assert_eq!((given.value.as_deref(), given.config_source), (Some("2097152"), 4));
         assert_eq!(
@@ -127,13 +128,15 @@ fn this_brokers_configs_are_shown_without_secrets() {
     request.include_documentation = true;
     let result = one(&fixture, 4, &request);
     assert_eq!(result.error_code, 0);
-    assert_eq!(result.configs.len(), 3);
+    // Those that the process lists, and those behind topic configs.
+    let behind: BTreeSet<&str> = TOPIC_CONFIGS.iter().filter_map(|def| def.broker_synonym).collect();
+    assert_eq!(result.configs.len(), 3 + behind.len());
     let given = find(&result, "num.partitions");
     assert_eq!((given.value.as_deref(), given.config_source, given.read_only), (Some("7"), 4, true));
     assert_eq!(synonyms(given), [("num.partitions", Some("7"), 4), ("num.partitions", Some("3"), 5)]);
     assert_eq!(given.documentation.as_deref(), Some("Says num.partitions."));
     let unset = find(&result, "log.roll.ms");
-    assert_eq!((unset.value.as_deref(), unset.config_source), (None, 5));
+    assert_eq!((unset.value.as_deref(), unset.config_source, unset.read_only), (None, 5, false));
     let secret = find(&result, "ssl.password");
     assert!(secret.is_sensitive && secret.value.is_none());
     assert!(secret.synonyms.iter().all(|synonym| synonym.value.is_none()));

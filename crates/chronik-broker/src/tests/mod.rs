@@ -2,6 +2,7 @@
 //! a clock that stands still until it is moved.
 
 mod cluster;
+mod config_changes;
 mod configs;
 mod groups;
 mod log_dirs;

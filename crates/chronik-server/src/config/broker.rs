@@ -1,7 +1,8 @@
 //! What the broker and the connection layer are told of the settings.
 
 use chronik_broker::config::{
-    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+    Allowed, BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+    is_kafka_broker_config,
 };
 
 use chronik_log::ManagerOptions;
@@ -62,8 +63,10 @@ impl Config {
     pub fn limits(&self, open_files_max: Option<u64>) -> Limits {
         // A quarter of the descriptors stays free for log files.
         let by_files = open_files_max.map_or(u64::MAX, |max| (max - max / 4).max(1));
+        let by_files = usize::try_from(by_files).unwrap_or(usize::MAX);
         Limits {
-            connections_max: self.max_connections.min(usize::try_from(by_files).unwrap_or(usize::MAX)),
+            connections_max: self.max_connections.min(by_files),
+            connections_possible_max: by_files,
             connections_per_ip_max: self.max_connections_per_ip,
             frame_bytes_max: self.socket_request_max_bytes,
             // Unlimited is half of what a u64 holds, so that sums stay far from overflowing.
@@ -115,11 +118,10 @@ impl Config {
     fn topic_values(&self) -> BrokerValues {
         let mut topic_values: BrokerValues = TOPIC_CONFIGS
             .iter()
-            .filter_map(|def| def.broker_synonym)
-            .filter(|synonym| self.values.is_set(synonym))
-            .filter_map(|synonym| {
+            .filter_map(|def| {
+                let synonym = def.broker_synonym.filter(|synonym| self.values.is_set(synonym))?;
                 let text = self.values.text(super::option(synonym)?)?;
-                Some((synonym.to_owned(), text.to_owned()))
+                Some((synonym.to_owned(), def.normalize(text).unwrap_or_else(|_| text.to_owned())))
             })
             .collect();
         let is_set = |names: &[&str]| names.iter().any(|name| self.values.is_set(name));
@@ -137,7 +139,7 @@ impl Config {
 
     fn entry(&self, spec: &OptionSpec) -> BrokerConfigEntry {
         BrokerConfigEntry {
-            name: spec.alias.unwrap_or(spec.name).to_owned(),
+            name: spec.alias.filter(|_| !is_kafka_broker_config(spec.name)).unwrap_or(spec.name).to_owned(),
             value: self.values.text(spec).map(str::to_owned),
             default: (!spec.default.is_empty()).then(|| spec.default.to_owned()),
             is_static: self.values.written(spec.name).origin != Origin::Default,
@@ -146,7 +148,8 @@ impl Config {
                 ValueType::Boolean => ConfigType::Boolean,
                 ValueType::Integer if spec.range.1 > i64::from(i32::MAX) => ConfigType::Long,
                 ValueType::Integer => ConfigType::Int,
-                ValueType::Peers => ConfigType::List,
+                ValueType::Peers | ValueType::ListOf(_) => ConfigType::List,
+                ValueType::Number => ConfigType::Double,
                 ValueType::Text
                 | ValueType::Path
                 | ValueType::Host
@@ -154,8 +157,34 @@ impl Config {
                 | ValueType::LogFilter
                 | ValueType::OneOf(_) => ConfigType::String,
             },
+            // What those behind topic configs may be is known to the broker.
+            dynamic: spec.is_dynamic().then(|| allowed(spec)).flatten(),
             documentation: spec.doc_line(),
         }
+    }
+}
+
+/// Which values a number may be given at run time.
+fn allowed(spec: &OptionSpec) -> Option<Allowed> {
+    let (min, max) = spec.range;
+    match spec.value_type {
+        ValueType::Boolean => Some(Allowed::Boolean),
+        ValueType::Integer => Some(match (i32::try_from(min), i32::try_from(max)) {
+            (Ok(min), Ok(max)) => Allowed::Int(min, max),
+            _ => Allowed::Long(min, max),
+        }),
+        ValueType::OneOf(words) => Some(Allowed::OneOf(words)),
+        ValueType::ListOf(words) => Some(Allowed::ListOf(words)),
+        #[expect(clippy::cast_precision_loss, reason = "bounds are small numbers or no bounds")]
+        ValueType::Number => {
+            Some(Allowed::Double(min as f64, if max == i64::MAX { f64::MAX } else { max as f64 }))
+        }
+        ValueType::Text
+        | ValueType::Path
+        | ValueType::Host
+        | ValueType::Advertise
+        | ValueType::Peers
+        | ValueType::LogFilter => None,
     }
 }
 
@@ -182,8 +211,9 @@ mod tests {
     #[test]
     fn topics_get_what_was_set_and_nothing_else() {
         let values = |flags: &[&str]| {
-            let shown = config(flags).broker(9092).topic_values;
-            shown.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+            let values = config(flags).broker(9092).topic_values;
+            let shown = values.layers().flat_map(|(_, layer)| layer);
+            shown.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(values(&[]), "");
         assert_eq!(
@@ -216,6 +246,20 @@ mod tests {
             };
             assert_eq!(ours, def.default, "{}", def.name);
         }
+    }
+
+    #[test]
+    fn what_can_change_at_run_time_is_told_with_its_bounds() {
+        let told = config(&[]).broker(9092);
+        for spec in OPTIONS.iter().filter(|spec| spec.is_dynamic()) {
+            let entry = told.entries.iter().find(|entry| entry.name == spec.name);
+            let allowed = entry.and_then(|entry| entry.dynamic);
+            let default = if spec.default.is_empty() { "5" } else { spec.default };
+            let normalized = allowed.map(|allowed| allowed.normalize(spec.name, default));
+            assert!(matches!(normalized, Some(Ok(_))), "{}: {normalized:?}", spec.name);
+        }
+        let fixed = told.entries.iter().find(|entry| entry.name == "num.partitions");
+        assert_eq!(fixed.and_then(|entry| entry.dynamic), None);
     }
 
     #[test]

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 
+use chronik_broker::config::is_kafka_broker_config;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
 use super::load::{ConfigError, nearest};
 use super::options::{OPTIONS, OptionSpec, flag_name};
+use super::translate::TRANSLATED;
 use super::value::ValueType;
 
 /// What the command line says.
@@ -41,7 +43,20 @@ fn command() -> Command {
                 .value_name("FILE")
                 .value_parser(NonEmptyStringValueParser::new())
                 .help("A TOML file of settings. [env: CHRONIK_CONFIG]"),
+        )
+        .arg(
+            Arg::new("properties")
+                .long("properties")
+                .value_name("FILE")
+                .value_parser(NonEmptyStringValueParser::new())
+                .help(
+                    "A server.properties of Kafka; settings that Chronik does not have are named and passed over. \
+                     [env: CHRONIK_PROPERTIES]",
+                ),
         );
+    for name in TRANSLATED {
+        command = command.arg(Arg::new(*name).long(flag_name(name)).alias(*name).hide(true));
+    }
     for spec in OPTIONS {
         for name in [Some(spec.name), spec.alias].into_iter().flatten() {
             command = command.arg(argument(spec, name));
@@ -79,6 +94,8 @@ fn value_name(spec: &OptionSpec) -> &'static str {
         ValueType::Peers => "LIST",
         ValueType::LogFilter => "FILTER",
         ValueType::OneOf(_) => "WORD",
+        ValueType::ListOf(_) => "WORDS",
+        ValueType::Number => "NUMBER",
     }
 }
 
@@ -95,7 +112,12 @@ pub(super) fn parse_arguments(
     if matches.subcommand_name() == Some(CONFIG_DOCS) {
         return Ok(Arguments::Print(markdown()));
     }
-    let names = OPTIONS.iter().flat_map(|spec| [Some(spec.name), spec.alias]).flatten().chain(["config"]);
+    let names = OPTIONS
+        .iter()
+        .flat_map(|spec| [Some(spec.name), spec.alias])
+        .flatten()
+        .chain(["config", "properties"]);
+    let names = names.chain(TRANSLATED.iter().copied());
     let flags = names
         .filter_map(|name| matches.get_one::<String>(name).map(|value| (name.to_owned(), value.clone())))
         .collect();
@@ -124,15 +146,23 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "<!-- Made by `chronik-server config-docs` from the table in crates/chronik-server/src/config/options.rs. -->\n\
          # Configuration\n\n\
-         Chronik runs without any setting. Each setting can be given in three ways; a flag comes before an environment\n\
-         variable, a variable before the file, and the file before the default:\n\n\
+         Chronik runs without any setting. Each setting can be given in four ways; a flag comes before an environment\n\
+         variable, a variable before a file, and a file before the default:\n\n\
          - a flag: `chronik-server --num-partitions 6`\n\
          - an environment variable: `CHRONIK_NUM_PARTITIONS=6`\n\
-         - a line `num.partitions = 6` in a TOML file that `--config FILE` or `CHRONIK_CONFIG` names\n\n\
+         - a line `num.partitions = 6` in a TOML file that `--config FILE` or `CHRONIK_CONFIG` names\n\
+         - a line `num.partitions=6` in a `server.properties` of Kafka that `--properties FILE` or `CHRONIK_PROPERTIES`\n  \
+           names, behind the TOML file\n\n\
          The flag is the setting's name with dashes for dots. The variable is the name in capitals with underscores for\n\
          dots, after `CHRONIK_`; an empty one counts as unset. An unknown name or an impossible value stops the start\n\
-         with one line that says what it should be. All settings are read once, at start. Those that Apache Kafka has\n\
-         too have Kafka's names and meanings.\n",
+         with one line that says what it should be, but for a `server.properties`, where what Chronik does not have is\n\
+         named in the log and passed over. Those settings that Apache Kafka has too have Kafka's names and meanings.\n\n\
+         All settings are read at start. Those marked as changeable can be set at run time too, for one broker or as the\n\
+         default of all, with `kafka-configs.sh --alter --entity-type brokers`. What a topic sets itself comes first, then\n\
+         what was set for this broker, for all brokers, at start, and the default.\n\n\
+         Three settings of Kafka are read as those that they correspond to: `log.dirs` (one directory) as `data.dir`,\n\
+         `listeners` (the first that is PLAINTEXT and not the controller's) as `bind` and `kafka.port`, and\n\
+         `advertised.listeners` as `advertise`.\n",
     );
     let mut section = "";
     for spec in OPTIONS {
@@ -146,7 +176,8 @@ pub fn markdown() -> String {
             format_args!("- Variable: `{}`; flag: `--{}`\n", spec.env_name(), spec.flag_name()),
         );
         if let Some(alias) = spec.alias {
-            write_all(&mut text, format_args!("- Kafka's name: `{alias}`\n"));
+            let which = if is_kafka_broker_config(spec.name) { "older name" } else { "name" };
+            write_all(&mut text, format_args!("- Kafka's {which}: `{alias}`\n"));
         }
         write_all(&mut text, format_args!("- Value: {}\n", spec.form()));
         let default = if spec.default.is_empty() {
@@ -155,6 +186,9 @@ pub fn markdown() -> String {
             format!("`{}`", spec.default)
         };
         write_all(&mut text, format_args!("- Default: {default}\n"));
+        if spec.is_dynamic() {
+            text.push_str("- Can be changed at run time\n");
+        }
     }
     text
 }

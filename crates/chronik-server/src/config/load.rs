@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use chronik_broker::config::{is_kafka_broker_config, kafka_broker_configs};
 use thiserror::Error;
 
 use super::options::{OPTIONS, OptionSpec, env_name, flag_name, option};
+use super::translate::{self, TRANSLATED};
 use super::value::Value;
 
 /// Who set a value.
@@ -65,6 +67,12 @@ pub enum ConfigError {
         /// What may have been meant.
         suggestion: Option<String>,
     },
+    /// A setting that only Kafka has.
+    #[error("{written} is a setting of Kafka that Chronik does not have; leave it out")]
+    NotHere {
+        /// What was written.
+        written: String,
+    },
     /// A variable that is no text.
     #[error("{name} is not valid UTF-8")]
     NotText {
@@ -116,6 +124,7 @@ fn did_you_mean(suggestion: Option<&str>) -> String {
 #[derive(Clone, Debug, Default)]
 pub struct Values {
     set: BTreeMap<&'static str, (String, Written)>,
+    warnings: Vec<String>,
 }
 
 impl Values {
@@ -138,8 +147,23 @@ impl Values {
         self.set.contains_key(name)
     }
 
+    /// What was passed over, in sentences for the log.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
     /// Sets what a place of higher rank than all before has to say. `name` is a setting's own name or its alias.
     pub(super) fn set(&mut self, name: &str, origin: Origin, text: String) -> Result<(), ConfigError> {
+        if TRANSLATED.contains(&name) {
+            for (name, text) in translate::translate(name, &text, translate::Context::default(), &origin)? {
+                self.set(name, origin.clone(), text)?;
+            }
+            return Ok(());
+        }
         let written = Written { name: name.to_owned(), origin };
         let Some(spec) = option(name) else {
             return Err(unknown_in_file(&written));
@@ -175,6 +199,9 @@ impl Values {
 }
 
 fn unknown_in_file(written: &Written) -> ConfigError {
+    if is_kafka_broker_config(&written.name) {
+        return ConfigError::NotHere { written: written.to_string() };
+    }
     let names = OPTIONS.iter().map(|spec| spec.name.to_owned());
     ConfigError::Unknown { written: written.to_string(), suggestion: nearest(&written.name, names) }
 }
@@ -255,16 +282,23 @@ pub(super) fn read_environment(
         .iter()
         .flat_map(|spec| [Some(spec.name), spec.alias])
         .flatten()
+        .chain(TRANSLATED.iter().copied())
         .map(|name| (env_name(name), name))
         .collect();
     for (variable, value) in variables.range("CHRONIK_".to_owned()..) {
         if !variable.starts_with("CHRONIK_") {
             break;
         }
-        if variable == super::CONFIG_VARIABLE || is_service_link(variable, value) {
+        if variable == super::CONFIG_VARIABLE
+            || variable == super::PROPERTIES_VARIABLE
+            || is_service_link(variable, value)
+        {
             continue;
         }
         let Some(name) = names.get(variable) else {
+            if kafka_broker_configs().iter().any(|name| env_name(name) == *variable) {
+                return Err(ConfigError::NotHere { written: variable.clone() });
+            }
             let suggestion = nearest(variable, names.keys().cloned());
             return Err(ConfigError::Unknown { written: variable.clone(), suggestion });
         };

@@ -6,6 +6,8 @@ mod docs;
 mod load;
 mod options;
 mod peers;
+mod properties;
+mod translate;
 mod value;
 
 use std::collections::BTreeMap;
@@ -13,15 +15,20 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use chronik_broker::config::TOPIC_CONFIGS;
+
 pub use advertise::{Advertise, AdvertiseError};
 pub use docs::markdown;
 pub use load::{ConfigError, Origin, Values, Written};
 pub use options::{Config, OPTIONS, OptionSpec, option};
 pub use peers::{Peer, Peers, PeersError};
-pub use value::{CleanupPolicy, Host, LogFilter, LogFormat, TimestampType, ValueType};
+pub use value::{CleanupPolicies, CompressionType, Host, LogFilter, LogFormat, TimestampType, ValueType};
 
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "CHRONIK_CONFIG";
+
+/// The variable that names a property file of Kafka's.
+pub const PROPERTIES_VARIABLE: &str = "CHRONIK_PROPERTIES";
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -32,11 +39,11 @@ pub enum Command {
     Print(String),
 }
 
-/// Reads the command line, the environment and the file that they name, which `read` opens.
+/// Reads the command line, the environment and the files that they name, which `read` opens.
 pub fn load(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-    read: impl FnOnce(&Path) -> io::Result<String>,
+    mut read: impl FnMut(&Path) -> io::Result<String>,
 ) -> Result<Command, ConfigError> {
     let flags = match docs::parse_arguments(arguments)? {
         docs::Arguments::Print(text) => return Ok(Command::Print(text)),
@@ -50,20 +57,29 @@ pub fn load(
     }
 
     let mut values = Values::default();
-    let file = match (flags.get("config"), variables.get(CONFIG_VARIABLE)) {
-        (Some(path), _) => Some((path, "--config")),
-        (None, Some(path)) if !path.is_empty() => Some((path, CONFIG_VARIABLE)),
+    let named = |flag: &str, flag_shown: &'static str, variable: &'static str| match (
+        flags.get(flag),
+        variables.get(variable),
+    ) {
+        (Some(path), _) => Some((PathBuf::from(path), flag_shown)),
+        (None, Some(path)) if !path.is_empty() => Some((PathBuf::from(path), variable)),
         (None, _) => None,
     };
-    if let Some((path, named_by)) = file {
-        let path = PathBuf::from(path);
-        let text =
-            read(&path).map_err(|source| ConfigError::File { path: path.clone(), named_by, source })?;
+    let mut open = |path: &Path, named_by| {
+        read(path).map_err(|source| ConfigError::File { path: path.to_owned(), named_by, source })
+    };
+    // What was written for Chronik comes before what was written for Kafka.
+    if let Some((path, named_by)) = named("properties", "--properties", PROPERTIES_VARIABLE) {
+        let text = open(&path, named_by)?;
+        properties::read_properties(&mut values, &path, &text)?;
+    }
+    if let Some((path, named_by)) = named("config", "--config", CONFIG_VARIABLE) {
+        let text = open(&path, named_by)?;
         load::read_file(&mut values, &path, &text)?;
     }
     load::read_environment(&mut values, &variables)?;
     for (name, value) in flags {
-        if name != "config" {
+        if name != "config" && name != "properties" {
             values.set(&name, Origin::Flag, value)?;
         }
     }
@@ -77,6 +93,24 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let values = &self.values;
         let written = |name| values.written(name);
+        for def in TOPIC_CONFIGS {
+            let Some(spec) = def.broker_synonym.and_then(option) else { continue };
+            let Some(text) = values.text(spec).filter(|_| values.is_set(spec.name)) else { continue };
+            def.normalize(text).map_err(|detail| ConfigError::Value {
+                written: written(spec.name),
+                value: text.to_owned(),
+                form: spec.form(),
+                detail: Some(detail),
+            })?;
+        }
+        let (min, max) = (self.log_cleaner_min_compaction_lag_ms, self.log_cleaner_max_compaction_lag_ms);
+        if max < min {
+            return Err(ConfigError::Contradiction(format!(
+                "{} is '{min}', but {} is '{max}'; the shortest time must not be longer than the longest",
+                written("log.cleaner.min.compaction.lag.ms"),
+                written("log.cleaner.max.compaction.lag.ms"),
+            )));
+        }
         if let Some(peers) = &self.cluster_peers {
             if !self.cluster_enabled {
                 return Err(ConfigError::Contradiction(format!(

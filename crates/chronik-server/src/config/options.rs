@@ -6,12 +6,15 @@
 
 use std::path::PathBuf;
 
+use chronik_broker::config::TOPIC_CONFIGS;
 use chronik_types::NodeId;
 
 use super::advertise::Advertise;
 use super::load::Values;
 use super::peers::Peers;
-use super::value::{CleanupPolicy, Host, LogFilter, LogFormat, TimestampType, Value, ValueType};
+use super::value::{
+    CleanupPolicies, CompressionType, Host, LogFilter, LogFormat, TimestampType, Value, ValueType,
+};
 
 /// What there is to know of one setting.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +94,7 @@ const LONG: i64 = i64::MAX;
 options! {
     "Node" {
         /// The number of this node, which no other node of the cluster has.
-        "node.id" node_id: NodeId = "1" in 0..=INT;
+        "node.id" node_id: NodeId = "1" in 0..=INT, alias "broker.id";
         /// Where this node stands, such as a data centre; clients may prefer brokers in their own rack.
         "rack" rack: Option<String> = "", alias "broker.rack";
         /// The directory that holds everything that this node keeps. It is created where there is none.
@@ -155,6 +158,17 @@ options! {
         "delete.topic.enable" delete_topic_enable: bool = "true";
         /// The largest record batch that a producer may send, in bytes, as it is stored.
         "message.max.bytes" message_max_bytes: i32 = "1048588" in 0..=INT;
+        /// How batches are stored: as the producer compressed them (`producer`), without compression (`uncompressed`), or
+        /// with one codec.
+        "compression.type" compression_type: CompressionType = "producer";
+        /// The level of gzip where `compression.type` has the broker compress, 1 to 9. -1 leaves it to gzip.
+        "compression.gzip.level" compression_gzip_level: i32 = "-1" in -1..=9;
+        /// The level of lz4 where `compression.type` has the broker compress.
+        "compression.lz4.level" compression_lz4_level: i32 = "9" in 1..=17;
+        /// The level of zstd where `compression.type` has the broker compress.
+        "compression.zstd.level" compression_zstd_level: i32 = "3" in -131_072..=22;
+        /// Whether a replica that was not in sync may lead when no other is left, at the price of losing records.
+        "unclean.leader.election.enable" unclean_leader_election_enable: bool = "false";
         /// Whether record timestamps are the producer's (`CreateTime`) or the broker's (`LogAppendTime`).
         "log.message.timestamp.type" log_message_timestamp_type: TimestampType = "CreateTime";
         /// How far before the broker's clock a record's timestamp may lie, in milliseconds.
@@ -190,8 +204,9 @@ options! {
         "offsets.topic.segment.bytes" offsets_topic_segment_bytes: i32 = "104857600" in 1_048_576..=INT;
     }
     "Storage" {
-        /// What becomes of old data: `delete` removes it.
-        "log.cleanup.policy" log_cleanup_policy: CleanupPolicy = "delete";
+        /// What becomes of old data: `delete` removes it, `compact` keeps the newest record of each key, and
+        /// `compact,delete` does both.
+        "log.cleanup.policy" log_cleanup_policy: CleanupPolicies = "delete";
         /// How long records are kept, in milliseconds; -1 keeps them for ever. Comes before the same in minutes.
         "log.retention.ms" log_retention_ms: Option<i64> = "" in -1..=LONG, shown "log.retention.minutes";
         /// How long records are kept, in minutes; -1 keeps them for ever. Comes before the same in hours.
@@ -223,6 +238,28 @@ options! {
         "log.flush.interval.messages" log_flush_interval_messages: i64 = "9223372036854775807" in 1..=LONG;
         /// After how long a partition is synced to disk, in milliseconds. Unset, the operating system decides.
         "log.flush.interval.ms" log_flush_interval_ms: Option<i64> = "" in 0..=LONG, shown "never";
+        /// Whether compacted topics are cleaned.
+        "log.cleaner.enable" log_cleaner_enable: bool = "true";
+        /// The threads that clean compacted topics.
+        "log.cleaner.threads" log_cleaner_threads: usize = "1" in 0..=1024;
+        /// How long the cleaner rests when there is nothing to clean, in milliseconds.
+        "log.cleaner.backoff.ms" log_cleaner_backoff_ms: u64 = "15000" in 0..=LONG;
+        /// The memory for the keys of what is being cleaned, over all threads, in bytes.
+        "log.cleaner.dedupe.buffer.size" log_cleaner_dedupe_buffer_size: u64 = "134217728" in 0..=LONG;
+        /// The memory for reading and writing what is being cleaned, over all threads, in bytes.
+        "log.cleaner.io.buffer.size" log_cleaner_io_buffer_size: usize = "524288" in 0..=INT;
+        /// How full the memory for keys may become.
+        "log.cleaner.io.buffer.load.factor" log_cleaner_io_buffer_load_factor: f64 = "0.9" in 0..=1;
+        /// How much the cleaner may read and write, in bytes per second.
+        "log.cleaner.io.max.bytes.per.second" log_cleaner_io_max_bytes_per_second: f64 = "1.7976931348623157e308" in 0..=LONG;
+        /// The share of a compacted partition that must be uncleaned before it is cleaned.
+        "log.cleaner.min.cleanable.ratio" log_cleaner_min_cleanable_ratio: f64 = "0.5" in 0..=1;
+        /// How long a record of a compacted topic stays uncleaned at least, in milliseconds.
+        "log.cleaner.min.compaction.lag.ms" log_cleaner_min_compaction_lag_ms: i64 = "0" in 0..=LONG;
+        /// How long a record of a compacted topic stays uncleaned at most, in milliseconds.
+        "log.cleaner.max.compaction.lag.ms" log_cleaner_max_compaction_lag_ms: i64 = "9223372036854775807" in 1..=LONG;
+        /// How long delete markers of compacted topics are kept, in milliseconds.
+        "log.cleaner.delete.retention.ms" log_cleaner_delete_retention_ms: i64 = "86400000" in 0..=LONG;
         /// The threads that check partitions at start.
         "num.recovery.threads.per.data.dir" num_recovery_threads_per_data_dir: usize = "2" in 1..=1024;
     }
@@ -234,6 +271,9 @@ options! {
         "log.format" log_format: LogFormat = "text";
     }
 }
+
+/// What can be changed at run time beside the defaults of topic configs.
+const DYNAMIC: &[&str] = &["max.connections", "max.connections.per.ip"];
 
 impl OptionSpec {
     /// The environment variable that sets it.
@@ -254,6 +294,11 @@ impl OptionSpec {
     /// The text of `doc` on one line.
     pub fn doc_line(&self) -> String {
         self.doc.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whether it can be changed at run time.
+    pub fn is_dynamic(&self) -> bool {
+        DYNAMIC.contains(&self.name) || TOPIC_CONFIGS.iter().any(|def| def.broker_synonym == Some(self.name))
     }
 
     /// The default as the documentation shows it.

@@ -101,6 +101,50 @@ fn every_setting_can_be_given_in_all_three_ways_and_by_kafkas_name() {
 }
 
 #[test]
+fn kafkas_names_of_what_chronik_splits_work_everywhere() {
+    let variables = [
+        ("CHRONIK_LISTENERS", "PLAINTEXT://127.0.0.1:9000"),
+        ("CHRONIK_LOG_DIRS", "/x"),
+        ("CHRONIK_BROKER_ID", "7"),
+        ("CHRONIK_LOG_CLEANUP_POLICY", "compact, delete"),
+        ("CHRONIK_COMPRESSION_TYPE", "zstd"),
+    ];
+    let given = config(&["--advertised-listeners", "PLAINTEXT://host:1"], &variables, None);
+    assert_eq!((given.bind.0.as_str(), given.kafka_port, given.node_id.0), ("127.0.0.1", 9000, 7));
+    assert_eq!(given.data_dir, PathBuf::from("/x"));
+    assert_eq!(given.advertise.map(|advertise| advertise.to_string()).as_deref(), Some("host:1"));
+    assert!(given.log_cleanup_policy.compact && given.log_cleanup_policy.delete);
+    assert_eq!(config(&["--config=x"], &[], Some("log.dirs = \"/y\"")).data_dir, PathBuf::from("/y"));
+    stops(&[], &[("CHRONIK_LISTENERS", "SSL://:9000")], None, &["CHRONIK_LISTENERS", "without encryption"]);
+    // What only Kafka has cannot be meant to have no effect.
+    let only_kafka = "is a setting of Kafka that Chronik does not have";
+    stops(&[], &[("CHRONIK_NUM_IO_THREADS", "8")], None, &["CHRONIK_NUM_IO_THREADS", only_kafka]);
+    stops(&["--config=x"], &[], Some("num.io.threads = 8"), &["num.io.threads in x", only_kafka]);
+}
+
+#[test]
+fn a_property_file_of_kafkas_is_taken_for_what_chronik_knows() {
+    let file = Some("num.partitions=7\nnum.io.threads=8\nfetch.max.bytes = 2000\n");
+    let variables = [("CHRONIK_FETCH_MAX_BYTES", "3000")];
+    let given = config(&["--properties", "s.properties"], &variables, file);
+    assert_eq!((given.num_partitions, given.fetch_max_bytes), (7, 3000));
+    assert_eq!(given.values.warnings().len(), 1);
+    assert!(given.values.warnings()[0].contains("num.io.threads"));
+    let by_variable = config(&[], &[("CHRONIK_PROPERTIES", "s.properties")], file);
+    assert_eq!(by_variable.values.written("num.partitions").origin, Origin::File("s.properties".into()));
+    stops(&["--properties=p"], &[], Some("num.partitions=x"), &["num.partitions in p", "'x'"]);
+    stops(&["--properties=p"], &[], None, &["--properties"]);
+    // A file for Chronik comes before one for Kafka; both may be there.
+    let both = load(["chronik-server", "--config=a", "--properties=b"].map(OsString::from), [], |path| {
+        Ok(if path == Path::new("a") { "num.partitions = 5" } else { "num.partitions = 6\nnode.id=4" }.into())
+    });
+    match both {
+        Ok(Command::Run(both)) => assert_eq!((both.num_partitions, both.node_id.0), (5, 4)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn booleans_may_stand_alone_as_flags() {
     assert!(!config(&["--auto-create-topics-enable", "false"], &[], None).auto_create_topics_enable);
     let file = Some("auto.create.topics.enable = false");
@@ -146,7 +190,21 @@ fn impossible_values_are_named_with_the_form_that_they_should_have() {
     );
     stops(&[], &[("CHRONIK_BIND", "not a host")], None, &["CHRONIK_BIND", "'not a host'"]);
     stops(&[], &[("CHRONIK_LOG_SEGMENT_BYTES", "100")], None, &["CHRONIK_LOG_SEGMENT_BYTES", "from 1048576"]);
-    stops(&[], &[("CHRONIK_LOG_CLEANUP_POLICY", "compact")], None, &["CHRONIK_LOG_CLEANUP_POLICY", "delete"]);
+    for value in ["shred", "compact,", "compact,shred"] {
+        let parts = ["CHRONIK_LOG_CLEANUP_POLICY", "a list of compact and delete"];
+        stops(&[], &[("CHRONIK_LOG_CLEANUP_POLICY", value)], None, &parts);
+    }
+    stops(&["--compression-gzip-level=0"], &[], None, &["--compression-gzip-level", "between 1 and 9"]);
+    for value in ["1.5", "-1", "NaN", "half"] {
+        let flag = format!("--log-cleaner-min-cleanable-ratio={value}");
+        stops(&[&flag], &[], None, &["--log-cleaner-min-cleanable-ratio", "a number from 0 to 1"]);
+    }
+    stops(
+        &["--log-cleaner-min-compaction-lag-ms=10"],
+        &[("CHRONIK_LOG_CLEANER_MAX_COMPACTION_LAG_MS", "9")],
+        None,
+        &["--log-cleaner-min-compaction-lag-ms", "CHRONIK_LOG_CLEANER_MAX_COMPACTION_LAG_MS"],
+    );
     stops(
         &[],
         &[("CHRONIK_CLUSTER_PEERS", "node1:9092"), ("CHRONIK_CLUSTER_ENABLED", "true")],

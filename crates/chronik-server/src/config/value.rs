@@ -28,6 +28,10 @@ pub enum ValueType {
     LogFilter,
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// Some of these words, separated by commas.
+    ListOf(&'static [&'static str]),
+    /// A number that need not be whole, within the setting's range.
+    Number,
 }
 
 impl ValueType {
@@ -52,6 +56,11 @@ impl ValueType {
                     .to_owned()
             }
             Self::OneOf(words) => words.join(" or "),
+            Self::ListOf(words) => format!("a list of {}", words.join(" and ")),
+            Self::Number => match range {
+                (min, i64::MAX) => format!("a number from {min} up"),
+                (min, max) => format!("a number from {min} to {max}"),
+            },
         }
     }
 }
@@ -86,6 +95,18 @@ macro_rules! integer_value {
 }
 
 integer_value!(i16, i32, i64, u16, u32, u64, usize);
+
+impl Value for f64 {
+    const TYPE: ValueType = ValueType::Number;
+    fn parse(text: &str, (min, max): (i64, i64)) -> Result<Self, Invalid> {
+        let number: Self = text.parse().map_err(|_| None)?;
+        #[expect(clippy::cast_precision_loss, reason = "bounds are small numbers or no bounds")]
+        let (min, max) = (min as Self, max as Self);
+        // No number counts as within bounds that is none.
+        let is_within = min <= number && (number <= max || max >= 1e18);
+        if is_within && number.is_finite() { Ok(number) } else { Err(None) }
+    }
+}
 
 impl Value for NodeId {
     const TYPE: ValueType = ValueType::Integer;
@@ -218,9 +239,43 @@ words! {
 }
 
 words! {
-    /// What becomes of old data.
-    CleanupPolicy {
-        /// It is removed.
-        Delete = "delete",
+    /// How batches are stored.
+    CompressionType {
+        /// As the producer compressed them.
+        Producer = "producer",
+        /// Without compression.
+        Uncompressed = "uncompressed",
+        /// With gzip.
+        Gzip = "gzip",
+        /// With snappy.
+        Snappy = "snappy",
+        /// With lz4.
+        Lz4 = "lz4",
+        /// With zstd.
+        Zstd = "zstd",
+    }
+}
+
+/// What becomes of old data. Neither keeps everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupPolicies {
+    /// It is removed.
+    pub delete: bool,
+    /// The newest record of each key is kept.
+    pub compact: bool,
+}
+
+impl Value for CleanupPolicies {
+    const TYPE: ValueType = ValueType::ListOf(&["compact", "delete"]);
+    fn parse(text: &str, _range: (i64, i64)) -> Result<Self, Invalid> {
+        let mut policies = Self { delete: false, compact: false };
+        for word in text.split(',').map(str::trim) {
+            match word {
+                "delete" => policies.delete = true,
+                "compact" => policies.compact = true,
+                _ => return Err(None),
+            }
+        }
+        Ok(policies)
     }
 }

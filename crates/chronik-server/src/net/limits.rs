@@ -49,6 +49,8 @@ pub enum FileSend {
 pub struct Limits {
     /// `max.connections`: more wait unaccepted until one closes (KIP-402).
     pub connections_max: usize,
+    /// How many the limit on open files leaves room for.
+    pub connections_possible_max: usize,
     /// `max.connections.per.ip`: more are closed at once.
     pub connections_per_ip_max: u32,
     /// `socket.request.max.bytes`: a longer frame closes the connection.
@@ -76,6 +78,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: usize::try_from(i32::MAX).unwrap_or(usize::MAX),
+            connections_possible_max: usize::MAX,
             connections_per_ip_max: 2_147_483_647,
             frame_bytes_max: 100 * 1024 * 1024,
             bytes_in_flight_max: 256 * 1024 * 1024,

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::budget::Budget;
 use super::connection::{self, Shared};
 use super::limits::Limits;
+use super::live::LiveLimits;
 use super::log_gate::LogGate;
 use super::registry::{Phase, Registry};
 use super::service::Service;
@@ -183,15 +183,16 @@ pub struct Listener {
     addresses: Vec<SocketAddr>,
     registry: Arc<Registry>,
     budget: Arc<Budget>,
+    live: Arc<LiveLimits>,
     accepting: Vec<JoinHandle<()>>,
 }
 
 impl Listener {
     /// Begins to accept. Called within a tokio runtime, which then runs the connections.
     pub fn start(sockets: Vec<TcpListener>, limits: Limits, service: Arc<dyn Service>, clock: Clock) -> Self {
-        let registry = Registry::new(limits.connections_per_ip_max);
+        let live = LiveLimits::new(&limits);
+        let registry = Registry::new(Arc::clone(&live));
         let budget = Budget::new(limits.bytes_in_flight_max);
-        let permits = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
         let shared = Arc::new(Shared {
             service,
             limits,
@@ -204,10 +205,15 @@ impl Listener {
             .into_iter()
             .map(|socket| {
                 let (registry, shared) = (Arc::clone(&registry), Arc::clone(&shared));
-                tokio::spawn(accept(socket, registry, shared, Arc::clone(&permits)))
+                tokio::spawn(accept(socket, registry, shared, Arc::clone(&live)))
             })
             .collect();
-        Self { addresses, registry, budget, accepting }
+        Self { addresses, registry, budget, live, accepting }
+    }
+
+    /// The limits that can be changed from now on.
+    pub fn live_limits(&self) -> &Arc<LiveLimits> {
+        &self.live
     }
 
     /// Where it listens.
@@ -258,11 +264,11 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared>, limits: Arc<LiveLimits>) {
     let mut pause_ms = ACCEPT_PAUSE_MS_MIN;
     loop {
         // Held before accepting: clients over the limit wait in the backlog, as in Kafka (KIP-402).
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Some(permit) = limits.acquire().await else { return };
         let (stream, peer) = match socket.accept().await {
             Ok(accepted) => accepted,
             // The client was gone before it was accepted: its own affair.
@@ -274,9 +280,11 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
                         | io::ErrorKind::Interrupted
                 ) =>
             {
+                limits.release(permit);
                 continue;
             }
             Err(error) => {
+                limits.release(permit);
                 // Out of descriptors or memory. What is connected goes on, and may end and make room.
                 tracing::error!("Accepting a connection failed, next try in {pause_ms} ms: {error}");
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -286,8 +294,12 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         };
         pause_ms = ACCEPT_PAUSE_MS_MIN;
         let peer = canonical(peer);
-        let Ok(local) = stream.local_addr().map(canonical) else { continue };
+        let Ok(local) = stream.local_addr().map(canonical) else {
+            limits.release(permit);
+            continue;
+        };
         let Some(place) = registry.admit(peer.ip()) else {
+            limits.release(permit);
             shared.client_faults.log(shared.clock.monotonic(), || {
                 tracing::warn!(
                     "Refused a connection from {}: it has as many as one address may have \
@@ -300,10 +312,10 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         if let Err(error) = set_up(&stream) {
             tracing::debug!("Setting up the connection from {peer} failed: {error}");
         }
-        let shared = Arc::clone(&shared);
+        let (shared, limits) = (Arc::clone(&shared), Arc::clone(&limits));
         tokio::spawn(async move {
             connection::run(shared, place, stream, local, peer).await;
-            drop(permit);
+            limits.release(permit);
         });
     }
 }

@@ -9,6 +9,7 @@ use chronik_broker::ConnectionId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::live::LiveLimits;
 use super::outbox::Outbox;
 
 /// How far the end of the process has come.
@@ -25,7 +26,7 @@ pub(crate) enum Phase {
 /// All connections of the process.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    connections_per_ip_max: u32,
+    limits: Arc<LiveLimits>,
     phase: AtomicU8,
     state: Mutex<State>,
     one_less: Notify,
@@ -39,9 +40,9 @@ struct State {
 }
 
 impl Registry {
-    pub(crate) fn new(connections_per_ip_max: u32) -> Arc<Self> {
+    pub(crate) fn new(limits: Arc<LiveLimits>) -> Arc<Self> {
         Arc::new(Self {
-            connections_per_ip_max,
+            limits,
             phase: AtomicU8::new(Phase::Open as u8),
             state: Mutex::default(),
             one_less: Notify::new(),
@@ -52,7 +53,7 @@ impl Registry {
     pub(crate) fn admit(self: &Arc<Self>, ip: IpAddr) -> Option<Place> {
         let mut state = self.state.lock();
         let from_ip = state.per_ip.entry(ip).or_insert(0);
-        if *from_ip >= self.connections_per_ip_max {
+        if *from_ip >= self.limits.connections_per_ip_max() {
             if *from_ip == 0 {
                 state.per_ip.remove(&ip);
             }
@@ -141,10 +142,16 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Limits;
+
+    fn limits() -> Arc<LiveLimits> {
+        LiveLimits::new(&Limits { connections_per_ip_max: 2, ..Limits::default() })
+    }
 
     #[test]
     fn an_address_gets_its_share_and_gets_it_again_when_one_ends() {
-        let registry = Registry::new(2);
+        let limits = limits();
+        let registry = Registry::new(Arc::clone(&limits));
         let [here, there]: [IpAddr; 2] = [[127, 0, 0, 1].into(), [127, 0, 0, 2].into()];
         let first = registry.admit(here).expect("one");
         let second = registry.admit(here).expect("two");
@@ -153,6 +160,10 @@ mod tests {
         assert_ne!(first.id(), second.id());
         drop(first);
         assert!(registry.admit(here).is_some());
+        limits.set_connections_per_ip_max(1);
+        assert!(registry.admit(here).is_none());
+        limits.set_connections_per_ip_max(3);
+        assert!(registry.admit(here).is_some());
         drop(second);
         assert_eq!(registry.connection_count(), 0);
         assert!(registry.state.lock().per_ip.is_empty());
@@ -160,7 +171,7 @@ mod tests {
 
     #[test]
     fn phases_only_go_forward() {
-        let registry = Registry::new(2);
+        let registry = Registry::new(limits());
         registry.enter(Phase::Aborting);
         registry.enter(Phase::Draining);
         assert_eq!(registry.phase(), Phase::Aborting);

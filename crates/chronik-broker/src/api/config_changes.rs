@@ -1,0 +1,140 @@
+//! What `AlterConfigs` and `IncrementalAlterConfigs` share: resources are planned one by one, each that passes is one
+//! proposal, and the request is answered when all of them are applied here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chronik_raft::metadata::CommandBatch;
+use chronik_types::ErrorCode;
+
+use crate::broker::Broker;
+use crate::config::{PlannedConfigs, WantedConfigs};
+use crate::context::RequestContext;
+use crate::controller::CreationError;
+
+use super::outcomes::Outcomes;
+
+/// The most resources that one request may change: each is a proposal of its own, and those that wait are bounded.
+const RESOURCES_PER_REQUEST_MAX: usize = 2_000;
+/// How long a request waits for its proposals: as long as Kafka's clients wait for the answer.
+const WAIT_MS_MAX: i32 = 30_000;
+/// How much of an error a client is told.
+const MESSAGE_CHARS_MAX: usize = 1_000;
+
+/// One resource of a request.
+pub(super) struct AskedResource {
+    pub(super) kind: i8,
+    pub(super) name: String,
+    pub(super) wanted: WantedConfigs,
+}
+
+/// What became of one resource.
+pub(super) struct ResourceAnswer {
+    pub(super) kind: i8,
+    pub(super) name: String,
+    pub(super) code: ErrorCode,
+    pub(super) message: Option<String>,
+}
+
+/// What is known of one resource before its proposal is applied, where it has one.
+struct Planned {
+    kind: i8,
+    name: String,
+    result: Result<Option<usize>, CreationError>,
+}
+
+/// Plans and proposes everything; `finish` makes the answer of it.
+pub(super) fn run(
+    broker: &Arc<Broker>,
+    context: RequestContext,
+    validate_only: bool,
+    resources: Vec<AskedResource>,
+    finish: impl FnOnce(RequestContext, Vec<ResourceAnswer>) + Send + 'static,
+) {
+    let mut asked: BTreeMap<(i8, String), Option<WantedConfigs>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for AskedResource { kind, name, wanted } in resources {
+        // A resource that is named again is answered once, so that answers do not grow with repetition.
+        match asked.entry((kind, name)) {
+            std::collections::btree_map::Entry::Vacant(place) => {
+                order.push(place.key().clone());
+                place.insert(Some(wanted));
+            }
+            std::collections::btree_map::Entry::Occupied(mut place) => *place.get_mut() = None,
+        }
+    }
+    let is_too_large = RESOURCES_PER_REQUEST_MAX < order.len();
+    // All resources of a request are judged by the same image.
+    let image = broker.metadata.image();
+    let mut batches = Vec::new();
+    let planned: Vec<Planned> = order
+        .into_iter()
+        .map(|(kind, name)| {
+            let key = (kind, name);
+            let wanted = asked.remove(&key).flatten();
+            let (kind, name) = key;
+            let plan = match wanted {
+                None => Err(CreationError::new(
+                    ErrorCode::InvalidRequest,
+                    "Each resource must appear at most once.",
+                )),
+                Some(_) if is_too_large => Err(CreationError::new(
+                    ErrorCode::InvalidRequest,
+                    format!("One request may change {RESOURCES_PER_REQUEST_MAX} resources at most."),
+                )),
+                Some(wanted) => broker.plan_configs(&image, kind, &name, &wanted),
+            };
+            let result = plan.map(|plan| match plan {
+                _ if validate_only => None,
+                PlannedConfigs::Commands(commands) if commands.is_empty() => None,
+                PlannedConfigs::Commands(commands) => {
+                    batches.push(CommandBatch::new(commands));
+                    Some(batches.len().saturating_sub(1))
+                }
+                PlannedConfigs::LogLevels(levels) => {
+                    if let Some(loggers) = broker.configs.loggers() {
+                        loggers.set(&levels);
+                    }
+                    None
+                }
+            });
+            Planned { kind, name, result }
+        })
+        .collect();
+    let outcomes = Outcomes::new(
+        broker,
+        context,
+        batches.len(),
+        Box::new(move |context, mut outcomes: Vec<Option<Result<(), CreationError>>>| {
+            let answers = planned.into_iter().map(|planned| answer(planned, &mut outcomes)).collect();
+            finish(context, answers);
+        }),
+    );
+    for (position, batch) in batches.into_iter().enumerate() {
+        let outcomes = Arc::clone(&outcomes);
+        broker.metadata.propose(
+            batch,
+            Box::new(move |outcome| {
+                let outcome = outcome.map(|_| ()).map_err(|error| CreationError::from_proposal(&error));
+                outcomes.set(position, outcome);
+            }),
+        );
+    }
+    outcomes.wait(WAIT_MS_MAX);
+}
+
+fn answer(planned: Planned, outcomes: &mut [Option<Result<(), CreationError>>]) -> ResourceAnswer {
+    let Planned { kind, name, result } = planned;
+    let result = match result {
+        Ok(None) => Ok(()),
+        Ok(Some(position)) => outcomes.get_mut(position).and_then(Option::take).unwrap_or_else(|| {
+            Err(CreationError::new(ErrorCode::RequestTimedOut, "The change was not applied in time."))
+        }),
+        Err(error) => Err(error),
+    };
+    let (code, message) = match result {
+        Ok(()) => (ErrorCode::None, None),
+        Err(error) => (error.code, Some(error.message.chars().take(MESSAGE_CHARS_MAX).collect())),
+    };
+    ResourceAnswer { kind, name, code, message }
+}
