@@ -5,6 +5,7 @@ mod common;
 
 use chronik_disk::{Crash, Disk};
 use chronik_log::{AppendOrigin, CleanerOptions, CleanupPolicy, LogConfig, OffsetQuery};
+use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_types::{LeaderEpoch, Offset, TimestampMs};
 use common::compaction::*;
 use common::*;
@@ -173,11 +174,10 @@ fn what_is_kept_whole_is_kept_byte_for_byte() {
     let mut rng = Rng(3);
     // Every key once.
     for at in 0..40_i64 {
-        let mut builder =
-            chronik_protocol::records::BatchBuilder::new(chronik_protocol::records::BatchOptions {
-                compression: CODECS[rng.index(CODECS.len())],
-                ..Default::default()
-            });
+        let mut builder = BatchBuilder::new(BatchOptions {
+            compression: CODECS[rng.index(CODECS.len())],
+            ..BatchOptions::default()
+        });
         for record in 0..3 {
             builder
                 .append(
@@ -230,14 +230,14 @@ fn tombstones_go_when_their_time_has_come() {
     let node = filed(LogConfig { delete_retention_ms: 1_000, ..config() });
     let log = node.log();
     let put = |key: &[u8], value: Option<&[u8]>| {
-        let mut builder = chronik_protocol::records::BatchBuilder::new(Default::default());
+        let mut builder = BatchBuilder::new(BatchOptions::default());
         builder.append(TimestampMs(BASE_MS), Some(key), value, &[]).unwrap();
         builder.append(TimestampMs(BASE_MS + 5), Some(b"with it"), Some(b"v"), &[]).unwrap();
         log.append(now_at(0), builder.finish().unwrap(), AppendOrigin::Client, LeaderEpoch(0)).unwrap();
     };
     let fill = |count: u8| {
         for at in 0..count {
-            let mut builder = chronik_protocol::records::BatchBuilder::new(Default::default());
+            let mut builder = BatchBuilder::new(BatchOptions::default());
             builder.append(TimestampMs(BASE_MS), Some(&[b'f', at % 3]), Some(&[0; 400]), &[]).unwrap();
             log.append(now_at(0), builder.finish().unwrap(), AppendOrigin::Client, LeaderEpoch(0)).unwrap();
         }

@@ -141,7 +141,6 @@ fn operations() -> u64 {
     work(&node, &mut done, 0..ROUNDS).expect("without faults the work is done");
     check(&node, &done, done.synced, "without faults");
     assert!(node.manager.stats().clean_count >= ROUNDS, "{:?}", node.manager.stats());
-    println!("{} operations", disk.operation_count());
     disk.operation_count()
 }
 

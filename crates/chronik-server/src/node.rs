@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use chronik_broker::{Broker, BrokerParts, Connection, Responder, topic_log_config};
 use chronik_disk::{Disk, RealDisk};
-use chronik_log::{LogManager, ManagerOptions};
+use chronik_log::{Cleaner, LogManager, ManagerOptions};
 use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle};
 use chronik_types::{MonotonicMs, Now};
 
@@ -20,7 +20,10 @@ use crate::clock::Clock;
 use crate::net::{LiveLimits, Service};
 use crate::process::{Context, Node};
 use crate::system;
-use crate::threads::{MetadataThread, Waker, start_fsync, start_maintenance, start_metadata, start_timers};
+use crate::threads::{
+    MetadataThread, OnPanic, Waker, Worker, start_cleaner, start_fsync, start_maintenance, start_metadata,
+    start_timers,
+};
 
 /// The directory of the metadata log within the data directory. No partition's directory can have this name: theirs
 /// end in a dash and a number.
@@ -111,7 +114,10 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let upkeep_waker = upkeep.clone();
     logs.set_maintenance_waker(Box::new(move || upkeep_waker.wake()));
     let maintained = Arc::clone(&logs);
-    let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
+    let maintenance_worker =
+        start_maintenance(clock, upkeep, move |now| maintained.maintain(now), Arc::clone(&on_panic))?;
+    let mut workers = vec![timers_worker, maintenance_worker, fsync_worker, metadata_worker];
+    workers.extend(start_cleaners(&config, &logs, clock, &on_panic)?);
 
     let configured = Arc::clone(&broker);
     let at_start = config.limits(open_files_max);
@@ -122,12 +128,31 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     Ok(Node {
         listening: Box::new(listening),
         service: Arc::new(BrokerService(broker)),
-        workers: vec![timers_worker, maintenance_worker, fsync_worker, metadata_worker],
+        workers,
         shut_down: Box::new(move |now| {
             logs.shutdown(now)?;
             Ok(())
         }),
     })
+}
+
+/// Starts the threads that compact logs, if any are wanted.
+fn start_cleaners(
+    config: &crate::config::Config,
+    logs: &Arc<LogManager>,
+    clock: Clock,
+    on_panic: &OnPanic,
+) -> Result<Vec<Worker>, Box<dyn Error>> {
+    if !config.log_cleaner_enable {
+        return Ok(Vec::new());
+    }
+    let seed = system::random_seed()?;
+    let (words, _) = seed.as_chunks::<8>();
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let hash_secret = [words.next().unwrap_or(0), words.next().unwrap_or(0)];
+    let cleaner = Cleaner::new(Arc::clone(logs), config.cleaner_options(hash_secret));
+    let start = |_| Ok(start_cleaner(clock, cleaner.worker(), Arc::clone(on_panic))?);
+    (0..config.log_cleaner_threads).map(start).collect()
 }
 
 /// Opens the metadata log. This node is its only voter, so it leads after the first turn.

@@ -26,7 +26,7 @@ impl TopicSettings {
     fn log_config(&self) -> LogConfig {
         LogConfig {
             segment_bytes: unsigned(self.segment_bytes.into()),
-            segment_ms: unsigned(self.segment_ms),
+            segment_ms: self.rolled_after_ms(),
             segment_jitter_ms: unsigned(self.segment_jitter_ms),
             segment_index_bytes: unsigned(self.segment_index_bytes.into()),
             index_interval_bytes: unsigned(self.index_interval_bytes.into()),
@@ -36,6 +36,10 @@ impl TopicSettings {
                 delete: self.cleanup_policy.delete,
                 compact: self.cleanup_policy.compact,
             },
+            min_cleanable_dirty_ratio: self.min_cleanable_dirty_ratio,
+            min_compaction_lag_ms: unsigned(self.min_compaction_lag_ms),
+            max_compaction_lag_ms: limit(self.max_compaction_lag_ms),
+            delete_retention_ms: unsigned(self.delete_retention_ms),
             max_message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(0),
             message_timestamp_type: if self.log_append_time {
                 TimestampType::LogAppendTime
@@ -49,6 +53,15 @@ impl TopicSettings {
             file_delete_delay_ms: unsigned(self.file_delete_delay_ms),
         }
     }
+
+    /// A segment that is still appended to is not cleaned, so a compacted topic's are closed in time for that.
+    fn rolled_after_ms(&self) -> u64 {
+        if self.cleanup_policy.compact && self.max_compaction_lag_ms > 0 {
+            unsigned(self.segment_ms.min(self.max_compaction_lag_ms))
+        } else {
+            unsigned(self.segment_ms)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +71,17 @@ mod tests {
     #[test]
     fn kafkas_defaults_are_the_logs_defaults() {
         assert_eq!(*log_config(&TopicOverrides::new(), &BrokerValues::new()), LogConfig::default());
+    }
+
+    #[test]
+    fn the_longest_lag_closes_segments_of_compacted_topics_only() {
+        let mut overrides = TopicOverrides::from([("max.compaction.lag.ms".to_owned(), "700".to_owned())]);
+        let segment_ms = |overrides| log_config(overrides, &BrokerValues::new()).segment_ms;
+        assert_eq!(segment_ms(&overrides), LogConfig::default().segment_ms);
+        overrides.insert("cleanup.policy".to_owned(), "compact".to_owned());
+        assert_eq!(segment_ms(&overrides), 700);
+        overrides.insert("segment.ms".to_owned(), "600".to_owned());
+        assert_eq!(segment_ms(&overrides), 600);
     }
 
     #[test]

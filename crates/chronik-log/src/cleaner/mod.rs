@@ -206,10 +206,8 @@ impl CleanerWorker {
     pub fn step(&mut self, now: Now) -> MonotonicMs {
         let options = self.cleaner.options();
         let Some(mut pass) = self.pass.take() else {
-            return match self.begin(now, &options) {
-                true => now.monotonic,
-                false => now.monotonic.plus_ms(options.backoff_ms),
-            };
+            let delay_ms = if self.begin(now, &options) { 0 } else { options.backoff_ms };
+            return now.monotonic.plus_ms(delay_ms);
         };
         let outcome = pass.step(now, options.step_bytes());
         let counters = &self.cleaner.manager.shared.counters;
@@ -217,7 +215,7 @@ impl CleanerWorker {
             Ok(progress) => {
                 add(&counters.clean_io_bytes, progress.io_bytes);
                 if progress.is_done {
-                    self.finish(pass, now);
+                    self.finish(&pass, now);
                 } else {
                     self.pass = Some(pass);
                 }
@@ -263,7 +261,7 @@ impl CleanerWorker {
     }
 
     /// All is in place: notes how far the log is clean.
-    fn finish(&self, pass: Pass, now: Now) {
+    fn finish(&self, pass: &Pass, now: Now) {
         let log = &pass.log;
         log.finish_clean(pass.cut_count, pass.end_offset());
         let written = self.cleaner.manager.write_cleaner_offsets(&log.dir);

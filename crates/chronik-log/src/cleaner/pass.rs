@@ -66,7 +66,7 @@ enum Phase {
     Rewrite {
         /// What is left to do, the next one last; indexes of `segments`.
         groups: Vec<Range<usize>>,
-        current: Option<Rewriting>,
+        current: Option<Box<Rewriting>>,
     },
 }
 
@@ -301,12 +301,12 @@ impl Pass {
             let output = Output::create(&self.log, first, self.config.index_interval_bytes)?;
             let last_records = self.log.writer.lock().producers.last_records();
             if let Phase::Rewrite { current, .. } = &mut self.phase {
-                *current = Some(Rewriting { range, output, last_records });
+                *current = Some(Box::new(Rewriting { range, output, last_records }));
             }
             return Ok(false);
         };
         if self.at == rewriting.range.end {
-            self.put_in_place(now, rewriting)?;
+            self.put_in_place(now, *rewriting)?;
             return Ok(false);
         }
         let result = self.rewrite_segment(&mut rewriting, step_bytes);
