@@ -98,6 +98,13 @@ execute_unit() {
             install_kafka
             against_broker java-tools 900 python3 $clients/java/suite.py '{bootstrap}'
             ;;
+        log-compaction-tester)
+            install_kafka
+            # Small segments and a ratio of next to nothing, so that the cleaner has much to do while the tool waits.
+            CHRONIK_LOG_SEGMENT_BYTES=1048576 CHRONIK_LOG_CLEANER_BACKOFF_MS=200 \
+                CHRONIK_LOG_CLEANER_MIN_CLEANABLE_RATIO=0.01 CHRONIK_LOG_CLEANER_DELETE_RETENTION_MS=1000 \
+                against_broker "$1" 900 bash tests/clients/java/log_compaction_tester.sh '{bootstrap}'
+            ;;
         dump-log)
             install_kafka
             timeout 600 python3 tests/lib/dumplog.py "$RUNS"

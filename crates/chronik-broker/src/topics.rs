@@ -14,7 +14,6 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::broker::Broker;
 use crate::config::{BrokerValues, TopicOverrides, log_config};
-use crate::controller::is_internal_topic;
 use crate::partition::{Partition, PartitionServices, Standing, position_in};
 
 /// The config that says it, on topics and on the broker alike.
@@ -133,13 +132,7 @@ fn take_up(partition: &Arc<Partition>, now: Now, state: &PartitionImage, standin
 /// before there is a broker.
 pub fn topic_log_config(image: &MetadataImage, values: &BrokerValues, topic: &str) -> Arc<LogConfig> {
     let overrides = image.configs(&ConfigResource::Topic(topic.into()));
-    let config = log_config(overrides.map_or(&TopicOverrides::new(), |set| set), values);
-    if !is_internal_topic(topic) {
-        return config;
-    }
-    // What the broker keeps in its own topics does not grow old: on Kafka they are compacted. Until there is compaction
-    // everything is kept, whatever the broker's retention is.
-    Arc::new(LogConfig { retention_ms: None, retention_bytes: None, ..LogConfig::clone(&config) })
+    log_config(overrides.map_or(&TopicOverrides::new(), |set| set), values)
 }
 
 impl Broker {

@@ -18,10 +18,14 @@ pub struct CleanupPolicy {
 impl CleanupPolicy {
     /// `cleanup.policy=delete`, the default.
     pub const DELETE: Self = Self { delete: true, compact: false };
+    /// `cleanup.policy=compact`.
+    pub const COMPACT: Self = Self { delete: false, compact: true };
+    /// `cleanup.policy=compact,delete`.
+    pub const COMPACT_AND_DELETE: Self = Self { delete: true, compact: true };
 }
 
 /// A topic's settings as far as its logs obey them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
     /// `segment.bytes`: a segment does not grow beyond this.
     pub segment_bytes: u64,
@@ -45,6 +49,16 @@ pub struct LogConfig {
     /// `compression.gzip.level`, `.lz4.level` or `.zstd.level`, whichever belongs to `compression_type`; `None` takes
     /// the codec's default.
     pub compression_level: Option<i32>,
+    /// `min.cleanable.dirty.ratio`: the share of a compacted log that must be uncleaned before it is cleaned again,
+    /// from 0 to 1.
+    pub min_cleanable_dirty_ratio: f64,
+    /// `min.compaction.lag.ms`: a segment whose newest record is younger is not cleaned.
+    pub min_compaction_lag_ms: u64,
+    /// `max.compaction.lag.ms`: a segment whose first record is older is cleaned whatever the ratio, and is closed for
+    /// that where it is still appended to; `None` sets no limit.
+    pub max_compaction_lag_ms: Option<u64>,
+    /// `delete.retention.ms`: how long a tombstone stays after a clean first found it.
+    pub delete_retention_ms: u64,
     /// `max.message.bytes`: the largest batch that a client may append.
     pub max_message_bytes: usize,
     /// `message.timestamp.type`.
@@ -79,6 +93,10 @@ impl Default for LogConfig {
             cleanup_policy: CleanupPolicy::DELETE,
             compression_type: None,
             compression_level: None,
+            min_cleanable_dirty_ratio: 0.5,
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: None,
+            delete_retention_ms: DAY_MS,
             max_message_bytes: 1_048_588,
             message_timestamp_type: TimestampType::CreateTime,
             message_timestamp_before_max_ms: None,

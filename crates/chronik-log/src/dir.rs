@@ -72,6 +72,12 @@ pub(crate) struct LogDir {
     start_moved: AtomicBool,
     /// Whether anything changed since the last checkpoint.
     changed: AtomicBool,
+    /// Whether segments were cleaned since the last synced checkpoint, so that the next one is synced too.
+    cleaned: AtomicBool,
+    /// Whether the file that says how far logs were cleaned is behind.
+    cleaner_offsets_changed: AtomicBool,
+    /// Held while that file is written.
+    pub(crate) cleaner_offsets: Mutex<()>,
     pub(crate) removals: RemovalQueue,
 }
 
@@ -88,6 +94,9 @@ impl LogDir {
             uncheckpointed_bytes: AtomicU64::new(0),
             start_moved: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            cleaned: AtomicBool::new(false),
+            cleaner_offsets_changed: AtomicBool::new(false),
+            cleaner_offsets: Mutex::new(()),
             removals: RemovalQueue::default(),
         }
     }
@@ -201,6 +210,26 @@ impl LogDir {
 
     pub(crate) fn take_start_moved(&self) -> bool {
         self.start_moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// Notes that segments are about to be cleaned: once the journal that says so is gone, only a checkpoint that
+    /// survives a power loss may stand for it.
+    pub(crate) fn mark_cleaned(&self) {
+        self.cleaned.store(true, Ordering::Release);
+        self.mark_changed();
+    }
+
+    pub(crate) fn take_cleaned(&self) -> bool {
+        self.cleaned.swap(false, Ordering::AcqRel)
+    }
+
+    pub(crate) fn mark_cleaner_offsets_changed(&self) {
+        self.cleaner_offsets_changed.store(true, Ordering::Release);
+        self.mark_changed();
+    }
+
+    pub(crate) fn take_cleaner_offsets_changed(&self) -> bool {
+        self.cleaner_offsets_changed.swap(false, Ordering::AcqRel)
     }
 
     /// Notes that something changed which the next checkpoint must hold.

@@ -7,7 +7,7 @@
 //! The file is named by the generation of the checkpoint that comes after it. It is not synced: it guards against
 //! the death of the process, after which the page cache is still there. After a reboot it is not believed.
 //!
-//! Notes of cuts are the exception: they are synced, as a cut makes what was synced before untrue.
+//! Notes of cuts and cleans are the exception: they are synced, as they make what was synced before untrue.
 //!
 //! Layout: notes one after the other, each the kind (1 byte), an offset (8 bytes), the name of the partition's
 //! directory after its length (2 bytes), and the CRC-32C of all that.
@@ -37,15 +37,19 @@ pub(crate) enum NoteKind {
     LogStart = 4,
     /// The partition is deleted.
     Delete = 5,
+    /// Segments below the note's offset, all of it synced, are replaced by cleaned ones. The cleaned segment that is
+    /// being put in place when everything stops replaces the segments up to the offset of the last such note.
+    Clean = 6,
 }
 
 impl NoteKind {
-    const ALL: [Self; 5] = [Self::Append, Self::Cut, Self::Restart, Self::LogStart, Self::Delete];
+    const ALL: [Self; 6] =
+        [Self::Append, Self::Cut, Self::Restart, Self::LogStart, Self::Delete, Self::Clean];
 
     /// Whether the note must survive a power loss.
     const fn is_synced(self) -> bool {
         match self {
-            Self::Cut | Self::Restart => true,
+            Self::Cut | Self::Restart | Self::Clean => true,
             Self::Append | Self::LogStart | Self::Delete => false,
         }
     }

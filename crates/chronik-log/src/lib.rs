@@ -10,6 +10,7 @@ mod append;
 mod appender;
 mod bytes_io;
 mod checkpoint;
+mod cleaner;
 mod config;
 mod dir;
 mod epoch_cache;
@@ -40,6 +41,7 @@ mod truncate;
 mod validate;
 
 pub use append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended};
+pub use cleaner::{Cleaner, CleanerOptions, CleanerWorker};
 pub use config::{CleanupPolicy, LogConfig, ManagerOptions};
 pub use error::{AppendError, LogError, RefusedRecords};
 pub use flush::{FlushDone, FlushQueue, SyncedBatch};

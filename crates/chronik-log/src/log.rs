@@ -4,7 +4,7 @@
 //! truncate, delete records, roll) takes the writer's lock and runs one after the other. What readers need is in the
 //! view, whose lock is held for a few memory operations only: reads, lookups and getters never wait for a write, and
 //! may run at any time, from any number of threads. The order is writer before view; no thread takes a writer's lock
-//! while it holds a view's.
+//! while it holds a view's. Two more locks come before these, `reshaping` first, then `syncing`.
 //!
 //! A log that was never written has a directory with `partition.metadata` in it, no other file, and no segment.
 
@@ -29,6 +29,8 @@ use crate::{LogConfig, LogError, ProducerSummary, names};
 
 /// Stands for "no open transaction" where the first unstable offset is kept.
 const STABLE: i64 = i64::MAX;
+/// Stands for "never" where the offset is kept up to which the log was cleaned.
+const NEVER_CLEANED: i64 = -1;
 
 /// One partition's log.
 #[expect(clippy::struct_field_names, reason = "log start and log end offset are Kafka's names")]
@@ -45,6 +47,11 @@ pub struct Log {
     first_unstable_offset: AtomicI64,
     pub(crate) size_bytes: AtomicU64,
     closed: AtomicBool,
+    /// The offset up to which the log was cleaned, [`NEVER_CLEANED`] where it was not.
+    cleaned_up_to: AtomicI64,
+    /// Held by whoever replaces or removes segments (cuts, retention, cleaning, the end of the log), and while the
+    /// checkpoint notes which there are. Taken before all other locks.
+    pub(crate) reshaping: Mutex<()>,
     /// Held while the log is synced, and while it is cut: what a sync has noted must not be cut meanwhile. Taken before
     /// the writer's lock.
     pub(crate) syncing: Mutex<()>,
@@ -79,6 +86,10 @@ pub(crate) struct View {
     /// Tells the open files of this log from those of any other, and from those that it had before it threw away
     /// segments whose names it may use again.
     pub(crate) file_number: u64,
+    /// How often the log was cut at its end.
+    pub(crate) cut_count: u64,
+    /// The base offset of the cleaned segment whose files still have the names under which they were put in place.
+    pub(crate) swapping: Option<i64>,
     /// By base offset; the last one is appended to.
     pub(crate) segments: Vec<Segment>,
     pub(crate) ring: Option<Box<TailRing>>,
@@ -105,6 +116,8 @@ pub(crate) struct LogParts {
     pub(crate) log_end_offset: i64,
     pub(crate) high_watermark: i64,
     pub(crate) recovery_point: i64,
+    /// `None` where the log was never cleaned.
+    pub(crate) cleaned_up_to: Option<i64>,
 }
 
 impl Log {
@@ -139,6 +152,8 @@ impl Log {
             first_unstable_offset: AtomicI64::new(first_unstable_offset),
             size_bytes: AtomicU64::new(size_bytes),
             closed: AtomicBool::new(false),
+            cleaned_up_to: AtomicI64::new(parts.cleaned_up_to.unwrap_or(NEVER_CLEANED)),
+            reshaping: Mutex::new(()),
             syncing: Mutex::new(()),
             writer: Mutex::new(Writer {
                 producers: parts.producers,
@@ -149,6 +164,8 @@ impl Log {
             }),
             view: Mutex::new(View {
                 file_number,
+                cut_count: 0,
+                swapping: None,
                 segments: parts.segments,
                 ring: None,
                 epochs: parts.epochs,
@@ -218,6 +235,33 @@ impl Log {
         *self.config.write() = config;
     }
 
+    /// The offset up to which compaction has cleaned the log; `None` where it never has.
+    pub fn cleaned_up_to(&self) -> Option<Offset> {
+        let offset = self.cleaned_up_to.load(Ordering::Acquire);
+        (offset != NEVER_CLEANED).then_some(Offset(offset))
+    }
+
+    pub(crate) fn set_cleaned_up_to(&self, offset: Option<i64>) {
+        self.cleaned_up_to.store(offset.unwrap_or(NEVER_CLEANED), Ordering::Release);
+        self.dir.mark_cleaner_offsets_changed();
+    }
+
+    /// Notes that the log is clean below `offset`, unless it was cut since `cut_count`.
+    pub(crate) fn finish_clean(&self, cut_count: u64, offset: i64) {
+        let _reshaping = self.reshaping.lock();
+        if self.view.lock().cut_count == cut_count {
+            self.set_cleaned_up_to(Some(offset));
+        }
+    }
+
+    /// Notes that the log was cut: what is appended from `offset` on is not clean. The caller holds `reshaping`.
+    pub(crate) fn note_cut(&self, view: &mut View, offset: i64) {
+        view.cut_count += 1;
+        if self.cleaned_up_to.load(Ordering::Acquire) > offset {
+            self.set_cleaned_up_to(Some(offset));
+        }
+    }
+
     /// Bytes of record data.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)
@@ -272,6 +316,8 @@ impl Log {
 
     /// Closes the log for good: later calls fail, and its open files are let go.
     pub(crate) fn close(&self) {
+        // Whoever is putting segments in place finishes first: afterwards the directory's name may be another log's.
+        let _reshaping = self.reshaping.lock();
         let mut writer = self.writer.lock();
         self.closed.store(true, Ordering::Release);
         writer.active_file = None;
@@ -309,7 +355,19 @@ impl Log {
             FileKind::TimeIndex => names::TIME_INDEX,
         };
         self.dir.shared.files.get(FileKey { log: file_number, base_offset, kind }, || {
-            self.dir.open(&self.file_path(base_offset, extension), OpenMode::Read)
+            let path = self.file_path(base_offset, extension);
+            let is_swapping = {
+                let view = self.view.lock();
+                view.file_number == file_number && view.swapping == Some(base_offset)
+            };
+            if is_swapping {
+                match self.dir.open(&names::with_suffix(&path, names::SWAP), OpenMode::Read) {
+                    // It has its final name by now.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    opened => return opened,
+                }
+            }
+            self.dir.open(&path, OpenMode::Read)
         })
     }
 
@@ -354,9 +412,7 @@ impl Log {
 /// Replaces a small file so that whoever dies meanwhile leaves the old or the new one; the next sync of the log makes
 /// it durable.
 pub(crate) fn replace_unsynced(dir: &LogDir, path: &Path, contents: &[u8]) -> Result<(), LogError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(names::TMP);
-    let temporary = PathBuf::from(temporary);
+    let temporary = names::with_suffix(path, names::TMP);
     let write = || {
         let file = dir.open(&temporary, OpenMode::Create)?;
         file.truncate(0)?;

@@ -9,6 +9,7 @@ use crate::LogError;
 use crate::file_cache::FileKind;
 use crate::index::{Found, TimeEntry, find_on_disk};
 use crate::log::Log;
+use crate::reader::ATTEMPTS_MAX;
 use crate::scan::{BatchWalker, FoundBatch, ScanError};
 
 /// A moment in the log.
@@ -66,8 +67,21 @@ impl Log {
                 leader_epoch: self.latest_epoch().unwrap_or(LeaderEpoch::NONE),
             })),
             OffsetQuery::LatestTiered => Ok(None),
-            OffsetQuery::MaxTimestamp => self.max_timestamp(),
-            OffsetQuery::Timestamp(timestamp) => self.first_at_or_after(timestamp.get()),
+            OffsetQuery::MaxTimestamp => self.settled(Self::max_timestamp),
+            OffsetQuery::Timestamp(timestamp) => self.settled(|log| log.first_at_or_after(timestamp.get())),
+        }
+    }
+
+    /// What a lookup finds while no segment is replaced under it.
+    fn settled<T>(&self, lookup: impl Fn(&Self) -> Result<T, LogError>) -> Result<T, LogError> {
+        let mut attempts_left = ATTEMPTS_MAX;
+        loop {
+            let file_number = self.view.lock().file_number;
+            let found = lookup(self);
+            if attempts_left == 0 || self.view.lock().file_number == file_number {
+                return found;
+            }
+            attempts_left -= 1;
         }
     }
 

@@ -130,6 +130,7 @@ impl Log {
 
     /// Adds this log to a checkpoint, with its index entries on disk so that a restart finds them.
     fn add_to_checkpoint(&self, checkpoint: &mut CheckpointWriter) {
+        let _reshaping = self.reshaping.lock();
         let writer = self.writer.lock();
         if self.check_usable().is_err() {
             return;
@@ -212,14 +213,22 @@ fn write_checkpoint(
     let old_generation = dir.generation();
     let generation = old_generation + 1;
     dir.start_journal(generation);
+    // What the old journal said of cleaned segments must outlast a power loss.
+    let cleaned = dir.take_cleaned();
+    let synced = synced || cleaned;
     home.old_journals.lock().push(old_generation);
     let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
     for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
         log.add_to_checkpoint(&mut checkpoint);
     }
     let contents = checkpoint.finish();
+    // Before the journal goes, which knows of cuts.
+    manager.write_cleaner_offsets(dir)?;
     if let Err(source) = checkpoint::store(&*manager.disk, &dir.path, &contents, synced) {
         dir.mark_changed();
+        if cleaned {
+            dir.mark_cleaned();
+        }
         return Err(LogError::io("write the checkpoint of", &dir.path, source));
     }
     add(&manager.shared.counters.checkpoint_count, 1);

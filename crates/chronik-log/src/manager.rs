@@ -14,7 +14,9 @@ use crate::journal::NoteKind;
 use crate::log::{LogParts, replace_unsynced};
 use crate::startup::{Recovered, StartingLogManager};
 use crate::stats::LogStats;
-use crate::{FlushQueue, Log, LogConfig, LogError, ManagerOptions, names, partition_metadata};
+use crate::{
+    FlushQueue, Log, LogConfig, LogError, ManagerOptions, kafka_checkpoint, names, partition_metadata,
+};
 
 /// Says what a topic's settings are, at start and when a log is created.
 pub type ConfigSource = dyn Fn(&str) -> Arc<LogConfig> + Send + Sync;
@@ -219,7 +221,8 @@ impl LogManager {
         dir.disk.rename(&from, &to).map_err(|source| dir.write_failed("rename", &from, source))?;
         self.logs.write().remove(partition);
         self.failed.write().remove(partition);
-        dir.mark_changed();
+        // A topic of the same name that comes later was never cleaned.
+        dir.mark_cleaner_offsets_changed();
         Ok(Some((dir, to)))
     }
 
@@ -290,6 +293,25 @@ impl LogManager {
     /// memory. Gives when it wants to be called again.
     pub fn maintain(&self, now: Now) -> MonotonicMs {
         crate::maintenance::run(self, now)
+    }
+
+    /// Writes the file that says how far the logs of a directory were cleaned, if that has changed.
+    pub(crate) fn write_cleaner_offsets(&self, dir: &Arc<LogDir>) -> Result<(), LogError> {
+        let _writing = dir.cleaner_offsets.lock();
+        if !dir.take_cleaner_offsets_changed() {
+            return Ok(());
+        }
+        let logs = self.logs();
+        let offsets: BTreeMap<TopicPartition, i64> = logs
+            .iter()
+            .filter(|log| Arc::ptr_eq(&log.dir, dir))
+            .filter_map(|log| Some((log.topic_partition().clone(), log.cleaned_up_to()?.get())))
+            .collect();
+        let path = dir.path.join(names::CLEANER_CHECKPOINT);
+        dir.disk.replace_file(&path, kafka_checkpoint::format(&offsets).as_bytes()).map_err(|source| {
+            dir.mark_cleaner_offsets_changed();
+            LogError::io("write", &path, source)
+        })
     }
 
     /// Syncs all logs, writes the last checkpoint and the mark of a clean shutdown, and gives the directories back. The

@@ -1,5 +1,7 @@
 //! The names of files and directories, which are Kafka's.
 
+use std::path::{Path, PathBuf};
+
 use chronik_types::{TOPIC_NAME_BYTES_MAX, TopicPartition, validate_topic_name};
 
 /// Record batches.
@@ -39,10 +41,19 @@ pub(crate) const RECOVERY_POINT_CHECKPOINT: &str = "recovery-point-offset-checkp
 pub(crate) const HIGH_WATERMARK_CHECKPOINT: &str = "replication-offset-checkpoint";
 /// In a log directory: each log's first offset.
 pub(crate) const LOG_START_CHECKPOINT: &str = "log-start-offset-checkpoint";
+/// In a log directory: the offset up to which each compacted log was cleaned.
+pub(crate) const CLEANER_CHECKPOINT: &str = "cleaner-offset-checkpoint";
 
 /// The name of a segment's file or of a snapshot.
 pub(crate) fn file(offset: i64, extension: &str) -> String {
     format!("{offset:020}.{extension}")
+}
+
+/// A path with a suffix behind its extension.
+pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// The offset and the extension that a file's name stands for, or `None` for any other file.

@@ -160,6 +160,14 @@ pub(crate) struct Undo {
     previous: Option<ProducerEntry>,
 }
 
+/// What of a producer must stay in the log for its state to be found there again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastRecord {
+    /// The last offset of its last data batch; `None` where its last trace is a marker.
+    pub(crate) last_data_offset: Option<i64>,
+    pub(crate) producer_epoch: i16,
+}
+
 /// The producers of one log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProducerState {
@@ -272,6 +280,15 @@ impl ProducerState {
         let before = self.entries.len();
         self.entries.retain(|_, entry| !entry.is_expired(now, expiration_ms));
         before - self.entries.len()
+    }
+
+    /// The last trace of each producer, which compaction keeps.
+    pub(crate) fn last_records(&self) -> BTreeMap<i64, LastRecord> {
+        let last = |entry: &ProducerEntry| LastRecord {
+            last_data_offset: entry.batches().last().map(|batch| batch.last_offset),
+            producer_epoch: entry.producer_epoch,
+        };
+        self.entries.iter().map(|(&producer_id, entry)| (producer_id, last(entry))).collect()
     }
 
     pub(crate) fn summaries(&self) -> Vec<ProducerSummary> {

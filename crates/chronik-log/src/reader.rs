@@ -82,8 +82,9 @@ pub struct ReadResult {
     pub log_end_offset: Offset,
 }
 
-/// How often a read starts anew when the segment that it chose is gone before it could open it.
-const ATTEMPTS_MAX: usize = 8;
+/// How often a read starts anew when the segment that it chose is gone before it could open it, or replaced while it
+/// looked.
+pub(crate) const ATTEMPTS_MAX: usize = 8;
 
 /// A segment as a read that has chosen it goes on with it, without the view's lock.
 struct Target {
@@ -115,7 +116,13 @@ impl Log {
                 Plan::Done(result) => return Ok(result),
                 Plan::File(target) => target,
             };
-            match self.read_file(&request, &target) {
+            let found = self.read_file(&request, &target);
+            if self.view.lock().file_number != target.file_number && attempts_left > 0 {
+                // The segment was replaced meanwhile, so what was found may be of another file than was planned for.
+                attempts_left -= 1;
+                continue;
+            }
+            match found {
                 Ok(Some(result)) => return Ok(result),
                 // The rest of the segment is a gap: its last batches are missing. What follows is in the next one.
                 Ok(None) => {
@@ -260,6 +267,10 @@ impl Log {
         match named {
             Ok(Some(batch)) if batch.last_offset() == offset => Ok(position),
             Err(ScanError::Io(error)) => Err(error.into()),
+            Ok(_) | Err(ScanError::Batch { .. }) if self.view.lock().file_number != target.file_number => {
+                // The segment was replaced, and whoever asked starts anew.
+                Ok(0)
+            }
             Ok(_) | Err(ScanError::Batch { .. }) => {
                 let path = self.file_path(target.base_offset, names::INDEX);
                 tracing::warn!(path = %path.display(), "the offset index is damaged; reading the segment from its beginning");

@@ -16,6 +16,7 @@ impl Log {
         if self.deletable_count(&config, now) == 0 {
             return Ok(0);
         }
+        let _reshaping = self.reshaping.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
         match self.deletable_count(&config, now) {

@@ -46,7 +46,33 @@ pub(crate) struct BatchWalker<'a> {
     chunk_bytes: usize,
 }
 
+/// Where a walk was left, with what it had read ahead.
+#[derive(Debug, Default)]
+pub(crate) struct SavedWalk {
+    pub(crate) position: u64,
+    buffer: Vec<u8>,
+    buffer_position: u64,
+}
+
+impl SavedWalk {
+    /// A walk that begins at `position`.
+    pub(crate) fn at(position: u64) -> Self {
+        Self { position, ..Self::default() }
+    }
+}
+
 impl<'a> BatchWalker<'a> {
+    /// Goes on with a walk over whole batches.
+    pub(crate) fn resume(file: &'a dyn DiskFile, saved: SavedWalk, end: u64) -> Self {
+        let SavedWalk { position, buffer, buffer_position } = saved;
+        Self { file, position, end, buffer, buffer_position, chunk_bytes: SCAN_BUFFER_BYTES }
+    }
+
+    /// Leaves a walk so that [`resume`](Self::resume) can go on with it.
+    pub(crate) fn save(self) -> SavedWalk {
+        SavedWalk { position: self.position, buffer: self.buffer, buffer_position: self.buffer_position }
+    }
+
     /// A walker that looks at headers.
     pub(crate) fn headers(file: &'a dyn DiskFile, position: u64, end: u64) -> Self {
         Self { file, position, end, buffer: Vec::new(), buffer_position: 0, chunk_bytes: WALK_BUFFER_BYTES }

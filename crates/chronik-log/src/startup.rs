@@ -143,6 +143,7 @@ impl StartingLogManager {
         };
         let (kafka_log_start, kafka_high_watermark) =
             (read_kafka(names::LOG_START_CHECKPOINT), read_kafka(names::HIGH_WATERMARK_CHECKPOINT));
+        let cleaned_up_to = read_kafka(names::CLEANER_CHECKPOINT);
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             if entry.name.ends_with(names::DELETE_DIR) {
                 dir.removals.push_dir(now.monotonic, path.join(&entry.name));
@@ -155,6 +156,7 @@ impl StartingLogManager {
                 clean: checkpoint.clean,
                 kafka_log_start: kafka_log_start.get(&partition).copied(),
                 kafka_high_watermark: kafka_high_watermark.get(&partition).copied(),
+                cleaned_up_to: cleaned_up_to.get(&partition).copied(),
             };
             self.add_task(Task { dir: Arc::clone(&dir), partition, known });
         }

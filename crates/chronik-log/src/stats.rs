@@ -42,6 +42,12 @@ counters! {
     rolled_segment_count,
     /// Segments deleted by retention or `DeleteRecords`.
     deleted_segment_count,
+    /// Logs cleaned by compaction, each clean counted.
+    clean_count,
+    /// Bytes that compaction has read and written.
+    clean_io_bytes,
+    /// Logs that compaction gave up until the next start.
+    uncleanable_count,
     /// File syncs.
     sync_count,
     /// Checkpoints written.

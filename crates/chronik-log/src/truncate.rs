@@ -19,6 +19,7 @@ impl Log {
     /// Cuts the log so that it ends at or before `offset`, and forgets the leader epochs that begin at or after its new
     /// end. False where it ended there already.
     pub fn truncate_to(&self, now: Now, offset: Offset) -> Result<bool, LogError> {
+        let _reshaping = self.reshaping.lock();
         let _syncing = self.syncing.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
@@ -42,6 +43,7 @@ impl Log {
         writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, offset.get())?);
         let gone = {
             let mut view = self.view.lock();
+            self.note_cut(&mut view, offset.get());
             if let Some(ring) = &mut view.ring {
                 ring.truncate(offset.get());
             }
@@ -81,6 +83,7 @@ impl Log {
 
     /// Throws everything away and starts at `offset`.
     pub fn truncate_fully_and_start_at(&self, now: Now, offset: Offset) -> Result<(), LogError> {
+        let _reshaping = self.reshaping.lock();
         let _syncing = self.syncing.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
@@ -92,6 +95,8 @@ impl Log {
         let gone = {
             let mut view = self.view.lock();
             view.ring = None;
+            view.cut_count += 1;
+            self.set_cleaned_up_to(None);
             self.renew_file_number(&mut view);
             self.log_start_offset.store(offset, Ordering::Release);
             self.log_end_offset.store(offset, Ordering::Release);

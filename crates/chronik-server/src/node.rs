@@ -13,7 +13,7 @@ use chronik_broker::{
     Broker, BrokerParts, Connection, ControllerLink, NoPeerClient, Responder, topic_log_config,
 };
 use chronik_disk::{Disk, RealDisk};
-use chronik_log::{LogManager, ManagerOptions};
+use chronik_log::{Cleaner, LogManager, ManagerOptions};
 use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
 use chronik_types::{LogIndex, MonotonicMs, Now, Term};
 use tokio::sync::oneshot;
@@ -27,7 +27,8 @@ use crate::race::{Either, race};
 use crate::replica_client::ReplicaClient;
 use crate::system;
 use crate::threads::{
-    MetadataThread, Waker, start_controller, start_fsync, start_maintenance, start_metadata, start_timers,
+    MetadataThread, OnPanic, Waker, Worker, start_cleaner, start_controller, start_fsync, start_maintenance,
+    start_metadata, start_timers,
 };
 
 /// The directory of the metadata log within the data directory. No partition's directory can have this name: theirs
@@ -182,7 +183,10 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let upkeep_waker = upkeep.clone();
     logs.set_maintenance_waker(Box::new(move || upkeep_waker.wake()));
     let maintained = Arc::clone(&logs);
-    let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
+    let maintenance_worker =
+        start_maintenance(clock, upkeep, move |now| maintained.maintain(now), Arc::clone(&on_panic))?;
+    let mut workers = vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker];
+    workers.extend(start_cleaners(&config, &logs, clock, &on_panic)?);
 
     let configured = Arc::clone(&broker);
     let at_start = config.limits(open_files_max);
@@ -194,12 +198,31 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         listening: Box::new(listening),
         service,
         ready,
-        workers: vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker],
+        workers,
         shut_down: Box::new(move |now| {
             logs.shutdown(now)?;
             Ok(())
         }),
     })
+}
+
+/// Starts the threads that compact logs, if any are wanted.
+fn start_cleaners(
+    config: &crate::config::Config,
+    logs: &Arc<LogManager>,
+    clock: Clock,
+    on_panic: &OnPanic,
+) -> Result<Vec<Worker>, Box<dyn Error>> {
+    if !config.log_cleaner_enable {
+        return Ok(Vec::new());
+    }
+    let seed = system::random_seed()?;
+    let (words, _) = seed.as_chunks::<8>();
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let hash_secret = [words.next().unwrap_or(0), words.next().unwrap_or(0)];
+    let cleaner = Cleaner::new(Arc::clone(logs), config.cleaner_options(hash_secret));
+    let start = |_| Ok(start_cleaner(clock, cleaner.worker(), Arc::clone(on_panic))?);
+    (0..config.log_cleaner_threads).map(start).collect()
 }
 
 /// Opens the metadata log. A node that is its only voter leads after the first turn.

@@ -43,7 +43,7 @@ impl TopicSettings {
     fn log_config(&self) -> LogConfig {
         LogConfig {
             segment_bytes: unsigned(self.segment_bytes.into()),
-            segment_ms: unsigned(self.segment_ms),
+            segment_ms: self.rolled_after_ms(),
             segment_jitter_ms: unsigned(self.segment_jitter_ms),
             segment_index_bytes: unsigned(self.segment_index_bytes.into()),
             index_interval_bytes: unsigned(self.index_interval_bytes.into()),
@@ -55,6 +55,10 @@ impl TopicSettings {
             },
             compression_type: self.compression_codec(),
             compression_level: self.compression_level(),
+            min_cleanable_dirty_ratio: self.min_cleanable_dirty_ratio,
+            min_compaction_lag_ms: unsigned(self.min_compaction_lag_ms),
+            max_compaction_lag_ms: limit(self.max_compaction_lag_ms),
+            delete_retention_ms: unsigned(self.delete_retention_ms),
             max_message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(0),
             message_timestamp_type: if self.log_append_time {
                 TimestampType::LogAppendTime
@@ -66,6 +70,15 @@ impl TopicSettings {
             flush_messages: limit(self.flush_messages),
             flush_ms: limit(self.flush_ms),
             file_delete_delay_ms: unsigned(self.file_delete_delay_ms),
+        }
+    }
+
+    /// A segment that is still appended to is not cleaned, so a compacted topic's are closed in time for that.
+    fn rolled_after_ms(&self) -> u64 {
+        if self.cleanup_policy.compact && self.max_compaction_lag_ms > 0 {
+            unsigned(self.segment_ms.min(self.max_compaction_lag_ms))
+        } else {
+            unsigned(self.segment_ms)
         }
     }
 }
@@ -103,6 +116,17 @@ mod tests {
             assert_eq!(config(&settings), (codec, level), "{name}");
         }
         assert_eq!(config(&[("compression.type", "gzip")]), (Some(Compression::Gzip), Some(-1)));
+    }
+
+    #[test]
+    fn the_longest_lag_closes_segments_of_compacted_topics_only() {
+        let mut overrides = TopicOverrides::from([("max.compaction.lag.ms".to_owned(), "700".to_owned())]);
+        let segment_ms = |overrides| log_config(overrides, &BrokerValues::new()).segment_ms;
+        assert_eq!(segment_ms(&overrides), LogConfig::default().segment_ms);
+        overrides.insert("cleanup.policy".to_owned(), "compact".to_owned());
+        assert_eq!(segment_ms(&overrides), 700);
+        overrides.insert("segment.ms".to_owned(), "600".to_owned());
+        assert_eq!(segment_ms(&overrides), 600);
     }
 
     #[test]

@@ -152,7 +152,12 @@ impl Broker {
         NewTopic {
             partition_count: self.config.offsets_topic_num_partitions,
             replication_factor: self.config.offsets_topic_replication_factor.min(broker_count).max(1),
-            configs: vec![("segment.bytes".to_owned(), Some(segment_bytes))],
+            // Of each group and each committed offset the last record counts, for ever.
+            configs: vec![
+                ("cleanup.policy".to_owned(), Some("compact".to_owned())),
+                ("compression.type".to_owned(), Some("producer".to_owned())),
+                ("segment.bytes".to_owned(), Some(segment_bytes)),
+            ],
             ..wanted
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use chronik_disk::{DirEntry, OpenMode};
 
 use super::Recovery;
+use crate::journal::NoteKind;
 use crate::scan::BatchWalker;
 use crate::segment::Segment;
 use crate::{LogError, names};
@@ -12,55 +13,103 @@ use crate::{LogError, names};
 impl Recovery<'_> {
     /// Ends what a restart interrupted: files on their way out go, a segment that compaction was about to put in place
     /// is put in place.
-    pub(super) fn finish_interrupted(&self, entries: Vec<DirEntry>) -> Result<Vec<DirEntry>, LogError> {
+    ///
+    /// A cleaned segment counts from the moment when its data is called `.log.swap`. Before that all of it goes; from
+    /// then on it replaces the old segments, however many of these are still there.
+    pub(super) fn finish_interrupted(&mut self, entries: Vec<DirEntry>) -> Result<Vec<DirEntry>, LogError> {
         let mut changed = false;
         let mut swapped = Vec::new();
+        let data_swap = format!("{}{}", names::LOG, names::SWAP);
+        let index_swaps = [names::INDEX, names::TIME_INDEX, names::TXN_INDEX]
+            .map(|extension| format!("{extension}{}", names::SWAP));
+        let mut swapped_indexes = Vec::new();
         for entry in &entries {
             let name = &entry.name;
             if [names::DELETED, names::CLEANED, names::TMP].iter().any(|suffix| name.ends_with(suffix)) {
-                let path = self.path.join(name);
-                self.dir.disk.remove_file(&path).map_err(|e| self.dir.write_failed("remove", &path, e))?;
+                self.remove(name)?;
                 changed = true;
-            } else if let Some(target) = name.strip_suffix(names::SWAP) {
-                swapped.push((name.clone(), target.to_owned()));
+                continue;
+            }
+            match names::parse_file(name) {
+                Some((base_offset, extension)) if extension == data_swap => swapped.push(base_offset),
+                Some((base_offset, extension)) if index_swaps.iter().any(|swap| swap == extension) => {
+                    swapped_indexes.push((base_offset, name.clone()));
+                }
+                _ if name.ends_with(names::SWAP) => {
+                    self.remove(name)?;
+                    changed = true;
+                }
+                _ => {}
             }
         }
-        // The data takes its place first, as its indexes can be made from it.
-        swapped.sort_by_key(|(_, target)| !target.ends_with(names::LOG));
-        for (from, to) in &swapped {
-            if to.ends_with(&format!(".{}", names::LOG)) {
-                self.remove_replaced(from, to)?;
+        for &base_offset in &swapped {
+            self.remove_replaced(base_offset)?;
+        }
+        for (base_offset, name) in &swapped_indexes {
+            match name.strip_suffix(names::SWAP) {
+                Some(target) if swapped.contains(base_offset) => self.rename(name, target)?,
+                // An index without its data: the data never came so far, or has its place already.
+                _ => self.remove(name)?,
             }
-            let (from, to) = (self.path.join(from), self.path.join(to));
-            self.dir.disk.rename(&from, &to).map_err(|e| self.dir.write_failed("rename", &from, e))?;
+            changed = true;
+        }
+        for &base_offset in &swapped {
+            let target = names::file(base_offset, names::LOG);
+            self.rename(&format!("{target}{}", names::SWAP), &target)?;
+            self.put_in_place.insert(base_offset);
             changed = true;
         }
         if !changed {
             return Ok(entries);
         }
+        if !swapped.is_empty() {
+            // The next checkpoint makes the journal go that tells what the cleaned segment replaces.
+            let synced = self.dir.disk.sync_dir(&self.path);
+            synced.map_err(|source| self.dir.sync_failed(&self.path, source))?;
+        }
         self.dir.disk.read_dir(&self.path).map_err(|source| LogError::io("list", &self.path, source))
     }
 
-    /// Removes the segments whose offsets a compacted segment covers.
-    pub(super) fn remove_replaced(&self, swap: &str, target: &str) -> Result<(), LogError> {
-        let Some((base_offset, _)) = names::parse_file(target) else { return Ok(()) };
-        let path = self.path.join(swap);
-        let io_failed = |source| LogError::io("read", &path, source);
-        let file = self.dir.open(&path, OpenMode::Read).map_err(io_failed)?;
-        let mut walker = BatchWalker::headers(&*file, 0, file.len_bytes().map_err(io_failed)?);
-        let mut last_offset = base_offset;
-        while let Ok(Some(found)) = walker.next_header() {
-            last_offset = last_offset.max(found.last_offset());
-        }
-        for entry in self.dir.disk.read_dir(&self.path).map_err(io_failed)? {
+    fn remove(&self, name: &str) -> Result<(), LogError> {
+        let path = self.path.join(name);
+        self.dir.disk.remove_file(&path).map_err(|e| self.dir.write_failed("remove", &path, e))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<(), LogError> {
+        let (from, to) = (self.path.join(from), self.path.join(to));
+        self.dir.disk.rename(&from, &to).map_err(|e| self.dir.write_failed("rename", &from, e))
+    }
+
+    /// Removes the segments that a compacted segment replaces: up to where the journal says, or, in a directory that
+    /// Kafka wrote, as far as its offsets reach.
+    fn remove_replaced(&self, base_offset: i64) -> Result<(), LogError> {
+        let noted = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Clean);
+        let end_offset = match noted.filter(|note| base_offset < note.offset) {
+            Some(note) => note.offset,
+            None => self.end_of_swapped(base_offset)?,
+        };
+        let entries = self.dir.disk.read_dir(&self.path);
+        for entry in entries.map_err(|source| LogError::io("list", &self.path, source))? {
             let Some((offset, extension)) = names::parse_file(&entry.name) else { continue };
             let replaced = [names::LOG, names::INDEX, names::TIME_INDEX, names::TXN_INDEX];
-            if base_offset <= offset && offset <= last_offset && replaced.contains(&extension) {
-                let path = self.path.join(&entry.name);
-                self.dir.disk.remove_file(&path).map_err(|e| self.dir.write_failed("remove", &path, e))?;
+            if base_offset <= offset && offset < end_offset && replaced.contains(&extension) {
+                self.remove(&entry.name)?;
             }
         }
         Ok(())
+    }
+
+    /// The offset after the last batch of a compacted segment that is not in its place yet.
+    fn end_of_swapped(&self, base_offset: i64) -> Result<i64, LogError> {
+        let path = self.path.join(format!("{}{}", names::file(base_offset, names::LOG), names::SWAP));
+        let io_failed = |source| LogError::io("read", &path, source);
+        let file = self.dir.open(&path, OpenMode::Read).map_err(io_failed)?;
+        let mut walker = BatchWalker::headers(&*file, 0, file.len_bytes().map_err(io_failed)?);
+        let mut end_offset = base_offset.saturating_add(1);
+        while let Ok(Some(found)) = walker.next_header() {
+            end_offset = end_offset.max(found.last_offset().saturating_add(1));
+        }
+        Ok(end_offset)
     }
 
     pub(super) fn remove_segment_files(&mut self, base_offset: i64) -> Result<(), LogError> {

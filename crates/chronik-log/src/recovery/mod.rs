@@ -10,6 +10,7 @@
 //! | the process died | everything in the checkpoint, unless the journal says that the log was cut |
 //! | the machine stopped (another boot id) | what lies below the recovery point |
 //! | no checkpoint | a closed segment whose index leads to batches that end where the next segment begins |
+//! | segments were cleaned since | the same; all below the note was synced before it was written |
 //!
 //! A file that is missing or damaged is put right from the others, with one warning.
 
@@ -51,6 +52,8 @@ pub(crate) struct Known {
     /// Kafka's own checkpoints, for a directory that Kafka wrote: log start, high watermark.
     pub(crate) kafka_log_start: Option<i64>,
     pub(crate) kafka_high_watermark: Option<i64>,
+    /// How far the log was cleaned, in Kafka's file or Chronik's, which are the same.
+    pub(crate) cleaned_up_to: Option<i64>,
 }
 
 /// One partition while it is recovered.
@@ -69,6 +72,8 @@ struct Recovery<'a> {
     /// The offset up to which `producers` is known to be right; `None` where it has to be made anew.
     producers_end: Option<i64>,
     snapshots: BTreeSet<i64>,
+    /// Base offsets of the cleaned segments that this recovery put in place.
+    put_in_place: BTreeSet<i64>,
 }
 
 /// Recovers the log in a partition's directory.
@@ -94,6 +99,7 @@ pub(crate) fn recover(
         producers: ProducerState::default(),
         producers_end: None,
         snapshots: BTreeSet::new(),
+        put_in_place: BTreeSet::new(),
     };
     let entries = recovery.finish_interrupted(entries)?;
     recovery.take_files(&entries);
@@ -126,7 +132,10 @@ impl Recovery<'_> {
             }
             let next_base = bases.get(at + 1).map(|&(next, _)| next);
             let segment = self.recover_segment(base_offset, len, next_base)?;
-            if next_base.is_none() || segment.size_bytes > 0 {
+            // A segment of which compaction has left nothing stays, so that the log starts where it did.
+            let was_emptied =
+                len == 0 && (self.config.cleanup_policy.compact || base_offset < self.cleaned_end());
+            if next_base.is_none() || segment.size_bytes > 0 || was_emptied {
                 segments.push(segment);
             } else {
                 self.warn(
@@ -140,6 +149,7 @@ impl Recovery<'_> {
         let offsets = self.settle_offsets(&mut segments)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
+        let cleaned_up_to = self.cleaned_up_to();
         self.epochs_changed |= self.epochs.truncate_from_end(offsets.log_end);
         self.epochs_changed |= self.epochs.truncate_from_start(offsets.log_start);
         if self.epochs_changed {
@@ -160,6 +170,7 @@ impl Recovery<'_> {
             log_end_offset: offsets.log_end,
             high_watermark: offsets.high_watermark,
             recovery_point: offsets.recovery_point,
+            cleaned_up_to,
         };
         Ok(Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts))
     }
@@ -169,7 +180,27 @@ impl Recovery<'_> {
     fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
         let (true, Some(checkpoint)) = (self.known.rebooted, &self.known.checkpoint) else { return false };
         let expected = before.last().map_or(checkpoint.log_start_offset, |segment| segment.next_offset);
-        expected < base_offset && checkpoint.recovery_point < base_offset
+        expected < base_offset && checkpoint.recovery_point.max(self.cleaned_end()) < base_offset
+    }
+
+    /// Segments below this offset may be cleaned ones, and not what the checkpoint says of them. All of it was synced
+    /// before the first of them was put in place.
+    fn cleaned_end(&self) -> i64 {
+        self.known.notes.iter().fold(i64::MIN, |end, note| match note.kind {
+            NoteKind::Clean => end.max(note.offset),
+            NoteKind::Cut => end.min(note.offset),
+            NoteKind::Restart => i64::MIN,
+            NoteKind::Append | NoteKind::LogStart | NoteKind::Delete => end,
+        })
+    }
+
+    /// How far the log was cleaned: nothing that was appended after a cut is.
+    fn cleaned_up_to(&self) -> Option<i64> {
+        if self.noted(NoteKind::Restart) || self.noted(NoteKind::Delete) {
+            return None;
+        }
+        let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
+        self.known.cleaned_up_to.map(|offset| offset.min(cut_offset)).filter(|&offset| offset >= 0)
     }
 
     fn warn(&self, offset: i64, extension: &str, what: &str) {
@@ -271,7 +302,7 @@ impl Recovery<'_> {
             .filter_map(|note| match note.kind {
                 NoteKind::Cut => Some(note.offset),
                 NoteKind::Restart => Some(i64::MIN),
-                NoteKind::Append | NoteKind::LogStart | NoteKind::Delete => None,
+                NoteKind::Append | NoteKind::LogStart | NoteKind::Delete | NoteKind::Clean => None,
             })
             .min()
     }
@@ -325,6 +356,7 @@ impl Recovery<'_> {
             }
             offsets.log_end = offsets.log_start;
         }
+        offsets.recovery_point = offsets.recovery_point.max(self.cleaned_end());
         offsets.recovery_point = offsets.recovery_point.clamp(offsets.log_start, offsets.log_end);
         Ok(offsets)
     }

@@ -28,6 +28,13 @@ impl Recovery<'_> {
                 (known, last == Some(base_offset), checkpoint.recovery_point)
             }
         };
+        let was_cleaned = base_offset < self.cleaned_end() || self.put_in_place.contains(&base_offset);
+        if was_cleaned && let Some(next_base) = next_base {
+            if let Some(segment) = self.take_by_tail(base_offset, len, next_base)? {
+                return Ok(segment);
+            }
+            return self.reread(base_offset, len, Some(next_base), self.cleaned_end());
+        }
         let Some(mut segment) = known else {
             if self.known.checkpoint.is_none()
                 && let Some(next_base) = next_base
@@ -77,15 +84,26 @@ impl Recovery<'_> {
         next_base: Option<i64>,
         check_from: i64,
     ) -> Result<Segment, LogError> {
+        // What is read again is not counted twice.
+        if self.producers_end.is_some_and(|end| base_offset < end) {
+            self.producers_end = None;
+        }
+        self.reread(base_offset, len, next_base, check_from)
+    }
+
+    /// Reads a segment from its beginning and takes the producers' state for right where it is known.
+    fn reread(
+        &mut self,
+        base_offset: i64,
+        len: u64,
+        next_base: Option<i64>,
+        check_from: i64,
+    ) -> Result<Segment, LogError> {
         let mut segment = Segment::new(base_offset, self.now.wall.get());
         for (extension, size) in [(names::INDEX, OffsetEntry::BYTES), (names::TIME_INDEX, TimeEntry::BYTES)] {
             if self.file_len(base_offset, extension).is_some_and(|len| len > 0 && size > 0) {
                 self.cut_file(base_offset, extension, 0)?;
             }
-        }
-        // What is read again is not counted twice.
-        if self.producers_end.is_some_and(|end| base_offset < end) {
-            self.producers_end = None;
         }
         self.scan(&mut segment, len, next_base, check_from)?;
         Ok(segment)

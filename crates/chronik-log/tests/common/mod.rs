@@ -1,6 +1,8 @@
 //! What the log's tests share: batches, a disk, a manager over it.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod compaction;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use chronik_broker::config::{
     TOPIC_CONFIGS, is_kafka_broker_config,
 };
 
-use chronik_log::ManagerOptions;
+use chronik_log::{CleanerOptions, ManagerOptions};
 
 use super::load::Origin;
 use super::options::{Config, OPTIONS, OptionSpec};
@@ -95,6 +95,19 @@ impl Config {
             retention_check_interval_ms: self.log_retention_check_interval_ms,
             producer_id_expiration_ms: u64::try_from(self.producer_id_expiration_ms).unwrap_or(u64::MAX),
             ..ManagerOptions::default()
+        }
+    }
+
+    /// What the cleaner is told; keys are hashed with `hash_secret`.
+    pub fn cleaner_options(&self, hash_secret: [u64; 2]) -> CleanerOptions {
+        CleanerOptions {
+            thread_count: self.log_cleaner_threads,
+            dedupe_buffer_bytes: usize::try_from(self.log_cleaner_dedupe_buffer_size).unwrap_or(usize::MAX),
+            dedupe_buffer_load_factor: self.log_cleaner_io_buffer_load_factor,
+            io_buffer_bytes: self.log_cleaner_io_buffer_size,
+            io_max_bytes_per_second: self.log_cleaner_io_max_bytes_per_second,
+            backoff_ms: self.log_cleaner_backoff_ms,
+            hash_secret,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The threads beside those that serve connections. Each has a duty, which others hand in.
 
+mod cleaner;
 mod controller;
 mod fsync;
 mod maintenance;
@@ -7,6 +8,7 @@ mod metadata;
 mod timers;
 mod worker;
 
+pub use cleaner::start_cleaner;
 pub use controller::start_controller;
 pub use fsync::start_fsync;
 pub use maintenance::{MAINTENANCE_INTERVAL_MS, start_maintenance};
