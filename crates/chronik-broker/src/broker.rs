@@ -1,7 +1,7 @@
 //! The broker: what its handlers share, and the few ways into it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use bytes::BytesMut;
 use chronik_log::LogManager;
@@ -66,13 +66,13 @@ impl Broker {
             clock: Arc::clone(&clock),
         });
         let session_seed = random.next_u32();
-        Arc::new(Self {
+        Arc::new_cyclic(|broker| Self {
             fetch_sessions: FetchSessions::new(
                 config.max_incremental_fetch_session_cache_slots,
                 session_seed,
             ),
             topics: Topics::new(services),
-            groups: Groups::default(),
+            groups: Groups::new(Weak::clone(broker), config.groups.clone()),
             producer_ids: ProducerIds::default(),
             timers: Timers::default(),
             incarnation: random.next_u128(),
@@ -127,7 +127,7 @@ impl Broker {
 
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
-    pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
+    pub fn metadata_changed(self: &Arc<Self>, image: &Arc<MetadataImage>, delta: &Delta) {
         self.topics.apply(self, image, delta);
         self.groups.apply(self, delta);
     }

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod configs;
+mod group_shards;
 mod groups;
 mod log_dirs;
 mod offers;
