@@ -407,6 +407,7 @@ impl GroupCoordinator {
         let Some(mut pending) = env.writes.pending.remove(&id) else { return };
         let refusal = append_error(ErrorCode::RequestTimedOut);
         env.refuse_held(&mut pending, refusal);
+        pending.refusal = Some(refusal);
         for change in &pending.changes {
             match change {
                 Change::Assigned { group, generation, .. } => {
