@@ -233,13 +233,14 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--keep", metavar="DIRECTORY", help="where to leave the broker's data")
     parser.add_argument("--log", metavar="FILE", help="where to leave the broker's log")
-    parser.add_argument("command", nargs="+", help="{bootstrap} and {data} are filled in")
+    parser.add_argument("command", nargs="+", help="{bootstrap}, {data} and {log} are filled in")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chronik-test-"))
     daemon = from_arguments(options, directory / "data")
     try:
         daemon.start()
-        filled = [part.format(bootstrap=daemon.bootstrap, data=daemon.data_dir) for part in options.command]
+        places = {"bootstrap": daemon.bootstrap, "data": daemon.data_dir, "log": daemon.log_path}
+        filled = [part.format(**places) for part in options.command]
         code = subprocess.run(filled, check=False).returncode
         if not daemon.alive():
             print(f"not ok daemon: the broker ended by itself\n{daemon.log_tail()}")
