@@ -35,9 +35,21 @@ run_unit() {
 against_broker() {
     local name=$1 limit_s=$2
     shift 2
-    timeout --kill-after=20 "$limit_s" python3 tests/lib/daemon.py "$BROKER" \
+    against_broker_with "$name" "$limit_s" "" "$@"
+}
+
+# The same with broker configs, NAME=VALUE separated by blanks: against_broker_with NAME TIMEOUT_SECONDS CONFIGS COMMAND…
+against_broker_with() {
+    local name=$1 limit_s=$2 configs=() set=() config
+    read -ra configs <<<"$3"
+    shift 3
+    for config in "${configs[@]}"; do set+=(--set "$config"); done
+    timeout --kill-after=20 "$limit_s" python3 tests/lib/daemon.py "$BROKER" "${set[@]}" \
         --binary "$BINARY" --libs "$KAFKA_LIBS" --keep "$RUNS/$name" --log "$LOGS/$name.broker.log" -- "$@"
 }
+
+# Both brokers make up their groups as fast; Kafka's default is 3 s.
+GROUPS_CONFIGS="group.initial.rebalance.delay.ms=500"
 
 execute_unit() {
     local python="$CACHE/venv" clients=tests/clients
@@ -127,27 +139,41 @@ execute_unit() {
             ;;
         groups-kafka-python)
             install_venv kafka-python $clients/kafka-python/requirements.txt
-            against_broker "$1" 600 "$python/kafka-python/bin/python" $clients/kafka-python/groups.py '{bootstrap}'
+            against_broker_with "$1" 600 "$GROUPS_CONFIGS" "$python/kafka-python/bin/python" $clients/kafka-python/groups.py '{bootstrap}'
             ;;
         groups-confluent-kafka)
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
-            against_broker "$1" 600 "$python/confluent-kafka/bin/python" $clients/confluent-kafka/groups.py '{bootstrap}'
+            against_broker_with "$1" 600 "$GROUPS_CONFIGS" "$python/confluent-kafka/bin/python" $clients/confluent-kafka/groups.py '{bootstrap}'
             ;;
         groups-aiokafka)
             install_venv aiokafka $clients/aiokafka/requirements.txt
-            against_broker "$1" 600 "$python/aiokafka/bin/python" $clients/aiokafka/suite.py '{bootstrap}'
+            against_broker_with "$1" 600 "$GROUPS_CONFIGS" "$python/aiokafka/bin/python" $clients/aiokafka/suite.py '{bootstrap}'
             ;;
         groups-kafkajs)
             install_kafkajs
-            against_broker "$1" 600 node $clients/kafkajs/suite.js '{bootstrap}' groups
+            against_broker_with "$1" 600 "$GROUPS_CONFIGS" node $clients/kafkajs/suite.js '{bootstrap}' groups
             ;;
         groups-go)
             install_go_suite
-            against_broker "$1" 600 "$CACHE/go-suite" '{bootstrap}' groups
+            against_broker_with "$1" 600 "$GROUPS_CONFIGS" "$CACHE/go-suite" '{bootstrap}' groups
             ;;
         groups-java-tools)
             install_kafka
-            against_broker "$1" 900 python3 $clients/java/groups.py '{bootstrap}'
+            against_broker_with "$1" 900 "$GROUPS_CONFIGS" python3 $clients/java/groups.py '{bootstrap}'
+            ;;
+        groups-checker) python3 -m unittest discover -s tests/groups -p 'test_*.py' ;;
+        groups-load)
+            install_kafka
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            install_venv aiokafka $clients/aiokafka/requirements.txt
+            install_kafkajs
+            install_go_suite
+            against_broker_with "$1" 900 "$GROUPS_CONFIGS group.min.session.timeout.ms=1000 offsets.topic.num.partitions=5" \
+                "$python/confluent-kafka/bin/python" tests/groups/load.py '{bootstrap}' '{log}' "$LOGS/$1"
+            ;;
+        groups-replay)
+            timeout 300 python3 tests/groups/replay.py "$BROKER" --binary "$BINARY" --libs "$KAFKA_LIBS"
             ;;
         *)
             echo "unit '$1' is listed in scripts/test and not defined here"

@@ -54,6 +54,8 @@ class Daemon:
         self.port = port or free_port()
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        # Broker configs by Kafka's names, beside those that every test has.
+        self.configs: dict[str, str] = {}
 
     @property
     def bootstrap(self) -> str:
@@ -149,6 +151,7 @@ class Chronik(Daemon):
             **inherited,
             "CHRONIK_KAFKA_PORT": str(self.port),
             "CHRONIK_DATA_DIR": str(self.data_dir),
+            **{"CHRONIK_" + name.upper().replace(".", "_"): value for name, value in self.configs.items()},
             **self.settings,
         }
 
@@ -181,6 +184,7 @@ class Kafka(Daemon):
 
     def _properties(self) -> str:
         listeners = f"PLAINTEXT://{self.bootstrap},CONTROLLER://127.0.0.1:{self.controller_port}"
+        own = [f"{name}={value}" for name, value in self.configs.items()]
         return "\n".join(
             [
                 "process.roles=broker,controller",
@@ -198,15 +202,21 @@ class Kafka(Daemon):
                 "share.coordinator.state.topic.replication.factor=1",
                 "share.coordinator.state.topic.min.isr=1",
                 "group.initial.rebalance.delay.ms=500",
+                # Of two lines with one name the later counts.
+                *own,
             ]
         )
 
 
 def from_arguments(options: argparse.Namespace, data_dir: Path) -> Daemon:
     """The broker that the command line asks for."""
+    daemon: Daemon
     if options.broker == "kafka":
-        return Kafka(Path(options.libs), data_dir)
-    return Chronik(Path(options.binary), data_dir)
+        daemon = Kafka(Path(options.libs), data_dir)
+    else:
+        daemon = Chronik(Path(options.binary), data_dir)
+    daemon.configs.update(setting.split("=", 1) for setting in options.set)
+    return daemon
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -214,6 +224,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("broker", choices=["chronik", "kafka"])
     parser.add_argument("--binary", default="target/release/chronik-server", help="the chronik-server to run")
     parser.add_argument("--libs", default=os.environ.get("KAFKA_LIBS", ""), help="directory of Kafka's jars")
+    parser.add_argument("--set", action="append", default=[], metavar="CONFIG=VALUE", help="a broker config")
 
 
 def main() -> int:
@@ -222,13 +233,14 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--keep", metavar="DIRECTORY", help="where to leave the broker's data")
     parser.add_argument("--log", metavar="FILE", help="where to leave the broker's log")
-    parser.add_argument("command", nargs="+", help="{bootstrap} and {data} are filled in")
+    parser.add_argument("command", nargs="+", help="{bootstrap}, {data} and {log} are filled in")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chronik-test-"))
     daemon = from_arguments(options, directory / "data")
     try:
         daemon.start()
-        filled = [part.format(bootstrap=daemon.bootstrap, data=daemon.data_dir) for part in options.command]
+        places = {"bootstrap": daemon.bootstrap, "data": daemon.data_dir, "log": daemon.log_path}
+        filled = [part.format(**places) for part in options.command]
         code = subprocess.run(filled, check=False).returncode
         if not daemon.alive():
             print(f"not ok daemon: the broker ended by itself\n{daemon.log_tail()}")

@@ -1,7 +1,7 @@
 //! The broker: what its handlers share, and the few ways into it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::BytesMut;
 use chronik_log::LogManager;
@@ -79,14 +79,14 @@ impl Broker {
         let session_seed = random.next_u32();
         let entries = config.entries.clone();
         let configs = BrokerConfigs::new(config.node_id, entries, &config.topic_values, &metadata.image());
-        Arc::new(Self {
+        Arc::new_cyclic(|broker| Self {
             fetch_sessions: FetchSessions::new(
                 config.max_incremental_fetch_session_cache_slots,
                 session_seed,
             ),
             topics: Topics::new(services),
             fetchers: Fetchers::new(peers),
-            groups: Groups::default(),
+            groups: Groups::new(Weak::clone(broker), config.groups.clone()),
             producer_ids: ProducerIds::default(),
             duties: Duties::default(),
             assignment_lines: AssignmentLines::default(),

@@ -69,6 +69,17 @@ impl GroupCoordinator {
         }
     }
 
+    /// Puts other settings in force. Timers that run keep their time, but for the look for expired offsets, which
+    /// comes after the new interval.
+    pub fn set_config(&mut self, now: Now, config: GroupConfig) {
+        let before = self.config.offsets_retention_check_interval_ms;
+        let is_rescheduled = before != config.offsets_retention_check_interval_ms;
+        self.config = config;
+        if is_rescheduled && self.phase == Phase::Active {
+            self.schedule_expiry(now);
+        }
+    }
+
     // --- loading ----------------------------------------------------------------------------------------------
 
     /// Takes in one record of the log, in order. Only committed records are replayed. Records of types that this
@@ -396,6 +407,7 @@ impl GroupCoordinator {
         let Some(mut pending) = env.writes.pending.remove(&id) else { return };
         let refusal = append_error(ErrorCode::RequestTimedOut);
         env.refuse_held(&mut pending, refusal);
+        pending.refusal = Some(refusal);
         for change in &pending.changes {
             match change {
                 Change::Assigned { group, generation, .. } => {

@@ -35,6 +35,8 @@ pub(crate) struct PendingWrite {
     /// Slots in which it has staged a value.
     pub(crate) offsets: Vec<OffsetKey>,
     pub(crate) changes: Vec<Change>,
+    /// What everyone is told who waits for it from now on: it has taken too long already.
+    pub(crate) refusal: Option<ErrorCode>,
 }
 
 /// The writes of a shard that are on their way, by id.
@@ -74,11 +76,19 @@ impl Env<'_> {
         }
     }
 
-    /// Keeps an answer until `write` is committed; one that is already decided keeps nothing.
+    /// Keeps an answer until `write` is committed; one that is already decided keeps nothing. Nobody begins to wait for
+    /// a write that others have waited for in vain.
     pub(crate) fn hold(&mut self, write: WriteId, answer: Completion) {
-        match self.writes.pending.get_mut(&write) {
-            Some(pending) => pending.held.push(answer),
-            None => self.fx.completions.push(answer),
+        let Some(pending) = self.writes.pending.get_mut(&write) else {
+            self.fx.completions.push(answer);
+            return;
+        };
+        match pending.refusal {
+            None => pending.held.push(answer),
+            Some(error) => {
+                let response = answer.response.refused(error);
+                self.fx.completions.push(Completion { response, ..answer });
+            }
         }
     }
 

@@ -88,6 +88,13 @@ func main() {
 		fmt.Println("usage: suite HOST:PORT [PART-OF-A-CASE-NAME]")
 		os.Exit(2)
 	}
+	if os.Args[1] == "member" && len(os.Args) == 10 {
+		if err := runMember(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	only := strings.Join(os.Args[2:], " ")
 	cases := append(franzCases(), saramaCases()...)
 	if slices.Contains(os.Args[2:], "groups") {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
 from tools import Tools, has
 
@@ -44,26 +46,89 @@ def console_consumer_goes_on(tools: Tools) -> None:
     has("state", state, rf"^{topic}\s+\S+\s+\(\d+\)\s+.*Empty\s+0|^{topic}\s+.*Empty")
 
 
+def reset(tools: Tools, group: str, *how: str, mode: str = "--execute") -> dict[tuple[str, int], int]:
+    """Reset a group's offsets; the new ones, as the tool shows them, by topic and partition."""
+    said = tools.ask("kafka-consumer-groups", "--reset-offsets", "--group", group, *how, mode)
+    lines = [line.split() for line in said.splitlines() if line.startswith(group)]
+    return {(line[1], int(line[2])): int(line[3]) for line in lines}
+
+
 def resets(tools: Tools) -> None:
     topic = filled(tools, "java-reset", 50)
     consume_in_group(tools, topic, topic, 50)
+    of_topic = ["--topic", topic]
 
-    def reset(*how: str, mode: str = "--execute") -> int:
-        settings = ["--reset-offsets", "--group", topic, "--topic", topic, *how, mode]
-        said = tools.ask("kafka-consumer-groups", *settings)
-        (line,) = [line.split() for line in said.splitlines() if line.startswith(topic)]
-        return int(line[3])
+    def to(*how: str, mode: str = "--execute") -> int:
+        (offset,) = reset(tools, topic, *of_topic, *how, mode=mode).values()
+        return offset
 
-    expect("--to-earliest, dry", reset("--to-earliest", mode="--dry-run"), 0)
+    expect("--to-earliest, dry", to("--to-earliest", mode="--dry-run"), 0)
     expect("committed after a dry run", committed(tools, topic)[0], 50)
-    expect("--to-earliest", reset("--to-earliest"), 0)
-    expect("--shift-by 7", reset("--shift-by", "7"), 7)
-    expect("--to-offset 30", reset("--to-offset", "30"), 30)
-    expect("--shift-by -10", reset("--shift-by", "-10"), 20)
-    expect("--to-latest", reset("--to-latest"), 50)
+    expect("--to-earliest", to("--to-earliest"), 0)
+    expect("--shift-by 7", to("--shift-by", "7"), 7)
+    expect("--to-offset 30", to("--to-offset", "30"), 30)
+    expect("--shift-by -10", to("--shift-by", "-10"), 20)
+    expect("--shift-by beyond the end", to("--shift-by", "1000"), 50)
+    expect("--to-latest", to("--to-latest"), 50)
     expect("committed", committed(tools, topic)[0], 50)
-    expect("--to-datetime of long ago", reset("--to-datetime", "2020-01-01T00:00:00.000"), 0)
+    expect("--to-datetime of long ago", to("--to-datetime", "2020-01-01T00:00:00.000"), 0)
     expect("from there", consume_in_group(tools, topic, topic, 1), ["0"])
+
+
+def more_resets(tools: Tools) -> None:
+    topic = filled(tools, "java-reset-more", 50)
+    consume_in_group(tools, topic, topic, 50)
+    expect("--by-duration of a day", reset(tools, topic, "--all-topics", "--by-duration", "P1D"), {(topic, 0): 0})
+    exported = tools.ask(
+        *["kafka-consumer-groups", "--reset-offsets", "--group", topic, "--all-topics"],
+        *["--to-current", "--dry-run", "--export"],
+    )
+    expect("--to-current, exported", exported.split(), [f'"{topic}",0,0'])
+    with tempfile.TemporaryDirectory() as directory:
+        plan = Path(directory) / "plan.csv"
+        plan.write_text(exported.strip().replace(",0,0", ",0,33") + "\n")
+        expect("--from-file", reset(tools, topic, "--from-file", str(plan)), {(topic, 0): 33})
+    expect("committed", committed(tools, topic), (33, 50, 17))
+    expect(
+        "--topic with partitions", reset(tools, topic, "--topic", f"{topic}:0", "--to-offset", "99"), {(topic, 0): 50}
+    )
+
+
+def shown(tools: Tools) -> None:
+    """What --describe shows of a group in use, and what is refused meanwhile."""
+    topic = filled(tools, "java-shown", 10)
+    member = tools.start("kafka-console-consumer", "--topic", topic, "--group", topic, "--from-beginning")
+    try:
+        deadline = time.monotonic() + 60
+        while not re.search(rf"^{topic}.*Stable\s+1$", state(tools, topic), re.MULTILINE):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the group is not Stable: {state(tools, topic)}")
+        said = tools.ask("kafka-consumer-groups", "--describe", "--members", "--verbose", "--group", topic)
+        has("members", said, rf"^{topic}\s+console-consumer-\S+\s+/127.0.0.1\s+console-consumer\s+1\s+.*{topic}.*0")
+        said = tools.ask("kafka-consumer-groups", "--describe", "--offsets", "--verbose", "--group", topic)
+        has("offsets", said, rf"^{topic}\s+{topic}\s+0\s+.*console-consumer-\S+\s+/127.0.0.1")
+        said = tools.ask("kafka-consumer-groups", "--list", "--state")
+        has("list with states", said, rf"^{topic}\s+.*Stable")
+        said = tools.ask("kafka-consumer-groups", "--list", "--state", "stable")
+        has("list of Stable ones", said, rf"^{topic}\b")
+        if topic in tools.ask("kafka-consumer-groups", "--list", "--state", "empty"):
+            raise AssertionError("a group in use is listed as empty")
+        said = tools.ask("kafka-consumer-groups", "--delete", "--group", topic)
+        has("delete of a group in use", said, "GroupNotEmptyException|not empty")
+        said = tools.ask("kafka-consumer-groups", "--delete-offsets", "--group", topic, "--topic", topic)
+        has("delete of offsets in use", said, "subscribed to")
+        refused = ["--reset-offsets", "--group", topic, "--topic", topic, "--to-earliest", "--execute"]
+        # The tool says why and ends with 0 or 1, by version.
+        said = tools.ask("kafka-consumer-groups", *refused, code=None)
+        has("reset of a group in use", said, "inactive")
+    finally:
+        member.terminate()
+        member.wait()
+    expect("described at the end", committed(tools, topic), (10, 10, 0))
+
+
+def state(tools: Tools, group: str) -> str:
+    return tools.ask("kafka-consumer-groups", "--describe", "--state", "--group", group)
 
 
 def deletes(tools: Tools) -> None:
@@ -107,12 +172,17 @@ def offsets_topic(tools: Tools) -> None:
     settings = ["--topic", "__consumer_offsets", "--from-beginning", "--timeout-ms", "8000", *formatter]
     said = tools.ask("kafka-console-consumer", *settings)
     has("a commit of this group", said, rf'"group":"{topic}".*"topic":"{topic}".*"offset":5')
+    settings[-1] = "org.apache.kafka.tools.consumer.GroupMetadataMessageFormatter"
+    said = tools.ask("kafka-console-consumer", *settings)
+    has("a generation of this group", said, rf'"group":"{topic}".*"protocolType":"consumer","generation":1,')
 
 
 def cases(tools: Tools) -> list[tuple[str, Case]]:
     named = [
         ("console_consumer_goes_on", console_consumer_goes_on),
         ("resets", resets),
+        ("more_resets", more_resets),
+        ("shown", shown),
         ("deletes", deletes),
         ("verifiable_consumer", verifiable_consumer),
         ("consumer_perf", consumer_perf),

@@ -42,19 +42,30 @@ class Tools:
         self.ask("kafka-topics", "--list")
         self.archive_option = f"-XX:SharedArchiveFile={archive}"
 
-    def run(self, tool: str, *arguments: str, given: str = "", code: int = 0) -> str:
-        """One tool; what it printed, both streams where the exit code is not 0."""
+    def command(self, tool: str, *arguments: str) -> list[str]:
         command = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         # The JVM's own warnings would otherwise mix with what the tool prints.
         command += [self.archive_option, "-Xlog:disable", "-Xlog:all=error:stderr"]
         command += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=error"]
         command += ["-cp", f"{os.environ['KAFKA_LIBS']}/*", TOOLS[tool], *arguments]
+        return command
+
+    def start(self, tool: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """One tool that runs until it is told to end."""
+        command = self.command(tool, "--bootstrap-server", self.bootstrap, *arguments)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+    def run(self, tool: str, *arguments: str, given: str = "", code: int | None = 0) -> str:
+        """One tool; what it printed, both streams where the exit code is not to be 0. With `None` it may be any."""
+        command = self.command(tool, *arguments)
         done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         said = f"{done.stdout}\n{done.stderr}"
-        expect(f"exit code of {tool} {' '.join(arguments)} ({' '.join(said.split())[-600:]})", done.returncode, code)
+        if code is not None:
+            what = f"exit code of {tool} {' '.join(arguments)} ({' '.join(said.split())[-600:]})"
+            expect(what, done.returncode, code)
         return done.stdout if code == 0 else said
 
-    def ask(self, tool: str, *arguments: str, given: str = "", code: int = 0) -> str:
+    def ask(self, tool: str, *arguments: str, given: str = "", code: int | None = 0) -> str:
         """One tool that takes --bootstrap-server."""
         return self.run(tool, "--bootstrap-server", self.bootstrap, *arguments, given=given, code=code)
 

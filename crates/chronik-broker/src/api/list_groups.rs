@@ -10,10 +10,8 @@ use crate::context::RequestContext;
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: ListGroupsRequest) {
     let mut response = ListGroupsResponse::default();
     for shard in broker.group_shards(context.now) {
-        let listed = shard.and_then(|shard| {
-            shard.read(context.now, |coordinator| {
-                coordinator.list_groups(&request.states_filter, &request.types_filter)
-            })
+        let listed = shard.read(context.now, |coordinator| {
+            coordinator.list_groups(&request.states_filter, &request.types_filter)
         });
         match listed {
             Ok(groups) => response.groups.extend(groups),

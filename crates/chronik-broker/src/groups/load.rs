@@ -1,4 +1,4 @@
-//! Reading a partition of `__consumer_offsets` into its coordinator.
+//! Reading a partition of `__consumer_offsets` into its coordinator, a chunk at a time and with no lock held.
 
 use std::sync::Arc;
 
@@ -6,11 +6,12 @@ use bytes::{Bytes, BytesMut};
 use chronik_coordinator::GroupCoordinator;
 use chronik_log::{FileRegion, LogError, ReadData, ReadRequest};
 use chronik_protocol::records::{BatchError, BatchIter, RecordIter};
+use chronik_types::Offset;
 
 use crate::partition::Partition;
 
 /// How much of the log is read at once, in bytes. A batch that is larger is read whole.
-const CHUNK_BYTES_MAX: usize = 5 * 1024 * 1024;
+pub(super) const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// The most that a compressed batch may become, in bytes. The coordinator itself compresses nothing; this is for logs
 /// that something else has written.
 const INFLATED_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -49,19 +50,57 @@ pub(super) enum LoadError {
     },
 }
 
-/// Replays every committed record of `partition`; gives how many there were.
-pub(super) fn load(partition: &Arc<Partition>, coordinator: &mut GroupCoordinator) -> Result<u64, LoadError> {
-    let log = partition.log();
-    let end = partition.high_watermark();
-    let mut offset = log.log_start_offset();
-    let mut record_count = 0_u64;
-    while offset < end {
-        let read = log
+/// What a chunk has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// So many bytes were read, and there is more.
+    More(usize),
+    /// The rest is in the log and not committed yet.
+    NotCommitted,
+    /// Everything has been read.
+    Done,
+}
+
+/// A shard on its way from its log.
+pub(super) struct Load {
+    pub(super) partition: Arc<Partition>,
+    pub(super) coordinator: GroupCoordinator,
+    pub(super) record_count: u64,
+    next: Offset,
+    /// The end of the log when this broker began to lead it. What lies below may have been left uncommitted by the
+    /// leader before; it is read once it is committed, so that none of it takes effect behind the coordinator's back.
+    end: Offset,
+}
+
+impl Load {
+    pub(super) fn new(partition: Arc<Partition>, coordinator: GroupCoordinator) -> Self {
+        let (next, end) = (partition.log().log_start_offset(), partition.log().log_end_offset());
+        Self { partition, coordinator, record_count: 0, next, end }
+    }
+
+    /// Whether there is nothing to read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.end <= self.next
+    }
+
+    /// Reads and replays one chunk of what is committed.
+    pub(super) fn read_chunk(&mut self) -> Result<Progress, LoadError> {
+        let offset = self.next;
+        if self.is_empty() {
+            return Ok(Progress::Done);
+        }
+        let committed_end = self.partition.high_watermark().min(self.end);
+        if committed_end <= offset {
+            return Ok(Progress::NotCommitted);
+        }
+        let read = self
+            .partition
+            .log()
             .read(ReadRequest {
                 start_offset: offset,
                 max_bytes: CHUNK_BYTES_MAX,
                 at_least_one_batch: true,
-                upper_bound_offset: end,
+                upper_bound_offset: committed_end,
             })
             .map_err(|source| LoadError::Read { offset: offset.get(), source })?;
         let parts = match read.data {
@@ -70,16 +109,38 @@ pub(super) fn load(partition: &Arc<Partition>, coordinator: &mut GroupCoordinato
             ReadData::File(region) => vec![read_region(&region)?],
         };
         for part in &parts {
-            let replayed = replay(part, coordinator)
-                .map_err(|source| LoadError::Batch { offset: offset.get(), source })?;
-            record_count = record_count.saturating_add(replayed);
+            self.replay(part).map_err(|source| LoadError::Batch { offset: offset.get(), source })?;
         }
-        if read.next_offset <= offset {
-            break;
-        }
-        offset = read.next_offset;
+        // A log whose last batches were compacted away has nothing more to give below its end.
+        self.next = if read.next_offset <= offset { committed_end } else { read.next_offset };
+        let byte_count = parts.iter().map(Bytes::len).sum();
+        Ok(if self.end <= self.next { Progress::Done } else { Progress::More(byte_count) })
     }
-    Ok(record_count)
+
+    fn replay(&mut self, part: &Bytes) -> Result<(), BatchError> {
+        for batch in BatchIter::new(part) {
+            let batch = batch?;
+            if batch.header.attributes.is_control() {
+                continue;
+            }
+            let mut records = RecordIter::new(batch.bytes, INFLATED_BYTES_MAX)?;
+            while let Some(record) = records.next_record()? {
+                let Some(key) = record.key else { continue };
+                let (key, value) = (Bytes::copy_from_slice(key), record.value.map(Bytes::copy_from_slice));
+                // One record that cannot be read must not take every group of its partition away.
+                if let Err(error) = self.coordinator.replay(&key, value.as_ref()) {
+                    tracing::error!(
+                        topic = &*self.partition.topic,
+                        partition = self.partition.index.get(),
+                        offset = record.offset.get(),
+                        "passed over a record of groups that cannot be read: {error}"
+                    );
+                }
+                self.record_count = self.record_count.saturating_add(1);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn read_region(region: &FileRegion) -> Result<Bytes, LoadError> {
@@ -97,25 +158,4 @@ fn read_region(region: &FileRegion) -> Result<Bytes, LoadError> {
         filled = filled.saturating_add(read);
     }
     Ok(bytes.freeze())
-}
-
-fn replay(part: &Bytes, coordinator: &mut GroupCoordinator) -> Result<u64, BatchError> {
-    let mut record_count = 0_u64;
-    for batch in BatchIter::new(part) {
-        let batch = batch?;
-        if batch.header.attributes.is_control() {
-            continue;
-        }
-        let mut records = RecordIter::new(batch.bytes, INFLATED_BYTES_MAX)?;
-        while let Some(record) = records.next_record()? {
-            let Some(key) = record.key else { continue };
-            let (key, value) = (Bytes::copy_from_slice(key), record.value.map(Bytes::copy_from_slice));
-            // One record that cannot be read must not take every group of its partition away.
-            if let Err(error) = coordinator.replay(&key, value.as_ref()) {
-                tracing::error!(offset = record.offset.get(), "passed over a record of groups: {error}");
-            }
-            record_count = record_count.saturating_add(1);
-        }
-    }
-    Ok(record_count)
 }

@@ -1,10 +1,12 @@
 //! The groups that this broker coordinates: one shard for each partition of `__consumer_offsets` that it leads.
 //!
-//! A shard is loaded from its partition's log when it is first asked for, and lives until the topic goes or another
-//! broker takes the lead. The rules of groups are those of `chronik-coordinator`; here they meet the log, the timers
-//! and the connections.
+//! A shard belongs to one leader epoch. It comes to be when the metadata image says that this broker leads the
+//! partition, is loaded from its log in the background, and ends when the topic goes or anyone takes the lead in a
+//! later epoch: whoever waits is told `NOT_COORDINATOR` then, and finds the next one. The rules of groups are those of
+//! `chronik-coordinator`; here they meet the log, the timers and the connections.
 
 mod load;
+mod loader;
 mod reply;
 mod shard;
 
@@ -12,27 +14,48 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use chronik_coordinator::{
-    Effects, GroupCoordinator, RequestContext as GroupContext, RequestId, Response, Topics, partition_for,
+    Effects, GroupConfig, GroupCoordinator, RequestContext as GroupContext, RequestId, Response, Topics,
+    partition_for,
 };
-use chronik_raft::metadata::{Delta, MetadataImage};
+use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
 use chronik_types::{ErrorCode, Now, PartitionIndex, TopicId};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 
+use loader::Loader;
+use shard::Place;
 pub(crate) use shard::{Answer, Shard};
 
 /// The topic that holds groups and offsets.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 
-/// The shards that have been asked for.
-#[derive(Default)]
+/// The shards of the partitions that this broker leads.
 pub(crate) struct Groups {
     shards: RwLock<HashMap<(TopicId, PartitionIndex), Arc<Shard>>>,
+    /// Held while shards come and go with the lead of their partitions.
+    changing: Mutex<()>,
+    /// The settings in force.
+    config: RwLock<GroupConfig>,
+    loader: Arc<Loader>,
 }
 
 impl Groups {
+    /// No shards, with the settings that the broker has started with.
+    pub(crate) fn new(broker: BrokerRef, config: GroupConfig) -> Self {
+        Self {
+            shards: RwLock::default(),
+            changing: Mutex::new(()),
+            config: RwLock::new(config),
+            loader: Arc::new(Loader::new(broker)),
+        }
+    }
+
+    fn config(&self) -> GroupConfig {
+        self.config.read().clone()
+    }
+
     fn get(&self, key: (TopicId, PartitionIndex)) -> Option<Arc<Shard>> {
         self.shards.read().get(&key).cloned()
     }
@@ -45,30 +68,69 @@ impl Groups {
         self.shards.read().values().cloned().collect()
     }
 
-    /// Follows a change of the image: shards go with their partitions, offsets with their topics.
-    pub(crate) fn apply(&self, broker: &Broker, delta: &Delta) {
+    /// Follows a change of the image: shards come and go with the lead of their partitions, offsets go with their
+    /// topics.
+    pub(crate) fn apply(&self, broker: &Arc<Broker>, delta: &Delta) {
         let now = broker.clock.now();
         for topic in delta.topics_deleted.iter().filter(|topic| &*topic.name == OFFSETS_TOPIC) {
+            let _changing = self.changing.lock();
             for (index, _) in topic.partitions() {
                 if let Some(shard) = self.remove((topic.id, index)) {
                     shard.retire(now);
                 }
             }
         }
-        for change in &delta.partitions_changed {
-            if change.new.leader != Some(broker.node_id())
-                && let Some(shard) = self.remove((change.topic_id, change.partition))
-            {
-                shard.retire(now);
-            }
+        for change in delta.partitions_changed.iter().filter(|change| &*change.topic == OFFSETS_TOPIC) {
+            self.follow(broker, now, change.topic_id, change.partition);
         }
         let names: BTreeSet<String> =
             delta.topics_deleted.iter().map(|topic| topic.name.to_string()).collect();
         if !names.is_empty() {
             for shard in self.all() {
-                shard.if_loaded(now, |coordinator| coordinator.topics_deleted(now, &names));
+                shard.topics_deleted(now, &names);
             }
         }
+    }
+
+    /// Brings one partition's shard in line with the image as it is now, and gives it if this broker leads.
+    fn follow(
+        &self,
+        broker: &Arc<Broker>,
+        now: Now,
+        topic_id: TopicId,
+        index: PartitionIndex,
+    ) -> Option<Arc<Shard>> {
+        // The image is looked at under the lock: of two threads that come here the later one acts on the later image.
+        let _changing = self.changing.lock();
+        let image = broker.metadata.image();
+        let key = (topic_id, index);
+        let led = image
+            .topic_by_id(topic_id)
+            .and_then(|topic| topic.partition(index))
+            .filter(|partition| partition.leader == Some(broker.node_id()));
+        let current = self.get(key);
+        let Some(partition) = led else {
+            if let Some(shard) = self.remove(key) {
+                shard.retire(now);
+            }
+            return None;
+        };
+        if let Some(shard) = current {
+            if partition.leader_epoch <= shard.leader_epoch() {
+                return Some(shard);
+            }
+            shard.retire(now);
+        }
+        let place = Place { topic_id, index, leader_epoch: partition.leader_epoch };
+        let shard = Arc::new(Shard::new(broker, place));
+        self.shards.write().insert(key, Arc::clone(&shard));
+        self.load(broker, now, Arc::clone(&shard));
+        Some(shard)
+    }
+
+    /// Has a shard loaded in the background.
+    fn load(&self, broker: &Arc<Broker>, now: Now, shard: Arc<Shard>) {
+        self.loader.load(broker, now, shard);
     }
 }
 
@@ -96,7 +158,7 @@ impl Broker {
         ImageTopics(self.metadata.image())
     }
 
-    /// The shard of a group, loaded. Where this broker does not coordinate the group it is one that refuses
+    /// The shard of a group. Where this broker does not coordinate the group it is one that refuses
     /// everything with `NOT_COORDINATOR`, in the form of each request.
     pub(crate) fn group_shard(self: &Arc<Self>, now: Now, group_id: &str) -> Arc<Shard> {
         self.find_group_shard(now, group_id).unwrap_or_else(|error| {
@@ -110,48 +172,62 @@ impl Broker {
         let topic = image.topic(OFFSETS_TOPIC).ok_or(ErrorCode::NotCoordinator)?;
         let partition_count = i32::try_from(topic.partitions().count()).unwrap_or(i32::MAX);
         let index = partition_for(group_id, partition_count).ok_or(ErrorCode::NotCoordinator)?;
-        self.shard_of(now, &image, PartitionIndex(index))
+        let index = PartitionIndex(index);
+        let leader = topic.partition(index).ok_or(ErrorCode::NotCoordinator)?;
+        self.shard_of(now, topic.id, index, leader)
     }
 
-    /// Every shard that this broker leads, loaded. A shard that cannot be loaded is its error.
-    pub(crate) fn group_shards(self: &Arc<Self>, now: Now) -> Vec<Result<Arc<Shard>, ErrorCode>> {
+    /// Every shard that this broker leads, loaded or not.
+    pub(crate) fn group_shards(self: &Arc<Self>, now: Now) -> Vec<Arc<Shard>> {
         let image = self.metadata.image();
         let Some(topic) = image.topic(OFFSETS_TOPIC) else { return Vec::new() };
         topic
             .partitions()
-            .filter(|(_, state)| state.leader == Some(self.node_id()))
-            .map(|(index, _)| self.shard_of(now, &image, index))
+            .filter_map(|(index, leader)| self.shard_of(now, topic.id, index, leader).ok())
             .collect()
     }
 
-    /// Loads every shard that this broker leads, so that members' sessions and the retention of offsets run from
-    /// its start and not from the first request.
+    /// Begins to load every shard that this broker leads, so that members' sessions and the retention of offsets run
+    /// from its start and not from the first request. The loads go on with the timers.
     pub fn load_groups(self: &Arc<Self>, now: Now) {
-        for shard in self.group_shards(now) {
-            if let Err(error) = shard {
-                tracing::error!(%error, "cannot load groups");
-            }
+        let shard_count = self.group_shards(now).len();
+        tracing::debug!(shard_count, "coordinating groups");
+    }
+
+    /// Changes the settings of groups, for those that there are and those to come. A session that has begun keeps
+    /// its timeout; everything else counts from now on.
+    pub fn set_group_config(self: &Arc<Self>, now: Now, config: &GroupConfig) {
+        self.groups.config.write().clone_from(config);
+        for shard in self.groups.all() {
+            shard.set_config(now, config);
         }
+    }
+
+    /// The settings of groups that are in force.
+    pub fn group_config(&self) -> GroupConfig {
+        self.groups.config()
     }
 
     fn shard_of(
         self: &Arc<Self>,
         now: Now,
-        image: &MetadataImage,
+        topic_id: TopicId,
         index: PartitionIndex,
+        leader: &PartitionImage,
     ) -> Result<Arc<Shard>, ErrorCode> {
-        let topic = image.topic(OFFSETS_TOPIC).ok_or(ErrorCode::NotCoordinator)?;
-        let key = (topic.id, index);
-        let shard = if let Some(shard) = self.groups.get(key) {
-            shard
-        } else {
-            let partition = self.partition_of(topic, index)?;
-            partition.check_leader()?;
-            let made = Shard::new(self, partition);
-            Arc::clone(self.groups.shards.write().entry(key).or_insert_with(|| Arc::new(made)))
+        if leader.leader != Some(self.node_id()) {
+            return Err(ErrorCode::NotCoordinator);
+        }
+        let shard = match self.groups.get((topic_id, index)) {
+            Some(shard) if leader.leader_epoch <= shard.leader_epoch() => shard,
+            // The image has moved on, and whoever is told of that has not come here yet.
+            Some(_) | None => {
+                self.groups.follow(self, now, topic_id, index).ok_or(ErrorCode::NotCoordinator)?
+            }
         };
-        shard.check_leader()?;
-        shard.ensure_loaded(now)?;
+        if shard.is_loading() {
+            self.groups.loader.hurry(self, &shard);
+        }
         Ok(shard)
     }
 
@@ -182,9 +258,9 @@ impl Broker {
 
     fn new_coordinator(&self) -> GroupCoordinator {
         let seed = (u64::from(self.random.next_u32()) << 32) | u64::from(self.random.next_u32());
-        GroupCoordinator::new(self.config.groups.clone(), seed)
+        GroupCoordinator::new(self.groups.config(), seed)
     }
 }
 
 /// Shards are held by their broker and reach it through this.
-type BrokerRef = Weak<Broker>;
+pub(crate) type BrokerRef = Weak<Broker>;

@@ -1,21 +1,21 @@
-//! One partition of `__consumer_offsets`: its coordinator, and who waits for it.
+//! One partition of `__consumer_offsets` in one leader epoch: its coordinator, and who waits for it.
 //!
 //! The coordinator is called under the shard's lock, and what it writes is appended under that lock, so that the log
 //! has it in the order of its ids. The partition says what became of a write from within the append or later, from
 //! any thread; the outcome is queued, and whoever finds the lock free takes it in. So an outcome never waits for the
 //! lock that its own append holds. Answers are sent with no lock held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 use bytes::BytesMut;
 use chronik_coordinator::{
-    Completion, Effects, GroupCoordinator, RequestContext as GroupContext, RequestId, Response, Write,
-    WriteId,
+    Completion, Effects, GroupConfig, GroupCoordinator, RequestContext as GroupContext, RequestId, Response,
+    Write, WriteId,
 };
 use chronik_log::{AppendError, AppendOrigin, Appended, LogError};
 use chronik_protocol::records::{BatchBuilder, BatchOptions, BuildError};
-use chronik_types::{ErrorCode, MonotonicMs, Now};
+use chronik_types::{ErrorCode, LeaderEpoch, MonotonicMs, Now, PartitionIndex, TopicId};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
@@ -24,16 +24,15 @@ use crate::partition::Partition;
 use crate::timers::{Expire, TimerKey};
 
 use super::BrokerRef;
-use super::load::load;
 
 /// Sends the answer to one request.
 pub(crate) type Answer = Box<dyn FnOnce(Response) + Send>;
 
-/// One partition of `__consumer_offsets`.
+/// One partition of `__consumer_offsets`, as long as this broker leads it in one epoch.
 pub(crate) struct Shard {
     broker: BrokerRef,
-    /// `None` for the shard of groups that are coordinated elsewhere.
-    partition: Option<Arc<Partition>>,
+    /// Where it is; the one of groups that are coordinated elsewhere is nowhere.
+    place: Option<Place>,
     state: Mutex<State>,
     /// What became of writes, in the order of the log. Bounded by the coordinator's own bound on pending writes.
     decided: Mutex<Vec<Decided>>,
@@ -41,9 +40,21 @@ pub(crate) struct Shard {
     waiting: Mutex<BTreeMap<RequestId, Waiting>>,
 }
 
+/// Which partition a shard is, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) topic_id: TopicId,
+    pub(super) index: PartitionIndex,
+    pub(super) leader_epoch: LeaderEpoch,
+}
+
 struct State {
     coordinator: GroupCoordinator,
     phase: Phase,
+    /// Set while loaded.
+    partition: Option<Arc<Partition>>,
+    /// Topics that were deleted while the shard was loading. Bounded by the topics that there were.
+    deleted_topics: BTreeSet<String>,
     /// Counts the times that the shard was loaded, so that a write of an earlier one is not taken for a later's.
     generation: u64,
     timer: Option<(MonotonicMs, TimerKey)>,
@@ -51,8 +62,8 @@ struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The log has to be read first.
-    Fresh,
+    /// The log has to be read first; everyone hears `COORDINATOR_LOAD_IN_PROGRESS`.
+    Loading,
     Loaded,
     /// The partition is led elsewhere, or gone. There is no way back: a new lead is a new shard.
     Retired,
@@ -70,9 +81,9 @@ struct Waiting {
 }
 
 impl Shard {
-    /// The shard of `partition`, which has read nothing yet.
-    pub(super) fn new(broker: &Arc<Broker>, partition: Arc<Partition>) -> Self {
-        Self::with(broker, Some(partition), Phase::Fresh, broker.new_coordinator())
+    /// The shard of a partition that this broker has begun to lead. It has read nothing yet.
+    pub(super) fn new(broker: &Arc<Broker>, place: Place) -> Self {
+        Self::with(broker, Some(place), Phase::Loading, broker.new_coordinator())
     }
 
     /// A shard that refuses everything with `NOT_COORDINATOR`.
@@ -83,64 +94,90 @@ impl Shard {
         Self::with(broker, None, Phase::Retired, coordinator)
     }
 
-    fn with(
-        broker: &Arc<Broker>,
-        partition: Option<Arc<Partition>>,
-        phase: Phase,
-        coordinator: GroupCoordinator,
-    ) -> Self {
+    fn with(broker: &Arc<Broker>, place: Option<Place>, phase: Phase, coordinator: GroupCoordinator) -> Self {
+        let state = State {
+            coordinator,
+            phase,
+            partition: None,
+            deleted_topics: BTreeSet::new(),
+            generation: 0,
+            timer: None,
+        };
         Self {
             broker: Arc::downgrade(broker),
-            partition,
-            state: Mutex::new(State { coordinator, phase, generation: 0, timer: None }),
+            place,
+            state: Mutex::new(state),
             decided: Mutex::default(),
             waiting: Mutex::default(),
         }
     }
 
-    pub(super) fn check_leader(&self) -> Result<(), ErrorCode> {
-        self.partition.as_ref().map_or(Err(ErrorCode::NotCoordinator), |partition| partition.check_leader())
+    /// The epoch in which this broker leads the partition, −1 for the shard of groups elsewhere.
+    pub(super) fn leader_epoch(&self) -> LeaderEpoch {
+        self.place.map_or(LeaderEpoch::NONE, |place| place.leader_epoch)
     }
 
-    /// Reads the log, unless that has been done. Others who ask for this shard wait meanwhile.
-    pub(super) fn ensure_loaded(self: &Arc<Self>, now: Now) -> Result<(), ErrorCode> {
+    /// Whether the log still has to be read.
+    pub(super) fn is_loading(&self) -> bool {
+        self.state.lock().phase == Phase::Loading
+    }
+
+    /// The partition to load from. Where there is none the reason is logged.
+    pub(super) fn open(&self, broker: &Broker) -> Option<Arc<Partition>> {
+        let place = self.place?;
+        let opened = broker.partition_by_id(place.topic_id, place.index.get()).and_then(|partition| {
+            partition.check_leader()?;
+            Ok(partition)
+        });
+        opened
+            .inspect_err(|error| {
+                tracing::error!(
+                    partition = place.index.get(),
+                    leader_epoch = place.leader_epoch.get(),
+                    %error,
+                    "cannot open the log of groups that are to be coordinated here"
+                );
+            })
+            .ok()
+    }
+
+    /// The log has been read: requests are served from now on.
+    pub(super) fn become_loaded(
+        self: &Arc<Self>,
+        now: Now,
+        partition: Arc<Partition>,
+        coordinator: GroupCoordinator,
+    ) {
+        let Some(broker) = self.broker.upgrade() else { return };
         let mut answers = Vec::new();
         {
             let mut state = self.state.lock();
-            match state.phase {
-                Phase::Loaded => {
-                    drop(state);
-                    self.take_in(now);
-                    return Ok(());
-                }
-                Phase::Retired => return Err(ErrorCode::NotCoordinator),
-                Phase::Fresh => {}
-            }
-            let (Some(broker), Some(partition)) = (self.broker.upgrade(), &self.partition) else {
-                return Err(ErrorCode::NotCoordinator);
-            };
-            let mut coordinator = broker.new_coordinator();
-            match load(partition, &mut coordinator) {
-                Ok(record_count) => {
-                    if record_count > 0 {
-                        let partition = partition.index.get();
-                        tracing::info!(partition, record_count, "loaded groups and offsets");
-                    }
-                }
-                Err(error) => {
-                    let reason = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(partition = partition.index.get(), reason, "cannot load groups: {error}");
-                    return Err(ErrorCode::NotCoordinator);
-                }
+            if state.phase != Phase::Loading {
+                // The lead was lost meanwhile.
+                return;
             }
             state.coordinator = coordinator;
+            // It may have been made before a setting changed.
+            state.coordinator.set_config(now, broker.groups.config());
+            state.partition = Some(partition);
             state.phase = Phase::Loaded;
             state.generation = state.generation.wrapping_add(1);
             let effects = state.coordinator.loaded(now);
             self.carry_out(&mut state, now, effects, &mut answers);
+            let deleted = std::mem::take(&mut state.deleted_topics);
+            if !deleted.is_empty() {
+                let effects = state.coordinator.topics_deleted(now, &deleted);
+                self.carry_out(&mut state, now, effects, &mut answers);
+            }
         }
         self.after(now, answers);
-        Ok(())
+    }
+
+    /// Settings have changed.
+    pub(super) fn set_config(self: &Arc<Self>, now: Now, config: &GroupConfig) {
+        let mut state = self.state.lock();
+        state.coordinator.set_config(now, config.clone());
+        self.rearm(&mut state);
     }
 
     /// Has the coordinator handle a request. `answer` is called once, unless the client goes first.
@@ -171,12 +208,16 @@ impl Shard {
         found
     }
 
-    /// Calls the coordinator, if it has been loaded.
-    pub(super) fn if_loaded(self: &Arc<Self>, now: Now, run: impl FnOnce(&mut GroupCoordinator) -> Effects) {
-        let is_loaded = self.state.lock().phase == Phase::Loaded;
-        if is_loaded {
-            self.run(now, run);
+    /// The offsets of these topics mean nothing any more.
+    pub(super) fn topics_deleted(self: &Arc<Self>, now: Now, names: &BTreeSet<String>) {
+        {
+            let mut state = self.state.lock();
+            if state.phase == Phase::Loading {
+                state.deleted_topics.extend(names.iter().cloned());
+                return;
+            }
         }
+        self.run(now, |coordinator| coordinator.topics_deleted(now, names));
     }
 
     /// The partition has gone: everyone who waits is told to look elsewhere.
@@ -195,7 +236,14 @@ impl Shard {
 
     fn unload_locked(&self, state: &mut State, phase: Phase, answers: &mut Vec<(Waiting, Response)>) {
         let effects = state.coordinator.unload();
+        if phase == Phase::Loading
+            && let Some(broker) = self.broker.upgrade()
+        {
+            // Who asks before it has been read again is told that it is loading, and not to look elsewhere.
+            state.coordinator = broker.new_coordinator();
+        }
         state.phase = phase;
+        state.partition = None;
         state.generation = state.generation.wrapping_add(1);
         if let Some((_, key)) = state.timer.take()
             && let Some(broker) = self.broker.upgrade()
@@ -237,7 +285,7 @@ impl Shard {
                     continue;
                 }
             };
-            let Some(partition) = &self.partition else { continue };
+            let Some(partition) = &state.partition else { continue };
             let (shard, generation) = (Arc::clone(self), state.generation);
             partition.append(
                 now,
@@ -292,9 +340,12 @@ impl Shard {
                             state.coordinator.failed(now, write, error.error_code())
                         }
                         Err(error) => {
-                            // Nobody knows what the log holds now. The next request reads it.
+                            // Nobody knows what the log holds now; it is read again.
                             tracing::error!("cannot say whether a write of groups is in the log: {error}");
-                            self.unload_locked(&mut state, Phase::Fresh, &mut answers);
+                            self.unload_locked(&mut state, Phase::Loading, &mut answers);
+                            if let Some(broker) = self.broker.upgrade() {
+                                broker.groups.load(&broker, now, Arc::clone(self));
+                            }
                             continue;
                         }
                     };

@@ -21,24 +21,25 @@ use chronik_protocol::messages::{
 use chronik_types::{ErrorCode, PartitionIndex};
 
 use super::{Fixture, Pending, code, connection, response};
+use crate::clock::Clock;
 use crate::groups::OFFSETS_TOPIC;
 
 /// Longer than `group.initial.rebalance.delay.ms`.
-const DELAY_MS: u64 = 3_001;
+pub(super) const DELAY_MS: u64 = 3_001;
 
-fn find(fixture: &Fixture) -> FindCoordinatorResponse {
+pub(super) fn find(fixture: &Fixture) -> FindCoordinatorResponse {
     fixture.call(3, &FindCoordinatorRequest { key: "g".to_owned(), ..Default::default() })
 }
 
 /// A broker with a topic to consume and the topic of the groups.
-fn coordinating() -> Fixture {
+pub(super) fn coordinating() -> Fixture {
     let fixture = Fixture::new();
     fixture.create_topic("t", 2, &[]);
     assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
     fixture
 }
 
-fn join(member_id: &str, instance: Option<&str>) -> JoinGroupRequest {
+pub(super) fn join(member_id: &str, instance: Option<&str>) -> JoinGroupRequest {
     JoinGroupRequest {
         group_id: "g".to_owned(),
         session_timeout_ms: 10_000,
@@ -56,14 +57,18 @@ fn join(member_id: &str, instance: Option<&str>) -> JoinGroupRequest {
 }
 
 /// Enters the group by the member-id handshake; the answer is still to come.
-fn enter(fixture: &Fixture) -> (String, Pending) {
+pub(super) fn enter(fixture: &Fixture) -> (String, Pending) {
     let handshake: JoinGroupResponse = fixture.call(9, &join("", None));
     assert_eq!(code(handshake.error_code), ErrorCode::MemberIdRequired);
     let pending = fixture.send(9, &join(&handshake.member_id, None));
     (handshake.member_id, pending)
 }
 
-fn sync(fixture: &Fixture, joined: &JoinGroupResponse, assigned: &[(&str, &'static str)]) -> Pending {
+pub(super) fn sync(
+    fixture: &Fixture,
+    joined: &JoinGroupResponse,
+    assigned: &[(&str, &'static str)],
+) -> Pending {
     let assignment = |(member, text): &(&str, &'static str)| SyncGroupRequestAssignment {
         member_id: (*member).to_owned(),
         assignment: Bytes::from_static(text.as_bytes()),
@@ -80,7 +85,7 @@ fn sync(fixture: &Fixture, joined: &JoinGroupResponse, assigned: &[(&str, &'stat
     fixture.send(5, &request)
 }
 
-fn heartbeat(fixture: &Fixture, joined: &JoinGroupResponse) -> ErrorCode {
+pub(super) fn heartbeat(fixture: &Fixture, joined: &JoinGroupResponse) -> ErrorCode {
     let request = HeartbeatRequest {
         group_id: "g".to_owned(),
         generation_id: joined.generation_id,
@@ -91,7 +96,22 @@ fn heartbeat(fixture: &Fixture, joined: &JoinGroupResponse) -> ErrorCode {
     code(answer.error_code)
 }
 
-fn commit(fixture: &Fixture, group: &str, member: Option<&JoinGroupResponse>, offset: i64) -> ErrorCode {
+pub(super) fn commit(
+    fixture: &Fixture,
+    group: &str,
+    member: Option<&JoinGroupResponse>,
+    offset: i64,
+) -> ErrorCode {
+    commit_noted(fixture, group, member, offset, "note")
+}
+
+pub(super) fn commit_noted(
+    fixture: &Fixture,
+    group: &str,
+    member: Option<&JoinGroupResponse>,
+    offset: i64,
+    note: &str,
+) -> ErrorCode {
     let request = OffsetCommitRequest {
         group_id: group.to_owned(),
         generation_id_or_member_epoch: member.map_or(-1, |joined| joined.generation_id),
@@ -101,7 +121,7 @@ fn commit(fixture: &Fixture, group: &str, member: Option<&JoinGroupResponse>, of
             partitions: vec![OffsetCommitRequestPartition {
                 partition_index: 1,
                 committed_offset: offset,
-                committed_metadata: Some("note".to_owned()),
+                committed_metadata: Some(note.to_owned()),
                 ..Default::default()
             }],
             ..Default::default()
@@ -113,7 +133,7 @@ fn commit(fixture: &Fixture, group: &str, member: Option<&JoinGroupResponse>, of
 }
 
 /// The committed offset of partition 1 for each group, or −1.
-fn committed(fixture: &Fixture, groups: &[&str]) -> Vec<i64> {
+pub(super) fn committed(fixture: &Fixture, groups: &[&str]) -> Vec<i64> {
     let group = |id: &&str| OffsetFetchRequestGroup {
         group_id: (*id).to_owned(),
         topics: None,
@@ -121,6 +141,7 @@ fn committed(fixture: &Fixture, groups: &[&str]) -> Vec<i64> {
     };
     let request = OffsetFetchRequest { groups: groups.iter().map(group).collect(), ..Default::default() };
     let answer: OffsetFetchResponse = fixture.call(8, &request);
+    assert!(answer.groups.iter().all(|group| group.error_code == 0), "{answer:?}");
     answer
         .groups
         .iter()
@@ -128,7 +149,20 @@ fn committed(fixture: &Fixture, groups: &[&str]) -> Vec<i64> {
         .collect()
 }
 
-fn states(fixture: &Fixture) -> Vec<(String, String)> {
+/// The committed offset of partition 1, or why there is none to tell.
+pub(super) fn committed_or_error(fixture: &Fixture, group: &str) -> Result<i64, ErrorCode> {
+    let group = OffsetFetchRequestGroup { group_id: group.to_owned(), topics: None, ..Default::default() };
+    let request = OffsetFetchRequest { groups: vec![group], ..Default::default() };
+    let answer: OffsetFetchResponse = fixture.call(8, &request);
+    let group = &answer.groups[0];
+    if group.error_code == 0 {
+        Ok(group.topics.first().map_or(-1, |topic| topic.partitions[0].committed_offset))
+    } else {
+        Err(code(group.error_code))
+    }
+}
+
+pub(super) fn states(fixture: &Fixture) -> Vec<(String, String)> {
     let answer: ListGroupsResponse = fixture.call(5, &ListGroupsRequest::default());
     assert_eq!(code(answer.error_code), ErrorCode::None);
     let mut groups: Vec<_> =
@@ -137,7 +171,7 @@ fn states(fixture: &Fixture) -> Vec<(String, String)> {
     groups
 }
 
-fn one_member(fixture: &Fixture) -> JoinGroupResponse {
+pub(super) fn one_member(fixture: &Fixture) -> JoinGroupResponse {
     let (id, pending) = enter(fixture);
     fixture.pass(DELAY_MS);
     let joined: JoinGroupResponse = response(&pending, 9);
@@ -145,6 +179,17 @@ fn one_member(fixture: &Fixture) -> JoinGroupResponse {
     let synced: SyncGroupResponse = response(&sync(fixture, &joined, &[(&id, "all")]), 5);
     assert_eq!(synced.assignment, "all");
     joined
+}
+
+/// The same broker after an orderly end, its groups loaded.
+fn restarted(fixture: Fixture) -> Fixture {
+    let fixture = fixture.restart();
+    fixture.broker.load_groups(fixture.clock.now());
+    // One turn of the loader for every sixteen logs that it opens.
+    for _ in 0..10 {
+        fixture.pass(1);
+    }
+    fixture
 }
 
 #[test]
@@ -231,7 +276,7 @@ fn a_restart_replays_groups_and_offsets() {
     let joined = one_member(&fixture);
     assert_eq!(commit(&fixture, "g", Some(&joined), 7), ErrorCode::None);
     assert_eq!(commit(&fixture, "simple", None, 3), ErrorCode::None);
-    let fixture = fixture.restart();
+    let fixture = restarted(fixture);
     assert_eq!(committed(&fixture, &["g", "simple"]), [7, 3]);
     assert_eq!(heartbeat(&fixture, &joined), ErrorCode::None, "the member is known");
     let expected = [("g", "Stable"), ("simple", "Empty")].map(|(a, b)| (a.to_owned(), b.to_owned()));
@@ -262,7 +307,7 @@ fn groups_and_offsets_are_deleted() {
     let results = deleted.results.iter().map(|result| (result.group_id.as_str(), result.error_code));
     let expected = [("g", ErrorCode::None), ("h", ErrorCode::None), ("missing", ErrorCode::GroupIdNotFound)];
     assert_eq!(super::by_name(results), expected.into());
-    let fixture = fixture.restart();
+    let fixture = restarted(fixture);
     assert_eq!(committed(&fixture, &["g", "h", "i"]), [-1, -1, -1]);
 }
 
@@ -310,7 +355,7 @@ fn what_waits_goes_with_its_client_and_with_the_broker() {
     let fixture = Fixture { connection: connection(2), ..fixture };
     let (_, waiting) = enter(&fixture);
     assert!(waiting.lock().is_none());
-    fixture.broker.stop_waiting(crate::clock::Clock::now(&*fixture.clock));
+    fixture.broker.stop_waiting(fixture.clock.now());
     let answer: JoinGroupResponse = response(&waiting, 9);
     assert_eq!(code(answer.error_code), ErrorCode::NotCoordinator);
 }

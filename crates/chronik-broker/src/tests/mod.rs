@@ -6,6 +6,7 @@ mod config_changes;
 mod configs;
 mod duties;
 mod fetch;
+mod group_shards;
 mod groups;
 mod log_dirs;
 mod offers;

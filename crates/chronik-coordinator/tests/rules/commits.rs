@@ -132,3 +132,19 @@ fn a_log_that_commits_nothing_is_not_written_to_without_end() {
     harness.commit_all();
     assert_eq!(harness.commit_error(granted), Some(ErrorCode::None));
 }
+
+#[test]
+fn nobody_begins_to_wait_for_a_write_that_has_taken_too_long() {
+    let mut harness = Harness::new();
+    harness.commits_at_once = false;
+    // Version 3 has no handshake: the join makes the group.
+    harness.api_version = 3;
+    let first = harness.send_join(&Join::default());
+    harness
+        .advance(harness.config.offsets_commit_timeout_ms + harness.config.group_initial_rebalance_delay_ms);
+    assert_eq!(harness.joined(first).error_code, ErrorCode::CoordinatorNotAvailable.code());
+    let second = harness.send_join(&Join::default());
+    harness.advance(harness.config.group_initial_rebalance_delay_ms * 2);
+    let refused = harness.answer(second).is_some();
+    assert!(refused, "it waits for the group's first record, and nothing will ever end that wait");
+}

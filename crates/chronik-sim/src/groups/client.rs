@@ -7,11 +7,11 @@ use chronik_coordinator::{RequestId, Response};
 use chronik_protocol::messages::{JoinGroupResponse, SyncGroupResponse};
 use chronik_types::{ErrorCode, MonotonicMs};
 
-use crate::common::error;
+use super::requests::error;
 
 /// Where a consumer stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Stage {
+pub(super) enum Stage {
     /// It has to join.
     Out,
     /// Its `JoinGroup` is on the way.
@@ -26,28 +26,31 @@ pub(crate) enum Stage {
 
 /// One consumer.
 #[derive(Clone, Debug)]
-pub(crate) struct Client {
-    pub(crate) group: String,
+pub(super) struct Client {
+    pub(super) group: String,
     /// Its group instance id, if it is static.
-    pub(crate) instance: Option<String>,
-    pub(crate) member_id: String,
-    pub(crate) generation: i32,
-    pub(crate) stage: Stage,
+    pub(super) instance: Option<String>,
+    pub(super) member_id: String,
+    pub(super) generation: i32,
+    /// The protocol of the generation, where the version of the answer names it.
+    pub(super) protocol_name: Option<String>,
+    pub(super) stage: Stage,
     /// Owned partitions; `None` until the committed offset has been fetched.
-    pub(crate) positions: BTreeMap<i32, Option<i64>>,
+    pub(super) positions: BTreeMap<i32, Option<i64>>,
     /// Until then it does nothing: it has crashed, or it is stalled.
-    pub(crate) away_until: MonotonicMs,
+    pub(super) away_until: MonotonicMs,
     /// Changes now and then, which makes it join again.
-    pub(crate) metadata: u8,
+    pub(super) metadata: u8,
 }
 
 impl Client {
-    pub(crate) fn new(group: String, instance: Option<String>) -> Self {
+    pub(super) fn new(group: String, instance: Option<String>) -> Self {
         Self {
             group,
             instance,
             member_id: String::new(),
             generation: -1,
+            protocol_name: None,
             stage: Stage::Out,
             positions: BTreeMap::new(),
             away_until: MonotonicMs(0),
@@ -56,25 +59,25 @@ impl Client {
     }
 
     /// The process is gone, and with it everything but its configuration.
-    pub(crate) fn crash(&mut self) {
+    pub(super) fn crash(&mut self) {
         *self = Self { away_until: self.away_until, ..Self::new(self.group.clone(), self.instance.clone()) };
     }
 
     /// Joins again, under its id.
-    pub(crate) fn rejoin(&mut self) {
+    pub(super) fn rejoin(&mut self) {
         self.stage = Stage::Out;
         self.positions.clear();
     }
 
     /// Starts from nothing.
-    pub(crate) fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         self.rejoin();
         self.member_id.clear();
         self.generation = -1;
     }
 
     /// Which request it is waiting for.
-    pub(crate) fn awaits(&self) -> Option<RequestId> {
+    pub(super) fn awaits(&self) -> Option<RequestId> {
         match self.stage {
             Stage::Joining(id) | Stage::Syncing(id) => Some(id),
             Stage::Out | Stage::Joined { .. } | Stage::Member => None,
@@ -82,7 +85,7 @@ impl Client {
     }
 
     /// Takes the answer that it has been waiting for.
-    pub(crate) fn take(&mut self, response: &Response) {
+    pub(super) fn take(&mut self, response: &Response) {
         match response {
             Response::JoinGroup(response) => self.take_join(response),
             Response::SyncGroup(response) => self.take_sync(response),
@@ -99,6 +102,7 @@ impl Client {
         if error == ErrorCode::None {
             self.member_id.clone_from(&response.member_id);
             self.generation = response.generation_id;
+            self.protocol_name.clone_from(&response.protocol_name);
             let members = response.members.iter().map(|member| member.member_id.clone()).collect();
             let assigns = response.leader == response.member_id && !response.skip_assignment;
             self.stage = Stage::Joined { members, assigns };
@@ -121,7 +125,7 @@ impl Client {
         }
     }
 
-    pub(crate) fn take_error(&mut self, error: ErrorCode) {
+    pub(super) fn take_error(&mut self, error: ErrorCode) {
         if matches!(
             error,
             ErrorCode::UnknownMemberId

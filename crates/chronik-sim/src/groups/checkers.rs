@@ -14,17 +14,19 @@ const READABLE: &str = "the coordinator writes what Kafka's schemas can read";
 
 /// What the committed log has ever said.
 #[derive(Default)]
-pub(crate) struct CommittedLog {
+pub(super) struct CommittedLog {
     /// Group, partition, offset.
     offsets: BTreeSet<(String, i32, i64)>,
     /// Group and generation: the assignment of every member.
     assignments: BTreeMap<(String, i32), BTreeMap<String, Bytes>>,
+    /// The highest generation of each group that has not ended.
+    last_generations: BTreeMap<String, i32>,
     /// How often each group has ended.
     deletions: BTreeMap<String, u32>,
 }
 
 impl CommittedLog {
-    pub(crate) fn add(&mut self, record: &Record) {
+    pub(super) fn add(&mut self, record: &Record) {
         let mut key = Reader::new(&record.key);
         let key_type = key.i16().expect(READABLE);
         let mut value = record.value.as_ref().map(Reader::new);
@@ -40,10 +42,13 @@ impl CommittedLog {
                 let value = GroupMetadataValue::decode(value, version).expect(READABLE);
                 let members =
                     value.members.into_iter().map(|member| (member.member_id, member.assignment)).collect();
+                let last = self.last_generations.entry(key.group.clone()).or_insert(-1);
+                *last = value.generation.max(*last);
                 self.assignments.insert((key.group, value.generation), members);
             }
             (2, None) => {
                 let key = GroupMetadataKey::decode(&mut key, 0).expect(READABLE);
+                self.last_generations.remove(&key.group);
                 *self.deletions.entry(key.group).or_default() += 1;
             }
             (1, None) => {}
@@ -52,12 +57,17 @@ impl CommittedLog {
     }
 
     /// How often the group has ended; its generations count from 1 again each time.
-    pub(crate) fn deletions(&self, group: &str) -> u32 {
+    pub(super) fn deletions(&self, group: &str) -> u32 {
         self.deletions.get(group).copied().unwrap_or(0)
     }
 
+    /// The highest generation in the log since the group last ended, −1 before the first.
+    pub(super) fn last_generation(&self, group: &str) -> i32 {
+        self.last_generations.get(group).copied().unwrap_or(-1)
+    }
+
     /// A commit has been granted.
-    pub(crate) fn check_offset(&self, group: &str, partition: i32, offset: i64) -> Result<(), String> {
+    pub(super) fn check_offset(&self, group: &str, partition: i32, offset: i64) -> Result<(), String> {
         if self.offsets.contains(&(group.to_owned(), partition, offset)) {
             return Ok(());
         }
@@ -65,7 +75,7 @@ impl CommittedLog {
     }
 
     /// An assignment has been given.
-    pub(crate) fn check_assignment(
+    pub(super) fn check_assignment(
         &self,
         group: &str,
         generation: i32,
@@ -84,13 +94,13 @@ impl CommittedLog {
 
 /// Who has been given what.
 #[derive(Default)]
-pub(crate) struct Owners {
+pub(super) struct Owners {
     /// Group, how often it had ended, generation, partition: the owner's instance id, or its member id.
     owners: BTreeMap<(String, u32, i32, u8), String>,
 }
 
 impl Owners {
-    pub(crate) fn check(
+    pub(super) fn check(
         &mut self,
         group: &str,
         deletions: u32,
@@ -117,7 +127,7 @@ type Generation = (u64, u32, String, i32);
 /// What the members of a generation have been told. A coordinator that takes over may begin a generation again
 /// that the last one did not finish.
 #[derive(Default)]
-pub(crate) struct Generations {
+pub(super) struct Generations {
     told: BTreeMap<Generation, (String, Option<String>)>,
     /// Leaders that have been replaced under their instance id.
     replaced: BTreeSet<String>,
@@ -125,11 +135,11 @@ pub(crate) struct Generations {
 
 impl Generations {
     /// `member` has taken the place of another static member.
-    pub(crate) fn replaced(&mut self, group: &str) {
+    pub(super) fn replaced(&mut self, group: &str) {
         self.replaced.insert(group.to_owned());
     }
 
-    pub(crate) fn check(
+    pub(super) fn check(
         &mut self,
         incarnation: u64,
         deletions: u32,
@@ -152,14 +162,41 @@ impl Generations {
     }
 }
 
+/// Which generations members have been told of. A generation that is in the log is never told again but as itself; one
+/// that did not get there may be begun again by the next coordinator.
+#[derive(Default)]
+pub(super) struct Growth {
+    /// Which coordinator, how often the group had ended, group: the highest generation.
+    told: BTreeMap<(u64, u32, String), i32>,
+}
+
+impl Growth {
+    pub(super) fn check(
+        &mut self,
+        incarnation: u64,
+        deletions: u32,
+        group: &str,
+        generation: i32,
+        last_in_log: i32,
+    ) -> Result<(), String> {
+        let last = self.told.entry((incarnation, deletions, group.to_owned())).or_insert(last_in_log);
+        *last = last_in_log.max(*last);
+        if generation < *last {
+            return Err(format!("GROWTH: {group}: generation {generation} is told after {last}"));
+        }
+        *last = generation;
+        Ok(())
+    }
+}
+
 /// The committed offsets that anyone has seen.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(super) struct Seen {
     offsets: BTreeMap<(String, i32), i64>,
 }
 
 impl Seen {
-    pub(crate) fn check(&mut self, group: &str, partition: i32, offset: i64) -> Result<(), String> {
+    pub(super) fn check(&mut self, group: &str, partition: i32, offset: i64) -> Result<(), String> {
         let last = self.offsets.entry((group.to_owned(), partition)).or_insert(-1);
         if offset < *last {
             return Err(format!(
@@ -171,7 +208,7 @@ impl Seen {
     }
 
     /// The group's offsets have been deleted on purpose.
-    pub(crate) fn forget(&mut self, group: &str) {
+    pub(super) fn forget(&mut self, group: &str) {
         self.offsets.retain(|(of, _), _| of != group);
     }
 }
