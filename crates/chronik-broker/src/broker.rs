@@ -13,7 +13,7 @@ use crate::api;
 use crate::clock::SharedClock;
 use crate::config::{BrokerConfig, BrokerConfigs, Loggers, ValuesListener};
 use crate::connection::Connection;
-use crate::controller::{AssignmentLines, ControllerLink, Duties};
+use crate::controller::{AssignmentLines, ControllerLink, Duties, Oversight};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::partition::PartitionServices;
@@ -56,6 +56,7 @@ pub struct Broker {
     pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) duties: Duties,
+    pub(crate) oversight: Oversight,
     assignment_lines: AssignmentLines,
     pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
@@ -89,6 +90,7 @@ impl Broker {
             groups: Groups::new(Weak::clone(broker), config.groups.clone()),
             producer_ids: ProducerIds::default(),
             duties: Duties::default(),
+            oversight: Oversight::default(),
             assignment_lines: AssignmentLines::default(),
             controller_link: OnceLock::new(),
             timers: Timers::default(),

@@ -69,7 +69,7 @@ pub enum IsrCause {
 /// A change of the ISR, to be proposed to the metadata log. One is under way at a time (KIP-497).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IsrProposal {
-    /// The ISR to be, ascending; the leader is in it.
+    /// The ISR to be, in the order of the replicas; the leader is in it.
     pub isr: Vec<NodeId>,
     /// For each of them the registration under which it has fetched, where it has: the controller takes nobody who
     /// has been born again since (KIP-903).
@@ -133,6 +133,8 @@ pub struct Leader {
     partition_epoch: PartitionEpoch,
     /// The log's end when this epoch began. Replicas below it have not seen what earlier leaders committed.
     epoch_start_offset: Offset,
+    /// All replicas, in the order of the assignment; ISRs are kept in it.
+    replicas: Vec<NodeId>,
     isr: Vec<NodeId>,
     pending: Option<IsrProposal>,
     followers: BTreeMap<NodeId, Progress>,
@@ -175,7 +177,8 @@ impl Leader {
             epoch: term.leader_epoch,
             partition_epoch: term.partition_epoch,
             epoch_start_offset: log_end_offset,
-            isr: sorted(&term.isr),
+            isr: in_order(&term.replicas, &term.isr),
+            replicas: term.replicas.clone(),
             pending: None,
             followers,
             log_end_offset,
@@ -194,7 +197,7 @@ impl Leader {
         self.high_watermark
     }
 
-    /// The ISR as the metadata log has it, ascending.
+    /// The ISR as the metadata log has it, in the order of the replicas.
     pub fn isr(&self) -> &[NodeId] {
         &self.isr
     }
@@ -299,7 +302,7 @@ impl Leader {
             return Effects::default();
         }
         self.partition_epoch = partition_epoch;
-        self.isr = sorted(isr);
+        self.isr = in_order(&self.replicas, isr);
         // Whatever was proposed compared an epoch that has passed: it was this change, or can never take effect.
         self.pending = None;
         self.advanced(now)
@@ -326,7 +329,7 @@ impl Leader {
         }
         let mut isr = self.isr.clone();
         isr.push(node);
-        Some(self.propose(sorted(&isr), IsrCause::CaughtUp(node)))
+        Some(self.propose(in_order(&self.replicas, &isr), IsrCause::CaughtUp(node)))
     }
 
     /// A replica may enter once it holds all that is committed, under this leader and those before.
@@ -405,10 +408,9 @@ impl Leader {
     }
 }
 
-fn sorted(nodes: &[NodeId]) -> Vec<NodeId> {
-    let mut nodes = nodes.to_vec();
-    nodes.sort_unstable();
-    nodes
+/// The replicas that are among `nodes`, in the order of the assignment.
+fn in_order(replicas: &[NodeId], nodes: &[NodeId]) -> Vec<NodeId> {
+    replicas.iter().copied().filter(|replica| nodes.contains(replica)).collect()
 }
 
 #[cfg(test)]

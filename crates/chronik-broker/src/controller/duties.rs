@@ -73,6 +73,12 @@ impl Broker {
         if !self.is_in_cluster() {
             return None;
         }
+        let initialized = self.initialize(now);
+        let overseen = self.oversee(now);
+        initialized.into_iter().chain(overseen).min()
+    }
+
+    fn initialize(self: &Arc<Self>, now: Now) -> Option<MonotonicMs> {
         let (quorum, image) = (self.metadata.quorum(), self.metadata.image());
         let soon = Some(now.monotonic.plus_ms(CHECK_MS));
         if quorum.term < image.applied_term()

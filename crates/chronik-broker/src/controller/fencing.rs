@@ -9,19 +9,36 @@
 //! All that was heard at once becomes one proposal, so that no image shows a broker fenced and its partitions not yet
 //! seen to. What is lost on the way is heard again.
 
+use std::collections::BTreeSet;
+
 use chronik_raft::LivenessChange;
 use chronik_raft::metadata::{Command, CommandBatch, FenceBroker, MetadataImage, UnfenceBroker};
-use chronik_types::Term;
+use chronik_types::{NodeId, Term};
 
 use crate::broker::Broker;
+
+use super::elections::elections;
 
 impl Broker {
     /// The leader of the metadata log, which is this node in `term`, has heard what the image does not say yet.
     /// Called on the metadata log's own thread.
     pub fn liveness_changed(&self, term: Term, changes: &[LivenessChange]) {
-        let commands = fencing_commands(&self.metadata.image(), changes);
+        let image = self.metadata.image();
+        let mut commands = fencing_commands(&image, changes);
         if commands.is_empty() {
             return;
+        }
+        let leaving: BTreeSet<NodeId> = changes
+            .iter()
+            .filter(|change| !matches!(change, LivenessChange::Returned { .. }))
+            .map(|change| change.node())
+            .collect();
+        if !leaving.is_empty() {
+            let moves = elections(&image, &leaving);
+            if !moves.is_empty() {
+                tracing::info!("Moving the partitions of brokers {leaving:?}: {} changes", moves.len());
+            }
+            commands.extend(moves);
         }
         self.metadata.propose_as_leader(
             term,

@@ -4,9 +4,11 @@
 //! metadata log, and put into commands.
 
 mod duties;
+mod elections;
 mod fencing;
 mod forwarding;
 mod log_lines;
+mod oversight;
 mod placement;
 mod registration;
 mod topic_creation;
@@ -14,6 +16,7 @@ mod topic_creation;
 pub(crate) use duties::Duties;
 pub use forwarding::{Answered, ControllerLink};
 pub(crate) use log_lines::AssignmentLines;
+pub(crate) use oversight::Oversight;
 pub(crate) use placement::{check_manual, place};
 pub(crate) use topic_creation::{
     CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands,

@@ -7,7 +7,8 @@ use chronik_protocol::messages::{
     DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
     ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, ProduceRequest, ProduceResponse,
 };
-use chronik_types::ErrorCode;
+use chronik_protocol::records::{BatchBuilder, BatchOptions};
+use chronik_types::{ErrorCode, TimestampMs};
 
 use super::{Fixture, code};
 
@@ -119,8 +120,11 @@ fn a_producer_at_the_wrong_broker_is_told_the_leader() {
         partition.leader.map(chronik_types::NodeId::get) == Some(node)
     };
     assert!(leads_second(2));
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+    let batch = builder.finish().unwrap().freeze();
     for version in [9, 10] {
-        let partition = PartitionProduceData { index: 1, records: Some(vec![0; 61].into()) };
+        let partition = PartitionProduceData { index: 1, records: Some(batch.clone()) };
         let topic = TopicProduceData {
             name: "spread".to_owned(),
             partition_data: vec![partition],

@@ -52,8 +52,8 @@ fn what_has_no_partitions_is_assigned_once_all_listed_nodes_are_there() {
     assert_eq!(replicas(&fixture, "early"), [[1, 2, 3], [2, 3, 1], [3, 1, 2], [1, 2, 3]]);
     let image = fixture.image();
     fixture.pass(10 * LONG_MS);
-    assert_eq!(fixture.broker.run_controller(fixture.clock.now()), None, "there is nothing left to do");
-    assert_eq!(fixture.image(), image, "and nothing is assigned twice");
+    fixture.broker.run_controller(fixture.clock.now());
+    assert_eq!(fixture.image(), image, "there is nothing left to do, and nothing is assigned twice");
 }
 
 #[test]

@@ -1,0 +1,196 @@
+//! Who leads when brokers come and go.
+//!
+//! A leader is taken from the ISR alone, so that nothing that was committed is lost (KIP-966 aside, there is no other
+//! candidate). A broker that leaves service leaves the ISR, unless it is the last one there: then the partition waits
+//! for it without a leader, because it alone is known to have everything.
+
+use std::collections::BTreeSet;
+
+use chronik_raft::metadata::{Command, MetadataImage, PartitionImage, SetPartitionLeader, UpdateIsr};
+use chronik_types::{NodeId, PartitionIndex, TopicId};
+
+/// The most partitions that one proposal changes. What is left is seen to by the next.
+const PARTITIONS_PER_PROPOSAL_MAX: usize = 20_000;
+
+/// The commands that give partitions leaders that are in service, and take out of ISRs those that are not. `leaving` are
+/// out of service from now on, whatever the image says.
+pub(super) fn elections(image: &MetadataImage, leaving: &BTreeSet<NodeId>) -> Vec<Command> {
+    let live: BTreeSet<NodeId> =
+        image.live_brokers().map(|broker| broker.id).filter(|node| !leaving.contains(node)).collect();
+    let mut commands = Vec::new();
+    let mut changed_count = 0;
+    for topic in image.topics() {
+        for (index, state) in topic.partitions() {
+            let before = commands.len();
+            elect(&live, topic.id, index, state, &mut commands);
+            if commands.len() > before {
+                changed_count += 1;
+                if changed_count == PARTITIONS_PER_PROPOSAL_MAX {
+                    return commands;
+                }
+            }
+        }
+    }
+    commands
+}
+
+fn elect(
+    live: &BTreeSet<NodeId>,
+    topic_id: TopicId,
+    index: PartitionIndex,
+    state: &PartitionImage,
+    commands: &mut Vec<Command>,
+) {
+    if state.isr.is_empty() {
+        // It was assigned and not initialized yet; that is not for an election to do.
+        return;
+    }
+    let in_service: Vec<NodeId> = state.isr.iter().copied().filter(|node| live.contains(node)).collect();
+    let leads = state.leader.is_some_and(|leader| live.contains(&leader));
+    if !leads {
+        // In the order of the replicas, so that the preferred leader comes first.
+        let candidate = state.replicas.iter().copied().find(|node| in_service.contains(node));
+        if candidate != state.leader {
+            commands.push(SetPartitionLeader::new(topic_id, index, candidate).into());
+        }
+    }
+    if !in_service.is_empty() && in_service.len() < state.isr.len() {
+        commands.push(UpdateIsr::new(topic_id, index, &in_service, None).into());
+    }
+}
+
+/// The commands that give partitions back to their preferred leaders, where those are in sync and in service.
+pub(super) fn preferred_elections(image: &MetadataImage) -> Vec<Command> {
+    let live: BTreeSet<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
+    let mut commands = Vec::new();
+    for topic in image.topics() {
+        for (index, state) in topic.partitions() {
+            let Some(preferred) = state.replicas.first().copied() else { continue };
+            let may_lead = live.contains(&preferred) && state.isr.contains(&preferred);
+            if state.leader.is_some_and(|leader| leader != preferred) && may_lead {
+                commands.push(SetPartitionLeader::new(topic.id, index, Some(preferred)).into());
+                if commands.len() == PARTITIONS_PER_PROPOSAL_MAX {
+                    return commands;
+                }
+            }
+        }
+    }
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chronik_raft::metadata::{
+        AssignPartition, CommandBatch, CreateTopic, Endpoint, FenceBroker, RegisterBroker, UnfenceBroker,
+    };
+    use chronik_raft::{InMemoryMetadata, MetadataLog as _};
+
+    use super::*;
+
+    const TOPIC: TopicId = TopicId(7);
+
+    struct World(InMemoryMetadata);
+
+    impl World {
+        /// Three brokers, and a topic of three partitions as the round robin places them.
+        fn new() -> Self {
+            let world = Self(InMemoryMetadata::new(NodeId(1)));
+            for id in 1..=3 {
+                let endpoint = Endpoint {
+                    listener: "PLAINTEXT".to_owned(),
+                    host: "h".to_owned(),
+                    port: 1,
+                    security_protocol: 0,
+                };
+                world.apply(vec![
+                    RegisterBroker::new(NodeId(id), 1, vec![endpoint]).into(),
+                    UnfenceBroker::new(NodeId(id), None).into(),
+                ]);
+            }
+            let mut commands: Vec<Command> = vec![CreateTopic::new("t".to_owned(), TOPIC, 3, 3).into()];
+            for (index, nodes) in [[1, 2, 3], [2, 3, 1], [3, 1, 2]].into_iter().enumerate() {
+                let index = PartitionIndex(i32::try_from(index).unwrap());
+                let nodes = nodes.map(NodeId);
+                commands.push(AssignPartition::new(TOPIC, index, &nodes).into());
+                commands.push(SetPartitionLeader::new(TOPIC, index, Some(nodes[0])).into());
+                commands.push(UpdateIsr::new(TOPIC, index, &nodes, None).into());
+            }
+            world.apply(commands);
+            world
+        }
+
+        fn apply(&self, commands: Vec<Command>) {
+            if !commands.is_empty() {
+                self.0.propose(
+                    CommandBatch::new(commands),
+                    Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")),
+                );
+            }
+        }
+
+        fn image(&self) -> Arc<MetadataImage> {
+            self.0.image()
+        }
+
+        fn fence(&self, id: i32) {
+            let mut commands = vec![FenceBroker::new(NodeId(id), None).into()];
+            commands.extend(elections(&self.image(), &BTreeSet::from([NodeId(id)])));
+            self.apply(commands);
+        }
+
+        fn unfence(&self, id: i32) {
+            self.apply(vec![UnfenceBroker::new(NodeId(id), None).into()]);
+            self.apply(elections(&self.image(), &BTreeSet::new()));
+        }
+
+        /// Leader and ISR of each partition.
+        fn state(&self) -> Vec<(Option<i32>, Vec<i32>)> {
+            let image = self.image();
+            let topic = image.topic_by_id(TOPIC).unwrap();
+            topic
+                .partitions()
+                .map(|(_, state)| {
+                    (state.leader.map(NodeId::get), state.isr.iter().map(|node| node.get()).collect())
+                })
+                .collect()
+        }
+    }
+
+    #[test]
+    fn a_dead_leader_is_replaced_from_the_isr_and_leaves_it() {
+        let world = World::new();
+        world.fence(1);
+        assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
+        assert!(elections(&world.image(), &BTreeSet::new()).is_empty(), "there is nothing left to do");
+    }
+
+    #[test]
+    fn the_last_in_sync_is_waited_for() {
+        let world = World::new();
+        world.fence(1);
+        world.fence(2);
+        world.fence(3);
+        // Whoever was last is all that is known to have everything.
+        assert_eq!(world.state(), [(None, vec![3]), (None, vec![3]), (None, vec![3])]);
+        world.unfence(1);
+        assert_eq!(world.state(), [(None, vec![3]), (None, vec![3]), (None, vec![3])]);
+        world.unfence(3);
+        assert_eq!(world.state(), [(Some(3), vec![3]), (Some(3), vec![3]), (Some(3), vec![3])]);
+    }
+
+    #[test]
+    fn preferred_leaders_come_back_once_they_are_in_sync() {
+        let world = World::new();
+        world.fence(1);
+        world.unfence(1);
+        assert!(preferred_elections(&world.image()).is_empty(), "broker 1 is not in sync yet");
+        world.apply(vec![UpdateIsr::new(TOPIC, PartitionIndex(0), &[1, 2, 3].map(NodeId), None).into()]);
+        let commands = preferred_elections(&world.image());
+        assert_eq!(commands.len(), 1);
+        world.apply(commands);
+        assert_eq!(world.state()[0].0, Some(1));
+        assert!(preferred_elections(&world.image()).is_empty());
+    }
+}

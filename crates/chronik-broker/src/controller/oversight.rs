@@ -1,0 +1,105 @@
+//! The controller's eye on partitions: whoever leads one must be in service.
+//!
+//! Fencing moves leaders in its own proposal. What that misses is found here: brokers that register anew without having
+//! been fenced, partitions that wait for the last of their ISR, changes that crossed on the way. And from time to time
+//! partitions go back to their preferred leaders.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chronik_raft::metadata::{Command, CommandBatch, MetadataImage};
+use chronik_types::{BrokerEpoch, MonotonicMs, NodeId, Now, Term};
+use parking_lot::Mutex;
+
+use crate::broker::Broker;
+
+use super::elections::{elections, preferred_elections};
+
+/// How often partitions go back to their preferred leaders, in milliseconds.
+const PREFERRED_LEADERS_MS: u64 = 5_000;
+
+/// How soon it looks again while a proposal is under way, in milliseconds.
+const AGAIN_MS: u64 = 100;
+
+/// What has been seen to.
+#[derive(Debug, Default)]
+pub(crate) struct Oversight(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The state of affairs in which nothing is left to do.
+    settled: Option<Affairs>,
+    is_proposing: bool,
+    preferred_at: Option<MonotonicMs>,
+}
+
+/// What elections depend on: with the same of it they are not looked at again.
+#[derive(Debug, PartialEq, Eq)]
+struct Affairs {
+    term: Term,
+    brokers: Vec<(NodeId, BrokerEpoch, bool)>,
+    partition_count: usize,
+}
+
+impl Affairs {
+    fn of(term: Term, image: &MetadataImage) -> Self {
+        let brokers = image.brokers().map(|broker| (broker.id, broker.epoch, broker.fenced)).collect();
+        Self { term, brokers, partition_count: image.partition_count() }
+    }
+}
+
+impl Broker {
+    /// Sees to it that partitions are led by brokers in service; says when to look again.
+    pub(super) fn oversee(self: &Arc<Self>, now: Now) -> Option<MonotonicMs> {
+        let (quorum, image) = (self.metadata.quorum(), self.metadata.image());
+        if !quorum.is_leader || image.applied_term() != quorum.term {
+            return None;
+        }
+        let again = Some(now.monotonic.plus_ms(AGAIN_MS));
+        let mut state = self.oversight.0.lock();
+        if state.is_proposing {
+            return again;
+        }
+        let affairs = Affairs::of(quorum.term, &image);
+        if state.settled.as_ref() != Some(&affairs) {
+            let commands = elections(&image, &BTreeSet::new());
+            if commands.is_empty() {
+                state.settled = Some(affairs);
+            } else {
+                tracing::info!("Electing leaders from the replicas in service: {} changes", commands.len());
+                state.is_proposing = true;
+                drop(state);
+                self.propose_elections(quorum.term, commands);
+                return again;
+            }
+        }
+        let due = *state.preferred_at.get_or_insert(now.monotonic.plus_ms(PREFERRED_LEADERS_MS));
+        if now.monotonic < due {
+            return Some(due);
+        }
+        let next = now.monotonic.plus_ms(PREFERRED_LEADERS_MS);
+        state.preferred_at = Some(next);
+        let commands = preferred_elections(&image);
+        if !commands.is_empty() {
+            tracing::info!("Giving {} partitions back to their preferred leaders", commands.len());
+            state.is_proposing = true;
+            drop(state);
+            self.propose_elections(quorum.term, commands);
+        }
+        Some(next)
+    }
+
+    fn propose_elections(self: &Arc<Self>, term: Term, commands: Vec<Command>) {
+        let broker = Arc::clone(self);
+        self.metadata.propose_as_leader(
+            term,
+            CommandBatch::new(commands),
+            Box::new(move |outcome| {
+                if let Err(error) = outcome {
+                    tracing::debug!("An election is tried again: {error}");
+                }
+                broker.oversight.0.lock().is_proposing = false;
+            }),
+        );
+    }
+}
