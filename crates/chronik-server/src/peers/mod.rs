@@ -166,7 +166,7 @@ impl PeerNetwork {
 
 impl Shared {
     fn cluster_id(&self) -> Option<String> {
-        self.raft.image().cluster_id().map(str::to_owned)
+        self.raft.cluster_id().map(|id| id.to_string())
     }
 
     /// A peer speaks with this node.
