@@ -182,6 +182,24 @@ fn point_8_a_snapshot_that_was_lost_is_sent_again() {
 }
 
 #[test]
+fn point_8_a_leader_without_room_does_not_forget_what_became_of_a_snapshot() {
+    let mut cluster = far_behind();
+    cluster.heal();
+    cluster.lost_kinds = vec![MessageKind::Snapshot];
+    cluster.pass_ms(1_000);
+    cluster.disks[0].set_capacity_bytes(Some(cluster.disks[0].used_bytes()));
+    drop(cluster.ask(0, topic(9)));
+    cluster.turn(0);
+    assert!(cluster.node(0).is_stalled());
+    cluster.node_mut(0).snapshot_finished(node(2), false);
+    cluster.disks[0].set_capacity_bytes(None);
+    cluster.heal();
+    cluster.pass_ms(1_000);
+    assert_eq!(cluster.leaders(), [0]);
+    assert!((0..6).all(|number| cluster.has(2, number)));
+}
+
+#[test]
 fn point_8_a_snapshot_that_never_left_is_sent_again() {
     let mut cluster = far_behind();
     cluster.heal();
