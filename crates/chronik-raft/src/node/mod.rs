@@ -324,15 +324,32 @@ impl RaftNode {
         }
     }
 
-    /// Starts an election at once, as when the leader's connection is closed and its port refuses another.
-    /// Pre-vote makes it harmless when the leader lives.
+    /// The leader's connection is closed, and its port refuses another: the first of the other voters starts an
+    /// election at once, each further one a little later, so that they do not split the vote. Meanwhile this node
+    /// no longer holds a vote back for the sake of that leader. Pre-vote makes it harmless when the leader lives: it
+    /// is then heard of again, and the others have heard nothing else.
     pub fn campaign(&mut self) {
-        if self.stalled.is_none()
-            && !self.is_leader()
-            && let Err(error) = self.raw.campaign()
-        {
-            tracing::debug!(%error, "no election was started");
+        let (own, leader) = (raft_id(self.config.node_id), self.raw.raft.leader_id);
+        if self.stalled.is_some() || leader == own || leader == 0 {
+            return;
         }
+        let others = || self.conf_state.voters.iter().filter(|voter| **voter != leader);
+        if !others().any(|voter| *voter == own) {
+            return;
+        }
+        let rank = others().filter(|voter| **voter < own).count();
+        if rank == 0 {
+            if let Err(error) = self.raw.campaign() {
+                tracing::debug!(%error, "no election was started");
+            }
+            return;
+        }
+        let raft = &mut self.raw.raft;
+        raft.leader_id = 0;
+        raft.election_elapsed = raft
+            .randomized_election_timeout()
+            .saturating_sub(rank.saturating_mul(ELECTION_STAGGER_TICKS))
+            .max(raft.election_elapsed);
     }
 
     /// Hands the leadership over, as before a planned stop.
