@@ -9,6 +9,7 @@ mod progress;
 mod proposals;
 mod reads;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -194,6 +195,8 @@ pub struct RaftNode {
     observer: Box<dyn Observer>,
     /// A step that could not be written for want of room, and will be tried again.
     stalled: Option<Ready>,
+    /// What became of snapshots meanwhile, the last word for each peer.
+    snapshot_news: BTreeMap<u64, bool>,
     was_leader: bool,
     seen_term: u64,
 }
@@ -244,6 +247,7 @@ impl RaftNode {
             transport,
             observer,
             stalled: None,
+            snapshot_news: BTreeMap::new(),
             was_leader: false,
             seen_term,
         };
@@ -320,15 +324,32 @@ impl RaftNode {
         }
     }
 
-    /// Starts an election at once, as when the leader's connection is closed and its port refuses another.
-    /// Pre-vote makes it harmless when the leader lives.
+    /// The leader's connection is closed, and its port refuses another: the first of the other voters starts an
+    /// election at once, each further one a little later, so that they do not split the vote. Meanwhile this node
+    /// no longer holds a vote back for the sake of that leader. Pre-vote makes it harmless when the leader lives: it
+    /// is then heard of again, and the others have heard nothing else.
     pub fn campaign(&mut self) {
-        if self.stalled.is_none()
-            && !self.is_leader()
-            && let Err(error) = self.raw.campaign()
-        {
-            tracing::debug!(%error, "no election was started");
+        let (own, leader) = (raft_id(self.config.node_id), self.raw.raft.leader_id);
+        if self.stalled.is_some() || leader == own || leader == 0 {
+            return;
         }
+        let others = || self.conf_state.voters.iter().filter(|voter| **voter != leader);
+        if !others().any(|voter| *voter == own) {
+            return;
+        }
+        let rank = others().filter(|voter| **voter < own).count();
+        if rank == 0 {
+            if let Err(error) = self.raw.campaign() {
+                tracing::debug!(%error, "no election was started");
+            }
+            return;
+        }
+        let raft = &mut self.raw.raft;
+        raft.leader_id = 0;
+        raft.election_elapsed = raft
+            .randomized_election_timeout()
+            .saturating_sub(rank.saturating_mul(ELECTION_STAGGER_TICKS))
+            .max(raft.election_elapsed);
     }
 
     /// Hands the leadership over, as before a planned stop.
@@ -341,19 +362,21 @@ impl RaftNode {
     /// A peer cannot be reached: what was sent to it last is lost.
     pub fn peer_unreachable(&mut self, peer: NodeId) {
         if self.stalled.is_none() {
-            let id = raft_id(peer);
-            self.raw.report_unreachable(id);
-            // A snapshot on its way is lost as well; without this word that follower would be sent nothing more.
-            self.raw.report_snapshot(id, SnapshotStatus::Failure);
+            self.raw.report_unreachable(raft_id(peer));
         }
+        // A snapshot on its way is lost as well; without this word that follower would be sent nothing more.
+        self.snapshot_finished(peer, false);
     }
 
     /// A snapshot has arrived at a peer, or has been given up.
     pub fn snapshot_finished(&mut self, peer: NodeId, arrived: bool) {
-        if self.stalled.is_none() {
-            let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-            self.raw.report_snapshot(raft_id(peer), status);
+        if self.stalled.is_some() {
+            // Raft cannot be told in the middle of a step, and would wait for the word for ever.
+            self.snapshot_news.insert(raft_id(peer), arrived);
+            return;
         }
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(raft_id(peer), status);
     }
 
     /// Takes a message of a peer.
@@ -453,6 +476,11 @@ impl RaftNode {
             && !self.persist(ready)?
         {
             return Ok(());
+        }
+        for (peer, arrived) in std::mem::take(&mut self.snapshot_news) {
+            if let Some(peer) = node_id(peer) {
+                self.snapshot_finished(peer, arrived);
+            }
         }
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
