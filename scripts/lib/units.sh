@@ -31,15 +31,17 @@ run_unit() {
 }
 
 # Run a suite against a broker of its own, whose data is kept for the dump-log unit:
-# against_broker NAME TIMEOUT_SECONDS COMMAND…
+# against_broker NAME TIMEOUT_SECONDS COMMAND…, with the options for tests/lib/daemon.py in broker_configs
 against_broker() {
     local name=$1 limit_s=$2
     shift 2
     timeout --kill-after=20 "$limit_s" python3 tests/lib/daemon.py "$BROKER" \
-        --binary "$BINARY" --libs "$KAFKA_LIBS" --keep "$RUNS/$name" --log "$LOGS/$name.broker.log" -- "$@"
+        --binary "$BINARY" --libs "$KAFKA_LIBS" --keep "$RUNS/$name" --log "$LOGS/$name.broker.log" \
+        "${broker_configs[@]}" -- "$@"
 }
 
 execute_unit() {
+    local broker_configs=()
     local python="$CACHE/venv" clients=tests/clients
     case $1 in
         fmt) cargo fmt --all --check ;;
@@ -101,9 +103,9 @@ execute_unit() {
         log-compaction-tester)
             install_kafka
             # Small segments and a ratio of next to nothing, so that the cleaner has much to do while the tool waits.
-            CHRONIK_LOG_SEGMENT_BYTES=1048576 CHRONIK_LOG_CLEANER_BACKOFF_MS=200 \
-                CHRONIK_LOG_CLEANER_MIN_CLEANABLE_RATIO=0.01 CHRONIK_LOG_CLEANER_DELETE_RETENTION_MS=1000 \
-                against_broker "$1" 900 bash tests/clients/java/log_compaction_tester.sh '{bootstrap}'
+            broker_configs=(--config log.segment.bytes=1048576 --config log.cleaner.backoff.ms=200
+                --config log.cleaner.min.cleanable.ratio=0.01 --config log.cleaner.delete.retention.ms=1000)
+            against_broker "$1" 900 bash tests/clients/java/log_compaction_tester.sh '{bootstrap}'
             ;;
         dump-log)
             install_kafka

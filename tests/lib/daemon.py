@@ -54,6 +54,8 @@ class Daemon:
         self.port = port or free_port()
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
+        # Broker configs by Kafka's names.
+        self.configs: dict[str, str] = {}
 
     @property
     def bootstrap(self) -> str:
@@ -149,6 +151,7 @@ class Chronik(Daemon):
             **inherited,
             "CHRONIK_KAFKA_PORT": str(self.port),
             "CHRONIK_DATA_DIR": str(self.data_dir),
+            **{f"CHRONIK_{name.upper().replace('.', '_')}": value for name, value in self.configs.items()},
             **self.settings,
         }
 
@@ -198,6 +201,7 @@ class Kafka(Daemon):
                 "share.coordinator.state.topic.replication.factor=1",
                 "share.coordinator.state.topic.min.isr=1",
                 "group.initial.rebalance.delay.ms=500",
+                *(f"{name}={value}" for name, value in self.configs.items()),
             ]
         )
 
@@ -222,10 +226,12 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--keep", metavar="DIRECTORY", help="where to leave the broker's data")
     parser.add_argument("--log", metavar="FILE", help="where to leave the broker's log")
+    parser.add_argument("--config", metavar="NAME=VALUE", action="append", default=[], help="a broker config")
     parser.add_argument("command", nargs="+", help="{bootstrap} and {data} are filled in")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chronik-test-"))
     daemon = from_arguments(options, directory / "data")
+    daemon.configs.update(config.split("=", 1) for config in options.config)
     try:
         daemon.start()
         filled = [part.format(bootstrap=daemon.bootstrap, data=daemon.data_dir) for part in options.command]

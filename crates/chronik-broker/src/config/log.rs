@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn the_longest_lag_closes_segments_of_compacted_topics_only() {
         let mut overrides = TopicOverrides::from([("max.compaction.lag.ms".to_owned(), "700".to_owned())]);
-        let segment_ms = |overrides| log_config(overrides, &BrokerValues::new()).segment_ms;
+        let segment_ms = |overrides: &TopicOverrides| log_config(overrides, &BrokerValues::new()).segment_ms;
         assert_eq!(segment_ms(&overrides), LogConfig::default().segment_ms);
         overrides.insert("cleanup.policy".to_owned(), "compact".to_owned());
         assert_eq!(segment_ms(&overrides), 700);
