@@ -113,9 +113,8 @@ execute_unit() {
         log-compaction-tester)
             install_kafka
             # Small segments and a ratio of next to nothing, so that the cleaner has much to do while the tool waits.
-            CHRONIK_LOG_SEGMENT_BYTES=1048576 CHRONIK_LOG_CLEANER_BACKOFF_MS=200 \
-                CHRONIK_LOG_CLEANER_MIN_CLEANABLE_RATIO=0.01 CHRONIK_LOG_CLEANER_DELETE_RETENTION_MS=1000 \
-                against_broker "$1" 900 bash tests/clients/java/log_compaction_tester.sh '{bootstrap}'
+            against_broker_with "$1" 900 "log.segment.bytes=1048576 log.cleaner.backoff.ms=200 \
+                log.cleaner.min.cleanable.ratio=0.01 log.cleaner.delete.retention.ms=1000" bash tests/clients/java/log_compaction_tester.sh '{bootstrap}'
             ;;
         dump-log)
             install_kafka
