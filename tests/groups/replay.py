@@ -8,6 +8,7 @@ was lost, and the second that it may take.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import time
@@ -94,6 +95,14 @@ def fill(broker: daemon.Daemon, groups: list[str], partitions: int, rounds: int)
         list(threads.map(commit_all, [groups[start::4] for start in range(4)]))
 
 
+def cpu_s(broker: daemon.Daemon) -> float:
+    """The CPU time that the broker has had, which a busy machine does not change."""
+    if broker.process is None:
+        return 0.0
+    fields = Path(f"/proc/{broker.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     daemon.add_arguments(parser)
@@ -117,11 +126,13 @@ def main() -> int:
         # One offset of each group while the clock runs; all of them take this program longer than the broker.
         wait_for(broker, groups, {partitions - 1: last + partitions - 1})
         ended = time.monotonic()
+        cpu = cpu_s(broker)
         wait_for(broker, groups, {partition: last + partition for partition in range(partitions)})
         records = options.rounds * options.offsets
         print(f"{options.groups} groups, {options.offsets} offsets, {records} records in the log")
         print(f"the broker answers {ready - started:.2f} s after its start")
         print(f"every group has its offsets {ended - ready:.2f} s after that")
+        print(f"the broker has had {cpu:.2f} s of CPU time until then")
         if options.seconds_max and ended - ready > options.seconds_max:
             print(f"not ok replay: more than {options.seconds_max:.1f} s")
             return 1
