@@ -13,6 +13,7 @@ use crate::api;
 use crate::clock::SharedClock;
 use crate::config::BrokerConfig;
 use crate::connection::Connection;
+use crate::controller::{AssignmentLines, Duties};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::partition::PartitionServices;
@@ -49,6 +50,8 @@ pub struct Broker {
     pub(crate) topics: Topics,
     pub(crate) groups: Groups,
     pub(crate) producer_ids: ProducerIds,
+    pub(crate) duties: Duties,
+    assignment_lines: AssignmentLines,
     pub(crate) random: Random,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
@@ -74,6 +77,8 @@ impl Broker {
             topics: Topics::new(services),
             groups: Groups::default(),
             producer_ids: ProducerIds::default(),
+            duties: Duties::default(),
+            assignment_lines: AssignmentLines::default(),
             timers: Timers::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),
@@ -128,6 +133,7 @@ impl Broker {
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
     pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
+        self.assignment_lines.tell(self, delta);
         self.topics.apply(self, image, delta);
         self.groups.apply(self, delta);
     }

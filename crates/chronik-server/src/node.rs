@@ -6,46 +6,65 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use chronik_broker::{Broker, BrokerParts, Connection, Responder, topic_log_config};
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{LogManager, ManagerOptions};
-use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle};
+use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
 use chronik_types::{MonotonicMs, Now};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::net::Service;
-use crate::process::{Context, Node};
+use crate::peers::{PeerLinks, PeerNetwork};
+use crate::process::{ClusterContext, Context, Node};
+use crate::race::{Either, race};
 use crate::system;
-use crate::threads::{MetadataThread, Waker, start_fsync, start_maintenance, start_metadata, start_timers};
+use crate::threads::{
+    MetadataThread, Waker, start_controller, start_fsync, start_maintenance, start_metadata, start_timers,
+};
 
 /// The directory of the metadata log within the data directory. No partition's directory can have this name: theirs
 /// end in a dash and a number.
 const METADATA_DIR: &str = "raft";
 /// The file that one process holds locked while it uses the data directory, beside the lock of the logs.
 const METADATA_LOCK: &str = ".lock";
-/// How long registration may take. A single node answers within milliseconds.
-const REGISTRATION_MAX: Duration = Duration::from_secs(30);
+/// How often a node that waits for its cluster looks again, in milliseconds.
+const READY_CHECK_MS: u64 = 20;
+/// After this time of waiting a node says what it waits for, in milliseconds. A cluster whose nodes start together is
+/// ready before.
+const WAITING_SAID_MS: u64 = 3_000;
 /// Threads that recover partitions at start.
 const RECOVERY_THREADS_MAX: usize = 8;
 
 /// The broker, as the listener calls it.
-struct BrokerService(Arc<Broker>);
+struct BrokerService {
+    broker: Arc<Broker>,
+    metadata: RaftHandle,
+    network: Option<Arc<PeerNetwork>>,
+}
 
 impl Service for BrokerService {
     fn handle(&self, now: Now, connection: &Arc<Connection>, frame: BytesMut, responder: Responder) {
-        self.0.handle(now, connection, frame, responder);
+        self.broker.handle(now, connection, frame, responder);
     }
 
     fn connection_closed(&self, _now: Now, connection: &Arc<Connection>) {
-        self.0.connection_closed(connection);
+        self.broker.connection_closed(connection);
     }
 
     fn stopping(&self, now: Now) {
-        self.0.stop_waiting(now);
+        // A successor that is told is there at once; one that has to find out takes its time.
+        if self.metadata.is_leader()
+            && let Some(successor) =
+                self.network.as_ref().and_then(|network| network.connected().first().copied())
+        {
+            self.metadata.transfer_leadership(successor);
+        }
+        self.broker.stop_waiting(now);
     }
 }
 
@@ -60,12 +79,17 @@ impl chronik_broker::Clock for BrokerClock {
 
 /// Opens everything that lies in the data directory and starts what runs beside the connections.
 pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
-    let Context { config, kafka_port, clock, open_files_max, on_panic } = context;
+    let Context { config, kafka_port, clock, open_files_max, on_panic, cluster } = context;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let data_dir = config.data_dir.clone();
     let broker_config = config.broker(kafka_port);
 
-    let (metadata, metadata_thread) = open_metadata(&config, &disk, &data_dir, clock)?;
+    let links = config.cluster_peers.as_ref().map(|peers| PeerLinks::new(peers, config.node_id));
+    let transport: Box<dyn Transport> = match &links {
+        Some(links) => Box::new(links.transport()),
+        None => Box::new(NoPeers),
+    };
+    let (metadata, metadata_thread) = open_metadata(&config, &disk, &data_dir, clock, transport)?;
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let logs =
@@ -81,17 +105,33 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         clock: Arc::new(BrokerClock(clock)),
         seed: system::random_seed()?,
     });
+    let duties = Waker::new();
+    let duties_waker = duties.clone();
     let listener = Arc::clone(&broker);
-    metadata.subscribe(Box::new(move |image, delta| listener.metadata_changed(image, delta)));
-    broker.retire_strays();
-    register(&broker)?;
-    broker.load_groups(clock.now());
+    metadata.subscribe(Box::new(move |image, delta| {
+        listener.metadata_changed(image, delta);
+        duties_waker.wake();
+    }));
+
+    // The other nodes are heard only now: what they send changes the metadata, and everyone listens to that already.
+    let network = match (links, &config.cluster_peers, cluster) {
+        (Some(links), Some(peers), Some(ClusterContext { sockets, runtime })) => {
+            let _runtime = runtime.enter();
+            Some(Arc::new(PeerNetwork::start(sockets, &links, peers, metadata.clone())))
+        }
+        _ => None,
+    };
+    let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
 
     let timers = Waker::new();
     let timer_waker = timers.clone();
     broker.set_timer_waker(Box::new(move |deadline: MonotonicMs| timer_waker.wake_at(deadline)));
     let timed = Arc::clone(&broker);
     let timers_worker = start_timers(clock, timers, move |now| timed.run_timers(now), Arc::clone(&on_panic))?;
+
+    let controller = Arc::clone(&broker);
+    let duties_worker =
+        start_controller(clock, duties, move |now| controller.run_controller(now), Arc::clone(&on_panic))?;
 
     let queue = Arc::clone(logs.flush_queue());
     let fsync_worker = start_fsync(
@@ -111,8 +151,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
 
     Ok(Node {
-        service: Arc::new(BrokerService(broker)),
-        workers: vec![timers_worker, maintenance_worker, fsync_worker, metadata_worker],
+        service: Arc::new(BrokerService { broker, metadata, network }),
+        ready,
+        workers: vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker],
         shut_down: Box::new(move |now| {
             logs.shutdown(now)?;
             Ok(())
@@ -120,12 +161,13 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     })
 }
 
-/// Opens the metadata log. This node is its only voter, so it leads after the first turn.
+/// Opens the metadata log. A node that is its only voter leads after the first turn.
 fn open_metadata(
     config: &crate::config::Config,
     disk: &Arc<dyn Disk>,
     data_dir: &Path,
     clock: Clock,
+    transport: Box<dyn Transport>,
 ) -> Result<(RaftHandle, MetadataThread), Box<dyn Error>> {
     let dir = data_dir.join(METADATA_DIR);
     disk.create_dir_all(&dir)?;
@@ -136,8 +178,12 @@ fn open_metadata(
             format!("cannot lock the data directory {}: {error}", data_dir.display()).into()
         }
     })?;
-    let raft = RaftConfig::new(config.node_id, vec![config.node_id]);
-    let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, Box::new(NoPeers))?;
+    let voters = match &config.cluster_peers {
+        Some(peers) => peers.as_slice().iter().map(|peer| peer.id).collect(),
+        None => vec![config.node_id],
+    };
+    let raft = RaftConfig::new(config.node_id, voters);
+    let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, transport)?;
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();
     Ok((handle.clone(), MetadataThread { driver, handle, clock, lock }))
@@ -178,17 +224,67 @@ fn open_logs(
     Ok(starting.finish(clock.now()))
 }
 
-/// Waits until this broker is registered and in service.
-fn register(broker: &Arc<Broker>) -> Result<(), Box<dyn Error>> {
-    let (sender, registered) = mpsc::channel::<Result<(), ProposeError>>();
-    broker.register(Box::new(move |outcome| {
-        // The receiver is gone only when nobody waits for the answer any more.
-        drop(sender.send(outcome.map(|_| ())));
-    }));
-    match registered.recv_timeout(REGISTRATION_MAX) {
-        Ok(outcome) => Ok(outcome?),
-        Err(_) => {
-            Err(format!("the broker was not registered within {} s", REGISTRATION_MAX.as_secs()).into())
+/// Waits until this broker is registered and in service, and its cluster has begun. It waits for a majority as long
+/// as it takes, but not for nodes that were given another configuration.
+async fn become_ready(
+    broker: Arc<Broker>,
+    clock: Clock,
+    network: Option<Arc<PeerNetwork>>,
+) -> Result<(), Box<dyn Error>> {
+    let registering = register(&broker, clock, network.as_deref());
+    let disagreement = async {
+        match &network {
+            Some(network) => network.disagreement().await,
+            None => std::future::pending().await,
         }
+    };
+    match race(registering, disagreement).await {
+        Either::First(outcome) => outcome?,
+        Either::Second(text) => return Err(text.into()),
+    }
+    // Only now is the image as new as the cluster's, and says what belongs to whom.
+    broker.retire_strays();
+    broker.load_groups(clock.now());
+    Ok(())
+}
+
+async fn register(
+    broker: &Arc<Broker>,
+    clock: Clock,
+    network: Option<&PeerNetwork>,
+) -> Result<(), Box<dyn Error>> {
+    let pause = Duration::from_millis(READY_CHECK_MS);
+    let started = clock.monotonic();
+    let mut is_registered = false;
+    let mut has_said = false;
+    loop {
+        if !is_registered && broker.may_register() {
+            let (sender, registered) = oneshot::channel();
+            broker.register(Box::new(move |outcome| {
+                // The receiver is gone only when nobody waits for the answer any more.
+                drop(sender.send(outcome));
+            }));
+            match registered.await {
+                Ok(Ok(_)) => is_registered = true,
+                // Neither mends itself.
+                Ok(Err(error @ (ProposeError::Stopped { .. } | ProposeError::CannotApply(_)))) => {
+                    return Err(error.into());
+                }
+                Ok(Err(error)) => tracing::debug!("Registration is tried again: {error}"),
+                Err(_) => return Err("the metadata log has ended".into()),
+            }
+        }
+        if is_registered && broker.is_initialized() {
+            return Ok(());
+        }
+        if !has_said && WAITING_SAID_MS <= clock.monotonic().since_ms(started) {
+            has_said = true;
+            let missing = network.map(PeerNetwork::missing).unwrap_or_default();
+            tracing::info!(
+                "Waiting for a majority of the cluster's nodes; not connected yet: {}",
+                if missing.is_empty() { "none".to_owned() } else { missing.join(", ") }
+            );
+        }
+        sleep(pause).await;
     }
 }

@@ -5,16 +5,19 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chronik_types::Now;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::config::{self, Command, Config, LogFormat};
-use crate::net::{self, Listener, Service};
+use crate::net::{self, Listener, Service, SocketOptions};
+use crate::race::{Either, race};
 use crate::signals::{self, Stop};
 use crate::threads::{OnPanic, Worker};
 use crate::{logging, system};
@@ -22,6 +25,9 @@ use crate::{logging, system};
 /// How long requests that have been read may take to finish once the process is to end. Kafka clients' fetches
 /// wait for half a second by default.
 pub const DRAIN_MS_MAX: u64 = 3_000;
+
+/// What sets the port of the metadata log.
+const RAFT_PORT: &str = "CHRONIK_RAFT_PORT";
 
 /// The exit code when the process cannot start or go on.
 const EXIT_FAILURE: u8 = 1;
@@ -40,15 +46,30 @@ pub struct Context {
     pub open_files_max: Option<u64>,
     /// For the threads that the node starts.
     pub on_panic: OnPanic,
+    /// How to reach the other nodes; `None` for a single node.
+    pub cluster: Option<ClusterContext>,
 }
+
+/// What a node of a cluster is opened with beside the rest.
+pub struct ClusterContext {
+    /// The Raft port, listening already.
+    pub sockets: Vec<TcpListener>,
+    /// What runs the connections.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Ends when a node may serve its first request, or when it is clear that it never will.
+pub type Ready = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
 
 /// The last thing that a node does.
 pub type ShutDown = Box<dyn FnOnce(Now) -> Result<(), Box<dyn Error>> + Send>;
 
-/// A node that is ready for requests.
+/// A node that runs.
 pub struct Node {
-    /// What answers them.
+    /// What answers requests, once the node is ready for them.
     pub service: Arc<dyn Service>,
+    /// Waits for that. It is polled on a tokio runtime.
+    pub ready: Ready,
     /// Its threads, which are stopped in this order once no request is left.
     pub workers: Vec<Worker>,
     /// Syncs, writes the checkpoint, and closes what is open. Runs last.
@@ -120,6 +141,14 @@ fn start_and_wait(
     let sockets = runtime.block_on(net::bind(&config.bind.0, config.kafka_port, config.socket_options()))?;
     let addresses: Vec<SocketAddr> = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
     let kafka_port = addresses.first().map_or(config.kafka_port, SocketAddr::port);
+    let cluster = match config.own_peer() {
+        None => None,
+        Some(own) => {
+            let options = SocketOptions { port_variable: RAFT_PORT, ..SocketOptions::default() };
+            let sockets = runtime.block_on(net::bind(&config.bind.0, own.raft_port, options))?;
+            Some(ClusterContext { sockets, runtime: runtime.handle().clone() })
+        }
+    };
     let data_dir = system::prepare_data_dir(&config.data_dir)?;
 
     let on_panic: OnPanic = Arc::new(move |name, text| {
@@ -130,19 +159,32 @@ fn start_and_wait(
     });
     let limits = config.limits(open_files_max);
     let start_up = StartUp::of(&config, &addresses, data_dir);
-    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic })?;
-    let listener = {
-        let _runtime = runtime.enter();
-        Listener::start(sockets, limits, Arc::clone(&node.service), clock)
+    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic, cluster })?;
+    // A node of a cluster waits for the others as long as it takes; it can be told to end meanwhile.
+    let (listener, reason) = match runtime.block_on(race(node.ready, stopped.recv())) {
+        Either::First(Ok(())) => {
+            let listener = {
+                let _runtime = runtime.enter();
+                Listener::start(sockets, limits, Arc::clone(&node.service), clock)
+            };
+            start_up.tell();
+            (Some(listener), runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed))
+        }
+        Either::First(Err(error)) => {
+            complain(error.as_ref());
+            (None, Stop::Failed)
+        }
+        Either::Second(reason) => (None, reason.unwrap_or(Stop::Failed)),
     };
-    start_up.tell();
-
-    let reason = runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed);
     tracing::info!("Shutting down: {reason}");
     node.service.stopping(clock.now());
-    let cut_off = runtime.block_on(listener.shut_down(Duration::from_millis(DRAIN_MS_MAX)));
-    if cut_off > 0 {
-        tracing::info!("Closed {cut_off} connections with requests that did not finish in {DRAIN_MS_MAX} ms");
+    if let Some(listener) = listener {
+        let cut_off = runtime.block_on(listener.shut_down(Duration::from_millis(DRAIN_MS_MAX)));
+        if cut_off > 0 {
+            tracing::info!(
+                "Closed {cut_off} connections with requests that did not finish in {DRAIN_MS_MAX} ms"
+            );
+        }
     }
     for worker in node.workers {
         worker.stop();

@@ -34,8 +34,13 @@ fn open(data_dir: &Path) -> Result<Node, String> {
         clock: Clock::start(),
         open_files_max: None,
         on_panic: Arc::new(|name, text| panic!("{name}: {text}")),
+        cluster: None,
     };
-    node::open(context).map_err(|error| error.to_string())
+    let mut node = node::open(context).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let ready = std::mem::replace(&mut node.ready, Box::pin(std::future::pending()));
+    runtime.block_on(ready).map_err(|error| error.to_string())?;
+    Ok(node)
 }
 
 fn close(node: Node) {

@@ -60,6 +60,7 @@ fn open(mode: &str, context: &Context) -> Result<Node, Box<dyn Error>> {
         Arc::clone(&context.on_panic),
     )?;
     Ok(Node {
+        ready: Box::pin(std::future::ready(Ok(()))),
         service: Arc::new(Toy::default()),
         workers: vec![timers],
         shut_down: Box::new(move |_now| Ok(std::fs::write(data_dir.join(CHECKPOINT), "clean")?)),

@@ -36,6 +36,8 @@ pub struct BrokerConfigEntry {
 pub struct BrokerConfig {
     /// This node's id.
     pub node_id: NodeId,
+    /// The nodes that the cluster starts with, this one included, ascending; empty for a single node.
+    pub cluster_nodes: Vec<NodeId>,
     /// The address that clients are told; without one, each is told the address that it dialled.
     pub advertised: Option<(String, u16)>,
     /// Where other brokers, and clients that found another broker first, reach this one when nothing is advertised.
@@ -74,6 +76,7 @@ impl Default for BrokerConfig {
     fn default() -> Self {
         Self {
             node_id: NodeId(1),
+            cluster_nodes: Vec::new(),
             advertised: None,
             reached_at: ("localhost".to_owned(), 9092),
             rack: None,

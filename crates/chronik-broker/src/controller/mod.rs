@@ -3,17 +3,25 @@
 //! The metadata state machine never chooses. Everything that is a choice is made here, by the node that leads the
 //! metadata log, and put into commands.
 
+mod duties;
+mod log_lines;
 mod placement;
 mod registration;
 mod topic_creation;
 
+pub(crate) use duties::Duties;
+pub(crate) use log_lines::AssignmentLines;
 pub(crate) use placement::{check_manual, place};
 pub(crate) use topic_creation::{
     CreationError, NewTopic, PARTITIONS_PER_REQUEST_MAX, PlannedTopic, assignment_commands,
 };
 
+/// The first topic of every cluster: it shows that partitions can be assigned.
+pub(crate) const META_TOPIC: &str = "__meta";
+
 /// Topics that belong to the broker itself.
-const INTERNAL_TOPICS: &[&str] = &["__consumer_offsets", "__transaction_state", "__share_group_state"];
+const INTERNAL_TOPICS: &[&str] =
+    &[META_TOPIC, "__consumer_offsets", "__transaction_state", "__share_group_state"];
 
 /// Whether a topic belongs to the broker itself.
 pub(crate) fn is_internal_topic(name: &str) -> bool {

@@ -7,6 +7,8 @@ use chronik_raft::metadata::{
     BrokerImage, CommandBatch, Endpoint, MetadataImage, RegisterBroker, SetClusterId, UnfenceBroker,
 };
 
+use chronik_types::NodeId;
+
 use crate::broker::Broker;
 use crate::connection::Connection;
 
@@ -14,6 +16,11 @@ use crate::connection::Connection;
 const LISTENER: &str = "PLAINTEXT";
 
 impl Broker {
+    /// Whether it makes sense to register now: the cluster has its name, or this node is the one to give it.
+    pub fn may_register(&self) -> bool {
+        self.metadata.is_leader() || self.metadata.image().cluster_id().is_some()
+    }
+
     /// Registers this broker and puts it into service; names the cluster where it has no name yet. `done` is called
     /// once this is so.
     pub fn register(&self, done: ProposalDone) {
@@ -57,9 +64,11 @@ impl Broker {
         Some((endpoint.host.clone(), i32::try_from(endpoint.port).ok()?))
     }
 
-    /// The node that leads the metadata log, −1 where none is known.
+    /// The node that clients are to take for the controller: the one that leads the metadata log. While there is
+    /// none in service it is this one, which finds it when there is; −1 where this one is not in service either.
     pub(crate) fn controller_id(&self, image: &MetadataImage) -> i32 {
         let leader = self.metadata.quorum().leader;
-        leader.filter(|leader| image.broker(*leader).is_some()).map_or(-1, chronik_types::NodeId::get)
+        let is_live = |node: &NodeId| image.broker(*node).is_some_and(|broker| !broker.fenced);
+        leader.filter(is_live).or(Some(self.node_id()).filter(is_live)).map_or(-1, NodeId::get)
     }
 }

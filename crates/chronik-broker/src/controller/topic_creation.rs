@@ -83,7 +83,6 @@ impl Broker {
     ) -> Result<PlannedTopic, CreationError> {
         check_name(image, &wanted.name)?;
         let configs = check_configs(&wanted.configs)?;
-        let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
         let replicas = if wanted.assignments.is_empty() {
             let partition_count = match wanted.partition_count {
                 -1 => self.config.num_partitions,
@@ -97,10 +96,7 @@ impl Broker {
             };
             let replication_factor = match wanted.replication_factor {
                 // A default that the cluster cannot reach is clamped to it; a number that was asked for is not.
-                -1 => usize::try_from(self.config.default_replication_factor)
-                    .unwrap_or(1)
-                    .min(live.len())
-                    .max(1),
+                -1 => self.default_replication_factor(image),
                 factor => usize::try_from(factor).ok().filter(|factor| *factor > 0).ok_or_else(|| {
                     CreationError::new(
                         ErrorCode::InvalidReplicationFactor,
@@ -123,6 +119,12 @@ impl Broker {
         let mut commands = vec![create.into()];
         commands.extend(assignment_commands(topic_id, 0, &replicas));
         Ok(PlannedTopic { topic_id, replicas, configs, commands })
+    }
+
+    /// Replicas of a topic that does not say how many: what is configured, as far as there are brokers in service.
+    pub(super) fn default_replication_factor(&self, image: &MetadataImage) -> usize {
+        let live_count = image.live_brokers().count();
+        usize::try_from(self.config.default_replication_factor).unwrap_or(1).min(live_count).max(1)
     }
 
     /// What a topic is that is made because someone needs it: the broker's defaults, or those of its own topics.
@@ -172,6 +174,10 @@ impl Broker {
         };
         for name in names {
             tracing::info!("Topic '{name}' not found, attempting auto-creation");
+            if self.is_in_cluster() {
+                let peer_count = self.config.cluster_nodes.len();
+                tracing::info!("Auto-creating topic '{name}' in cluster mode with {peer_count} peers");
+            }
             let image = self.metadata.image();
             let planned = match self.plan_topic(&image, &self.auto_topic(&image, &name)) {
                 Ok(planned) => planned,

@@ -21,6 +21,11 @@ impl Config {
     pub fn broker(&self, kafka_port: u16) -> BrokerConfig {
         BrokerConfig {
             node_id: self.node_id,
+            cluster_nodes: self
+                .cluster_peers
+                .as_ref()
+                .map(|peers| peers.as_slice().iter().map(|peer| peer.id).collect())
+                .unwrap_or_default(),
             advertised: self
                 .advertise
                 .as_ref()
@@ -88,6 +93,7 @@ impl Config {
             backlog: self.socket_listen_backlog_size,
             send_buffer_bytes: u32::try_from(self.socket_send_buffer_bytes).ok(),
             receive_buffer_bytes: u32::try_from(self.socket_receive_buffer_bytes).ok(),
+            ..SocketOptions::default()
         }
     }
 

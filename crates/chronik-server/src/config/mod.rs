@@ -2,6 +2,7 @@
 
 mod advertise;
 mod broker;
+mod cluster;
 mod docs;
 mod load;
 mod options;
@@ -67,54 +68,18 @@ pub fn load(
             values.set(&name, Origin::Flag, value)?;
         }
     }
-    let config = Config::from_values(values)?;
+    let mut config = Config::from_values(values)?;
     config.check()?;
+    config.take_from_peers();
     Ok(Command::Run(Box::new(config)))
 }
 
 impl Config {
     /// Finds values that are possible one by one and not together.
     fn check(&self) -> Result<(), ConfigError> {
+        self.check_cluster()?;
         let values = &self.values;
         let written = |name| values.written(name);
-        if let Some(peers) = &self.cluster_peers {
-            if !self.cluster_enabled {
-                return Err(ConfigError::Contradiction(format!(
-                    "{} is set, but {} is not true; a cluster needs both, and a single node neither",
-                    written("cluster.peers"),
-                    Written { origin: written("cluster.peers").origin, name: "cluster.enabled".to_owned() },
-                )));
-            }
-            let Some(own) = peers.get(self.node_id) else {
-                let ids: Vec<String> = peers.as_slice().iter().map(|peer| peer.id.to_string()).collect();
-                return Err(ConfigError::Contradiction(format!(
-                    "{} is '{}', but {} lists nodes {}; a node must be in the list",
-                    written("node.id"),
-                    self.node_id,
-                    written("cluster.peers"),
-                    ids.join(", "),
-                )));
-            };
-            for (name, own_port, listed_port) in [
-                ("kafka.port", self.kafka_port, own.kafka_port),
-                ("raft.port", self.raft_port, own.raft_port),
-            ] {
-                if values.is_set(name) && own_port != listed_port {
-                    return Err(ConfigError::Contradiction(format!(
-                        "{} is '{own_port}', but {} gives node {} port {listed_port}; they must be the same",
-                        written(name),
-                        written("cluster.peers"),
-                        self.node_id,
-                    )));
-                }
-            }
-        }
-        if self.cluster_enabled {
-            return Err(ConfigError::Contradiction(format!(
-                "{} is 'true', but this version of Chronik runs single nodes only; leave it out, or set it to false",
-                written("cluster.enabled"),
-            )));
-        }
         if values.is_set("min.insync.replicas")
             && values.is_set("replication.factor")
             && self.min_insync_replicas > i32::from(self.replication_factor)

@@ -94,26 +94,29 @@ options! {
         "node.id" node_id: NodeId = "1" in 0..=INT;
         /// Where this node stands, such as a data centre; clients may prefer brokers in their own rack.
         "rack" rack: Option<String> = "", alias "broker.rack";
-        /// The directory that holds everything that this node keeps. It is created where there is none.
+        /// The directory that holds everything that this node keeps. It is created where there is none. In a cluster the
+        /// default ends in the node's id, as in `./chronik-data-1`, so that several nodes can be started from one place.
         "data.dir" data_dir: PathBuf = "./chronik-data", alias "log.dir";
     }
     "Cluster" {
-        /// Whether this node is part of a cluster. This version runs single nodes only and refuses `true`.
+        /// Whether this node is part of a cluster. It then needs `cluster.peers` and `node.id` too.
         "cluster.enabled" cluster_enabled: bool = "false";
-        /// The cluster's first nodes as `host:kafka_port:raft_port`, separated by commas. Their ids count from 1 in
-        /// the order of the list; `3@host:9092:9093` names an id.
+        /// The cluster's first nodes as `host:kafka_port:raft_port`, separated by commas, the same on all of them. Their
+        /// ids count from 1 in the order of the list; `3@host:9092:9093` names an id. Hosts are names or addresses that
+        /// the other nodes, and clients where `advertise` is unset, can reach.
         "cluster.peers" cluster_peers: Option<Peers> = "";
         /// The port on which the nodes of a cluster agree on metadata.
-        "raft.port" raft_port: u16 = "9093" in 1..=65_535;
+        "raft.port" raft_port: u16 = "9093" in 1..=65_535, shown "the port that `cluster.peers` gives this node";
     }
     "Network" {
         /// The address or host name to listen on. `::` stands for all addresses, IPv4 and IPv6.
         "bind" bind: Host = "::";
-        /// The port for Kafka clients. 0 has the system choose one, which the start-up message then shows.
+        /// The port for Kafka clients. 0 has the system choose one, which the start-up message then shows. In a cluster
+        /// the default is the port that `cluster.peers` gives this node.
         "kafka.port" kafka_port: u16 = "9092" in 0..=65_535;
-        /// The address that clients are told to connect to, as `host` or `host:port`. Unset, each client is told the
-        /// address that it has dialled, which is right unless something between rewrites addresses, as a published
-        /// container port does.
+        /// The address that clients are told to connect to, as `host` or `host:port`. Unset, each client of a single node
+        /// is told the address that it has dialled, which is right unless something between rewrites addresses, as a
+        /// published container port does; in a cluster all are told the host and port that `cluster.peers` gives.
         "advertise" advertise: Option<Advertise> = "", shown "the address that the client dialled";
         /// The threads that serve connections.
         "num.network.threads" num_network_threads: Option<usize> = "" in 1..=1024, shown "the number of cores";

@@ -1,6 +1,7 @@
 //! The list of a cluster's first nodes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use chronik_types::NodeId;
@@ -24,6 +25,31 @@ pub struct Peer {
 /// The first nodes of a cluster, in the order of their ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peers(Vec<Peer>);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, host, kafka_port, raft_port } = self;
+        if host.contains(':') {
+            write!(f, "{id}@[{host}]:{kafka_port}:{raft_port}")
+        } else {
+            write!(f, "{id}@{host}:{kafka_port}:{raft_port}")
+        }
+    }
+}
+
+impl fmt::Display for Peers {
+    /// The list as it can be written in a configuration, with every id named, in one form for all lists that mean
+    /// the same.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, peer) in self.0.iter().enumerate() {
+            if 0 < place {
+                f.write_str(",")?;
+            }
+            write!(f, "{peer}")?;
+        }
+        Ok(())
+    }
+}
 
 impl Peers {
     /// The nodes by id.
@@ -112,7 +138,7 @@ impl FromStr for Peers {
             }
             let taken = by_id
                 .values()
-                .filter(|(other, _)| other.host.eq_ignore_ascii_case(&peer.host))
+                .filter(|(other, _)| other.host == peer.host)
                 .flat_map(|(other, _)| [other.kafka_port, other.raft_port])
                 .find(|port| [peer.kafka_port, peer.raft_port].contains(port))
                 .or((peer.kafka_port == peer.raft_port).then_some(peer.kafka_port));
@@ -151,8 +177,10 @@ fn parse_peer(place: i64, entry: &str) -> Result<Peer, PeersError> {
             .ok_or_else(|| PeersError::Port { port: text.to_owned(), entry: entry.to_owned() })
     };
     let (kafka_port, raft_port) = (port(kafka_port)?, port(raft_port)?);
+    // Names are the same in any case, and lists are compared between nodes.
     let host = parse_host(host)
-        .ok_or_else(|| PeersError::Host { host: host.to_owned(), entry: entry.to_owned() })?;
+        .ok_or_else(|| PeersError::Host { host: host.to_owned(), entry: entry.to_owned() })?
+        .to_ascii_lowercase();
     Ok(Peer { id: NodeId(id), host, kafka_port, raft_port })
 }
 
@@ -187,6 +215,15 @@ mod tests {
     }
 
     #[test]
+    fn lists_that_mean_the_same_look_the_same() {
+        let one: Peers = "a:1:2,b:1:2,7@[::1]:3:4".parse().unwrap();
+        let other: Peers = "7@[::1]:3:4, 2@B:1:2 ,1@a:1:2".parse().unwrap();
+        assert_eq!(one.to_string(), "1@a:1:2,2@b:1:2,7@[::1]:3:4");
+        assert_eq!(other, one);
+        assert_eq!(one.to_string().parse::<Peers>(), Ok(one));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         check("", Err("entry 1 is empty"));
         check("a:1:2,", Err("entry 2 is empty"));
@@ -203,7 +240,7 @@ mod tests {
         check("4294967297@a:1:2", Err("no node id"));
         check("-1@a:1:2", Err("no node id"));
         check("2@a:1:2,b:1:2", Err("node id 2 stands for both '2@a:1:2' and 'b:1:2'"));
-        check("a:1:2,A:3:1", Err("port 1 of A is given twice"));
+        check("a:1:2,A:3:1", Err("port 1 of a is given twice"));
         check("a:1:1", Err("port 1 of a is given twice"));
         check("a:1:2,b:1:2", Ok("1=a:1:2 2=b:1:2"));
     }

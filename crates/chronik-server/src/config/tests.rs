@@ -46,7 +46,8 @@ fn nothing_need_be_set() {
 fn every_default_lies_within_its_own_range_and_names_are_unique() {
     let mut names = Vec::new();
     for spec in OPTIONS {
-        if !spec.default.is_empty() {
+        // A single node has no Raft port to set.
+        if !spec.default.is_empty() && spec.name != "raft.port" {
             run_with(&[&format!("--{}={}", spec.flag_name(), spec.default)], &[], None)
                 .unwrap_or_else(|error| panic!("{}: {error}", spec.name));
         }
@@ -188,26 +189,94 @@ fn a_command_line_that_lacks_a_value_is_told() {
     stops(&["--rack", "a", "--rack", "b"], &[], None, &["--rack"]);
 }
 
+const PEERS: (&str, &str) = ("CHRONIK_CLUSTER_PEERS", "a:9092:9093,b:9092:9093");
+const ENABLED: (&str, &str) = ("CHRONIK_CLUSTER_ENABLED", "true");
+const NODE_2: (&str, &str) = ("CHRONIK_NODE_ID", "2");
+
 #[test]
-fn half_a_cluster_and_a_whole_one_are_refused() {
-    let peers = ("CHRONIK_CLUSTER_PEERS", "a:9092:9093,b:9092:9093");
-    let enabled = ("CHRONIK_CLUSTER_ENABLED", "true");
-    stops(&[], &[enabled], None, &["CHRONIK_CLUSTER_ENABLED is 'true'", "single nodes"]);
-    stops(&[], &[peers], None, &["CHRONIK_CLUSTER_PEERS is set", "CHRONIK_CLUSTER_ENABLED"]);
-    stops(&[], &[peers, enabled], None, &["single nodes"]);
-    stops(&[], &[peers, enabled, ("CHRONIK_NODE_ID", "3")], None, &["CHRONIK_NODE_ID is '3'", "1, 2"]);
+fn half_a_cluster_is_refused() {
     stops(
         &[],
-        &[peers, enabled, ("CHRONIK_KAFKA_PORT", "9094")],
+        &[ENABLED, NODE_2],
+        None,
+        &[
+            "CHRONIK_CLUSTER_ENABLED is 'true'",
+            "CHRONIK_CLUSTER_PEERS is not set",
+            "host:kafka_port:raft_port",
+        ],
+    );
+    stops(
+        &[],
+        &[PEERS, NODE_2],
+        None,
+        &["CHRONIK_CLUSTER_PEERS is '1@a:9092:9093,2@b:9092:9093'", "CHRONIK_CLUSTER_ENABLED is not true"],
+    );
+    stops(
+        &[],
+        &[PEERS, ENABLED],
+        None,
+        &["CHRONIK_NODE_ID is not set", "CHRONIK_CLUSTER_PEERS", "one of 1, 2"],
+    );
+    stops(&[], &[("CHRONIK_RAFT_PORT", "7")], None, &["CHRONIK_RAFT_PORT is '7'", "CHRONIK_CLUSTER_PEERS"]);
+    stops(
+        &["--cluster-enabled=true"],
+        &[],
+        None,
+        &["--cluster-enabled is 'true'", "--cluster-peers is not set"],
+    );
+}
+
+#[test]
+fn a_node_must_be_what_the_list_says() {
+    stops(
+        &[],
+        &[PEERS, ENABLED, ("CHRONIK_NODE_ID", "3")],
+        None,
+        &["CHRONIK_NODE_ID is '3'", "the nodes 1, 2", "3@host:kafka_port:raft_port"],
+    );
+    stops(
+        &[],
+        &[PEERS, ENABLED, ("CHRONIK_NODE_ID", "2147483648")],
+        None,
+        &["CHRONIK_NODE_ID is '2147483648'", "from 0 to 2147483647"],
+    );
+    stops(
+        &[],
+        &[PEERS, ENABLED, NODE_2, ("CHRONIK_KAFKA_PORT", "9094")],
         None,
         &["CHRONIK_KAFKA_PORT is '9094'", "9092"],
     );
     stops(
         &[],
-        &[peers, enabled, ("CHRONIK_RAFT_PORT", "9094")],
+        &[PEERS, ENABLED, NODE_2, ("CHRONIK_RAFT_PORT", "9094")],
         None,
         &["CHRONIK_RAFT_PORT is '9094'", "9093"],
     );
+    stops(
+        &[],
+        &[("CHRONIK_CLUSTER_PEERS", "a:1:2,a:3:2"), ENABLED, NODE_2],
+        None,
+        &["CHRONIK_CLUSTER_PEERS is 'a:1:2,a:3:2'", "port 2 of a is given twice"],
+    );
+}
+
+#[test]
+fn the_list_fills_in_what_is_not_set() {
+    let listed = config(&[], &[("CHRONIK_CLUSTER_PEERS", "a:1:2,b:3:4"), ENABLED, NODE_2], None);
+    assert_eq!((listed.kafka_port, listed.raft_port), (3, 4));
+    assert_eq!(listed.advertise.as_ref().map(ToString::to_string).as_deref(), Some("b:3"));
+    assert_eq!(listed.data_dir, Path::new("./chronik-data-2"));
+    assert_eq!((listed.num_partitions, listed.replication_factor), (3, 3));
+    let given = config(
+        &["--data-dir=d", "--advertise=c"],
+        &[("CHRONIK_CLUSTER_PEERS", "a:1:2,b:3:4"), ENABLED, NODE_2, ("CHRONIK_KAFKA_PORT", "3")],
+        None,
+    );
+    assert_eq!(given.advertise.as_ref().map(ToString::to_string).as_deref(), Some("c:3"));
+    assert_eq!(given.data_dir, Path::new("d"));
+    let single = config(&[], &[], None);
+    assert_eq!((single.kafka_port, single.advertise), (9092, None));
+    assert_eq!(single.data_dir, Path::new("./chronik-data"));
 }
 
 #[test]

@@ -30,6 +30,9 @@ const KEEPALIVE_INTERVAL_S: u64 = 10;
 /// See [`KEEPALIVE_INTERVAL_S`].
 const KEEPALIVE_COUNT: u32 = 6;
 
+/// What sets the port for Kafka clients.
+const KAFKA_PORT: &str = "CHRONIK_KAFKA_PORT";
+
 /// How sockets are set up.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketOptions {
@@ -39,11 +42,13 @@ pub struct SocketOptions {
     pub send_buffer_bytes: Option<u32>,
     /// `socket.receive.buffer.bytes`; `None` leaves it to the operating system, which adapts it.
     pub receive_buffer_bytes: Option<u32>,
+    /// What sets the port, for whoever has to choose another.
+    pub port_variable: &'static str,
 }
 
 impl Default for SocketOptions {
     fn default() -> Self {
-        Self { backlog: 1024, send_buffer_bytes: None, receive_buffer_bytes: None }
+        Self { backlog: 1024, send_buffer_bytes: None, receive_buffer_bytes: None, port_variable: KAFKA_PORT }
     }
 }
 
@@ -53,18 +58,22 @@ pub enum BindError {
     /// Somebody else has it.
     #[error(
         "cannot listen on {address}: another process uses that port. Stop it, or choose another port with \
-         CHRONIK_KAFKA_PORT"
+         {variable}"
     )]
     InUse {
+        /// What sets the port.
+        variable: &'static str,
         /// The address that was asked for.
         address: SocketAddr,
     },
     /// A port below 1024.
     #[error(
         "cannot listen on {address}: this user may not use ports below 1024. Choose another port with \
-         CHRONIK_KAFKA_PORT"
+         {variable}"
     )]
     NotAllowed {
+        /// What sets the port.
+        variable: &'static str,
         /// The address that was asked for.
         address: SocketAddr,
     },
@@ -95,12 +104,12 @@ pub enum BindError {
 }
 
 impl BindError {
-    fn of(address: SocketAddr, source: io::Error) -> Self {
+    fn of(address: SocketAddr, variable: &'static str, source: io::Error) -> Self {
         let kind = source.kind();
         if kind == io::ErrorKind::AddrInUse {
-            Self::InUse { address }
+            Self::InUse { variable, address }
         } else if kind == io::ErrorKind::PermissionDenied {
-            Self::NotAllowed { address }
+            Self::NotAllowed { variable, address }
         } else if kind == io::ErrorKind::AddrNotAvailable {
             Self::NotLocal { address }
         } else {
@@ -111,6 +120,7 @@ impl BindError {
 
 /// Opens a listening socket on every address that `host` stands for. Port 0 lets the system choose one port for
 /// all of them. `::` stands for all addresses of both families, also where there is no IPv6.
+/// An error names the Kafka port's variable, unless `options` has another.
 pub async fn bind(host: &str, port: u16, options: SocketOptions) -> Result<Vec<TcpListener>, BindError> {
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let addresses: Vec<SocketAddr> = match host.parse::<IpAddr>() {
@@ -150,7 +160,7 @@ pub async fn bind(host: &str, port: u16, options: SocketOptions) -> Result<Vec<T
                 tracing::debug!("Not listening on {address}: {error}");
             }
             Err(source) => {
-                return Err(BindError::of(address, source));
+                return Err(BindError::of(address, options.port_variable, source));
             }
         }
     }

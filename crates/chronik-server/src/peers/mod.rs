@@ -1,0 +1,199 @@
+//! How nodes of a cluster reach each other: the messages of the metadata log over TCP.
+//!
+//! Each node listens on its Raft port and keeps one outgoing connection to every peer; what it receives comes in on
+//! the connections of the others. Snapshots go on connections of their own, so that heartbeats never wait behind
+//! them. The tasks run on tokio beside the Kafka listener; the Raft thread puts messages into queues and is handed
+//! what arrives, and waits for neither.
+//!
+//! A connection that closes is tried again at once. If that is refused, the process at the other end is gone: a
+//! follower of it need not wait for its election timeout, and a leader can fence it (raft.md, 13).
+
+mod frame;
+mod handshake;
+mod incoming;
+mod link;
+mod outgoing;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronik_raft::{Dropped, MetadataLog as _, PeerMessage, RaftHandle, Transport};
+use chronik_types::NodeId;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+
+use crate::config::Peers;
+use handshake::{Refusal, Stream};
+use link::Link;
+
+/// After a peer has refused this node, how long others have to agree with it, in milliseconds. A node that a majority
+/// agrees with is right, and goes on.
+const DISAGREEMENT_GRACE_MS: u64 = 1_000;
+
+/// How much later each further follower, by rank, starts an election when the leader is gone, in milliseconds. Two
+/// that start at once may split the votes, and would then wait for their timeouts.
+const CAMPAIGN_STAGGER_MS: u64 = 150;
+
+/// The queues to all peers. They exist before the Raft thread does, which sends into them.
+#[derive(Clone, Debug)]
+pub struct PeerLinks {
+    own_id: NodeId,
+    links: Arc<BTreeMap<NodeId, Arc<Link>>>,
+}
+
+impl PeerLinks {
+    /// Queues to all nodes of the list other than `own_id`.
+    pub fn new(peers: &Peers, own_id: NodeId) -> Self {
+        let others = peers.as_slice().iter().filter(|peer| peer.id != own_id);
+        let links = others.map(|peer| (peer.id, Arc::new(Link::new(peer.clone())))).collect();
+        Self { own_id, links: Arc::new(links) }
+    }
+
+    /// What the Raft thread sends through.
+    pub fn transport(&self) -> PeerTransport {
+        PeerTransport(Arc::clone(&self.links))
+    }
+}
+
+/// The Raft thread's end of the queues.
+#[derive(Debug)]
+pub struct PeerTransport(Arc<BTreeMap<NodeId, Arc<Link>>>);
+
+impl Transport for PeerTransport {
+    fn send(&mut self, to: NodeId, message: PeerMessage) -> Result<(), Dropped> {
+        self.0.get(&to).ok_or(Dropped)?.send(message)
+    }
+}
+
+/// The connections to and from all peers.
+pub struct PeerNetwork {
+    shared: Arc<Shared>,
+    disagreed: watch::Receiver<Option<String>>,
+}
+
+/// What the tasks share.
+struct Shared {
+    own_id: NodeId,
+    /// The list of peers in its one form; all nodes must have the same.
+    peers: String,
+    node_count: usize,
+    links: Arc<BTreeMap<NodeId, Arc<Link>>>,
+    raft: RaftHandle,
+    /// The newest incoming connection of each peer and kind; notified when a newer one takes its place.
+    incoming: Mutex<BTreeMap<(NodeId, Stream), Arc<Notify>>>,
+    /// Peers that have agreed to speak with this node.
+    agreed: Mutex<BTreeSet<NodeId>>,
+    /// What peers have said when they refused, so that each is logged once.
+    refusals: Mutex<BTreeSet<(NodeId, String)>>,
+    disagreement: watch::Sender<Option<String>>,
+}
+
+impl PeerNetwork {
+    /// Starts to listen and to connect, on the current tokio runtime.
+    pub fn start(sockets: Vec<TcpListener>, links: &PeerLinks, peers: &Peers, raft: RaftHandle) -> Self {
+        let (disagreement, disagreed) = watch::channel(None);
+        let shared = Arc::new(Shared {
+            own_id: links.own_id,
+            peers: peers.to_string(),
+            node_count: peers.as_slice().len(),
+            links: Arc::clone(&links.links),
+            raft,
+            incoming: Mutex::default(),
+            agreed: Mutex::default(),
+            refusals: Mutex::default(),
+            disagreement,
+        });
+        for socket in incoming::Sockets::new(sockets, &shared) {
+            tokio::spawn(socket.accept());
+        }
+        for link in links.links.values() {
+            tokio::spawn(outgoing::keep_connected(Arc::clone(&shared), Arc::clone(link)));
+            tokio::spawn(outgoing::send_snapshots(Arc::clone(&shared), Arc::clone(link)));
+        }
+        Self { shared, disagreed }
+    }
+
+    /// Waits until it is clear that this node's configuration is not that of its peers, and says what to write. A
+    /// node that serves already goes on all the same; one that is starting should stop.
+    pub async fn disagreement(&self) -> String {
+        let mut disagreed = self.disagreed.clone();
+        match disagreed.wait_for(Option::is_some).await.map(|text| text.clone()) {
+            Ok(Some(text)) => text,
+            // The network has ended, and has nothing to say any more.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// The peers that are connected now, ascending.
+    pub fn connected(&self) -> Vec<NodeId> {
+        let links = self.shared.links.values();
+        links.filter(|link| link.is_connected()).map(|link| link.peer.id).collect()
+    }
+
+    /// The peers that are not connected now, as the list has them, ascending.
+    pub fn missing(&self) -> Vec<String> {
+        let links = self.shared.links.values();
+        links.filter(|link| !link.is_connected()).map(|link| link.peer.to_string()).collect()
+    }
+}
+
+impl Shared {
+    fn cluster_id(&self) -> Option<String> {
+        self.raft.image().cluster_id().map(str::to_owned)
+    }
+
+    /// A peer speaks with this node.
+    fn agreed(&self, peer: NodeId) {
+        self.agreed.lock().insert(peer);
+    }
+
+    /// A peer does not speak with this node.
+    fn refused(self: &Arc<Self>, peer: NodeId, refusal: Refusal) {
+        self.note_refusal(peer, &refusal);
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(DISAGREEMENT_GRACE_MS)).await;
+            let agreed_count = shared.agreed.lock().len() + 1;
+            if agreed_count <= shared.node_count / 2 {
+                shared.disagreement.send_replace(Some(refusal.text));
+            }
+        });
+    }
+
+    /// Logs a refusal, given or received, the first time.
+    fn note_refusal(&self, peer: NodeId, refusal: &Refusal) {
+        let mut refusals = self.refusals.lock();
+        // As many as there are nodes and settings to get wrong; more are the same over again.
+        let is_new =
+            refusals.len() < REFUSALS_REMEMBERED_MAX && refusals.insert((peer, refusal.text.clone()));
+        if is_new {
+            tracing::warn!("Nodes {} and {peer} do not speak: {}", self.own_id, refusal.text);
+        }
+    }
+
+    /// A peer's process is gone: its port refuses connections.
+    fn gone(self: &Arc<Self>, peer: NodeId) {
+        let quorum = self.raft.quorum();
+        if quorum.leader != Some(peer) {
+            return;
+        }
+        let others = quorum.voters.iter().filter(|voter| **voter != peer);
+        let rank = others.take_while(|voter| **voter < self.own_id).count();
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            let wait_ms = CAMPAIGN_STAGGER_MS.saturating_mul(rank as u64);
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            if shared.raft.quorum().leader == Some(peer) {
+                shared.raft.leader_gone();
+            }
+        });
+    }
+}
+
+/// Distinct refusals that are remembered.
+const REFUSALS_REMEMBERED_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests;
