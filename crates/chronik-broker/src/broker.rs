@@ -20,6 +20,7 @@ use crate::partition::PartitionServices;
 use crate::producer_ids::ProducerIds;
 use crate::random::Random;
 use crate::reply::Responder;
+use crate::stats::{PartitionChangeCounters, PartitionChanges, TopicTraffic};
 use crate::timers::Timers;
 use crate::topics::Topics;
 
@@ -53,6 +54,7 @@ pub struct Broker {
     pub(crate) duties: Duties,
     assignment_lines: AssignmentLines,
     pub(crate) random: Random,
+    changes: PartitionChangeCounters,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
     next_parked_id: AtomicU64,
@@ -80,6 +82,7 @@ impl Broker {
             duties: Duties::default(),
             assignment_lines: AssignmentLines::default(),
             timers: Timers::default(),
+            changes: PartitionChangeCounters::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
@@ -134,8 +137,25 @@ impl Broker {
     /// is part of the change is answered.
     pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
         self.assignment_lines.tell(self, delta);
+        self.changes.note(delta);
         self.topics.apply(self, image, delta);
         self.groups.apply(self, delta);
+    }
+
+    /// What clients have written and read, by topic and in all.
+    pub fn traffic(&self) -> TopicTraffic {
+        self.topics.traffic()
+    }
+
+    /// How often leaders and in-sync replicas have changed since this process started.
+    pub fn partition_changes(&self) -> PartitionChanges {
+        self.changes.read()
+    }
+
+    /// Whether this broker is in the image under its present incarnation: registered, and whether it is fenced.
+    pub fn registration(&self, image: &MetadataImage) -> Option<bool> {
+        let registered = image.broker(self.node_id())?;
+        (registered.incarnation == self.incarnation).then_some(registered.fenced)
     }
 
     /// This broker's node id.

@@ -17,6 +17,7 @@ mod partition;
 mod producer_ids;
 mod random;
 mod reply;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -24,8 +25,10 @@ mod topics;
 
 pub use api::{OFFERS, Offer};
 pub use broker::{Broker, BrokerParts};
+pub use chronik_coordinator::GroupStats;
 pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
 pub use reply::{Reply, Responder, Response, ResponsePart};
+pub use stats::{PartitionChanges, TopicTraffic, Traffic};
 pub use topics::topic_log_config;

@@ -15,6 +15,7 @@ use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex};
 use parking_lot::Mutex;
 
 use crate::clock::SharedClock;
+use crate::stats::TrafficCounters;
 
 /// Called once with what became of an append, when it may be acknowledged.
 pub(crate) type AppendDone = Box<dyn FnOnce(Now, Result<Appended, AppendError>) + Send>;
@@ -37,6 +38,7 @@ pub(crate) struct PartitionServices {
 pub(crate) struct Partition {
     pub(crate) topic: Arc<str>,
     pub(crate) index: PartitionIndex,
+    pub(crate) traffic: TrafficCounters,
     log: Arc<Log>,
     services: Arc<PartitionServices>,
     leader_epoch: AtomicI32,
@@ -69,6 +71,7 @@ impl Partition {
         Self {
             topic,
             index,
+            traffic: TrafficCounters::default(),
             log,
             services,
             leader_epoch: AtomicI32::new(LeaderEpoch::NONE.get()),
@@ -189,6 +192,7 @@ impl Partition {
         debug_assert_eq!(results.len(), dones.len(), "append_many answers each batch");
         let mut end = None;
         let mut bytes = 0;
+        let mut records = 0;
         let mut sync_up_to = None;
         for (result, size) in results.iter().zip(sizes) {
             if let Ok(appended) = result {
@@ -196,9 +200,12 @@ impl Partition {
                 if !appended.is_duplicate {
                     end = end.max(Some(appended.last_offset.next()));
                     bytes += size;
+                    records += appended.last_offset.get() - appended.first_offset.get() + 1;
                 }
             }
         }
+        let failed = results.iter().filter(|result| result.is_err()).count();
+        self.traffic.produced(results.len(), failed, records, bytes);
         self.watch_disk(&results);
         let Some(sync_up_to) = sync_up_to else {
             if let Some(end) = end {

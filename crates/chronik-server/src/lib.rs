@@ -5,7 +5,10 @@
 
 pub mod clock;
 pub mod config;
+pub mod health;
+pub mod http;
 pub mod logging;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod peers;

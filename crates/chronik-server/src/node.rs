@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
+use crate::health::{Health, Step};
+use crate::metrics::NodeSources;
 use crate::net::Service;
 use crate::peers::{PeerLinks, PeerNetwork};
 use crate::process::{ClusterContext, Context, Node};
@@ -79,7 +81,7 @@ impl chronik_broker::Clock for BrokerClock {
 
 /// Opens everything that lies in the data directory and starts what runs beside the connections.
 pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
-    let Context { config, kafka_port, clock, open_files_max, on_panic, cluster } = context;
+    let Context { config, kafka_port, clock, open_files_max, on_panic, telemetry, cluster } = context;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let data_dir = config.data_dir.clone();
     let broker_config = config.broker(kafka_port);
@@ -89,11 +91,20 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         Some(links) => Box::new(links.transport()),
         None => Box::new(NoPeers),
     };
-    let (metadata, metadata_thread) = open_metadata(&config, &disk, &data_dir, clock, transport)?;
+    let (metadata, metadata_thread) =
+        open_metadata(&config, &disk, &data_dir, clock, transport, &telemetry.health)?;
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
-    let logs =
-        open_logs(&config, &disk, &data_dir, &metadata, &broker_config.topic_values, clock, open_files_max)?;
+    let logs = open_logs(
+        &config,
+        &disk,
+        &data_dir,
+        &metadata,
+        &broker_config.topic_values,
+        clock,
+        open_files_max,
+        &telemetry.health,
+    )?;
 
     let flusher = Waker::new();
     let flusher_waker = flusher.clone();
@@ -104,6 +115,11 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         logs: Arc::clone(&logs),
         clock: Arc::new(BrokerClock(clock)),
         seed: system::random_seed()?,
+    });
+    telemetry.set_node(NodeSources {
+        broker: Arc::clone(&broker),
+        logs: Arc::clone(&logs),
+        metadata: Arc::new(metadata.clone()),
     });
     let duties = Waker::new();
     let duties_waker = duties.clone();
@@ -168,6 +184,7 @@ fn open_metadata(
     data_dir: &Path,
     clock: Clock,
     transport: Box<dyn Transport>,
+    health: &Arc<Health>,
 ) -> Result<(RaftHandle, MetadataThread), Box<dyn Error>> {
     let dir = data_dir.join(METADATA_DIR);
     disk.create_dir_all(&dir)?;
@@ -186,7 +203,7 @@ fn open_metadata(
     let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, transport)?;
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();
-    Ok((handle.clone(), MetadataThread { driver, handle, clock, lock }))
+    Ok((handle.clone(), MetadataThread { driver, handle, clock, health: Arc::clone(health), lock }))
 }
 
 fn open_logs(
@@ -197,6 +214,7 @@ fn open_logs(
     values: &chronik_broker::config::BrokerValues,
     clock: Clock,
     open_files_max: Option<u64>,
+    health: &Health,
 ) -> Result<Arc<LogManager>, Box<dyn Error>> {
     let image = metadata.image();
     let values = values.clone();
@@ -215,12 +233,19 @@ fn open_logs(
         clock.now(),
     )?;
     let threads = system::core_count().min(RECOVERY_THREADS_MAX);
+    health.recovering(starting.partition_count());
+    let recover = || {
+        while starting.recover_next(clock.now()) {
+            health.recovered_one();
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| while starting.recover_next(clock.now()) {});
+            scope.spawn(recover);
         }
-        while starting.recover_next(clock.now()) {}
+        recover();
     });
+    health.enter(Step::Registering);
     Ok(starting.finish(clock.now()))
 }
 

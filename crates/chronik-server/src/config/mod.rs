@@ -14,6 +14,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::http::Url;
+
 pub use advertise::{Advertise, AdvertiseError};
 pub use docs::markdown;
 pub use load::{ConfigError, Origin, Values, Written};
@@ -24,6 +26,9 @@ pub use value::{CleanupPolicy, Host, LogFilter, LogFormat, TimestampType, ValueT
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "CHRONIK_CONFIG";
 
+/// The port that is asked where nothing names one; the examples and the container image use it.
+const DEFAULT_HTTP_PORT: &str = "9644";
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
@@ -31,6 +36,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print a text and end.
     Print(String),
+    /// Ask a node how it is, and end.
+    Health(Url),
 }
 
 /// Reads the command line, the environment and the file that they name, which `read` opens.
@@ -41,6 +48,7 @@ pub fn load(
 ) -> Result<Command, ConfigError> {
     let flags = match docs::parse_arguments(arguments)? {
         docs::Arguments::Print(text) => return Ok(Command::Print(text)),
+        docs::Arguments::Health(url) => return health(url, environment).map(Command::Health),
         docs::Arguments::Flags(flags) => flags,
     };
     let mut variables = BTreeMap::new();
@@ -72,6 +80,19 @@ pub fn load(
     config.check()?;
     config.take_from_peers();
     Ok(Command::Run(Box::new(config)))
+}
+
+/// The node to ask: the one that `--url` names, or the one that the same environment would start.
+fn health(
+    url: Option<String>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Url, ConfigError> {
+    let text = url.unwrap_or_else(|| {
+        let port = environment.into_iter().find(|(name, _)| name == "CHRONIK_HTTP_PORT");
+        let port = port.and_then(|(_, port)| port.into_string().ok()).filter(|port| !port.is_empty());
+        format!("http://localhost:{}/health/ready", port.as_deref().unwrap_or(DEFAULT_HTTP_PORT))
+    });
+    text.parse().map_err(ConfigError::Arguments)
 }
 
 impl Config {

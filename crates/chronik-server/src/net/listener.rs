@@ -17,6 +17,7 @@ use super::log_gate::LogGate;
 use super::registry::{Phase, Registry};
 use super::service::Service;
 use crate::clock::Clock;
+use crate::metrics::RequestStats;
 
 /// The first pause after a failed accept; it doubles up to [`ACCEPT_PAUSE_MS_MAX`].
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
@@ -187,6 +188,35 @@ fn listen(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener
     socket.listen(options.backlog)
 }
 
+/// How the sockets are doing at any moment.
+#[derive(Clone, Debug)]
+pub struct Gauges {
+    registry: Arc<Registry>,
+    budget: Arc<Budget>,
+}
+
+impl Gauges {
+    /// How many clients are connected.
+    pub fn connection_count(&self) -> usize {
+        self.registry.connection_count()
+    }
+
+    /// Bytes of requests and unsent answers of all connections.
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.budget.used_bytes()
+    }
+
+    /// What those bytes may come to.
+    pub fn bytes_in_flight_max(&self) -> u64 {
+        self.budget.capacity_bytes()
+    }
+
+    /// How many connections wait for memory.
+    pub fn waiting_count(&self) -> usize {
+        self.budget.waiting_count()
+    }
+}
+
 /// Accepts clients on some sockets and runs their connections.
 #[derive(Debug)]
 pub struct Listener {
@@ -198,7 +228,13 @@ pub struct Listener {
 
 impl Listener {
     /// Begins to accept. Called within a tokio runtime, which then runs the connections.
-    pub fn start(sockets: Vec<TcpListener>, limits: Limits, service: Arc<dyn Service>, clock: Clock) -> Self {
+    pub fn start(
+        sockets: Vec<TcpListener>,
+        limits: Limits,
+        service: Arc<dyn Service>,
+        stats: Arc<RequestStats>,
+        clock: Clock,
+    ) -> Self {
         let registry = Registry::new(limits.connections_per_ip_max);
         let budget = Budget::new(limits.bytes_in_flight_max);
         let permits = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
@@ -207,6 +243,7 @@ impl Listener {
             limits,
             budget: Arc::clone(&budget),
             clock,
+            stats,
             client_faults: LogGate::default(),
         });
         let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
@@ -223,6 +260,11 @@ impl Listener {
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// What shows how the sockets are doing, also once the listener is shut down.
+    pub fn gauges(&self) -> Gauges {
+        Gauges { registry: Arc::clone(&self.registry), budget: Arc::clone(&self.budget) }
     }
 
     /// How many clients are connected.
@@ -298,6 +340,7 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         let peer = canonical(peer);
         let Ok(local) = stream.local_addr().map(canonical) else { continue };
         let Some(place) = registry.admit(peer.ip()) else {
+            shared.stats.refused();
             shared.client_faults.log(shared.clock.monotonic(), || {
                 tracing::warn!(
                     "Refused a connection from {}: it has as many as one address may have \
@@ -310,6 +353,7 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         if let Err(error) = set_up(&stream) {
             tracing::debug!("Setting up the connection from {peer} failed: {error}");
         }
+        shared.stats.accepted();
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             connection::run(shared, place, stream, local, peer).await;

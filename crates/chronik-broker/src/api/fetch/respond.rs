@@ -60,6 +60,9 @@ pub(super) fn fetched(context: RequestContext, plan: &FetchPlan, reading: Readin
     let mut topics: Vec<FetchTopicResponse<RecordData>> = Vec::new();
     let mut last: Option<&SessionKey> = None;
     for (target, outcome) in plan.targets.iter().zip(reading.outcomes) {
+        if let Ok(partition) = &target.partition {
+            partition.traffic.fetched(outcome.error.is_none(), outcome.len_bytes);
+        }
         let is_news = session.as_mut().is_none_or(|session| session.tell(&target.key, &outcome.told()));
         if !says_everything && !is_news {
             continue;
