@@ -58,8 +58,10 @@ fn main() {
     println!("and read in {:?}", clock.elapsed());
 
     let dir = std::env::temp_dir().join(format!("chronik-raft-figures-{}", std::process::id()));
-    let open = || {
-        let config = RaftConfig::new(NODES[0], vec![NODES[0]]);
+    let mut incarnation = 0;
+    let mut open = || {
+        incarnation += 1;
+        let config = RaftConfig::new(NODES[0], vec![NODES[0]], incarnation);
         let clock = Instant::now();
         let mut driver =
             RaftDriver::open(config, Arc::new(RealDisk), Path::new(&dir), Box::new(NoPeers)).unwrap();

@@ -6,17 +6,19 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use chronik_disk::Disk;
-use chronik_types::{MonotonicMs, NodeId};
+use chronik_types::{MonotonicMs, NodeId, Term};
 use parking_lot::{Condvar, Mutex};
 
-use crate::log::{MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
+use crate::log::{BarrierDone, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
 use crate::metadata::{CommandBatch, Delta, MetadataImage};
-use crate::node::{Observer, RaftConfig, RaftError, RaftNode, StepError};
+use crate::metrics::RaftMetrics;
+use crate::node::{LivenessListener, Observer, RaftConfig, RaftError, RaftNode, StepError};
 use crate::transport::Transport;
 
 /// How long a tick is: with ten of them without a leader an election starts.
@@ -25,8 +27,17 @@ pub const TICK_MS: u64 = 50;
 /// Proposals that wait for the Raft thread; more are refused with [`ProposeError::Busy`].
 const PROPOSALS_WAITING_MAX: usize = 4096;
 
+/// Barriers that wait for the Raft thread; more are refused with [`ProposeError::Busy`].
+const BARRIERS_WAITING_MAX: usize = 4096;
+
 /// Messages that wait for the Raft thread; more are dropped, which Raft allows for.
 const MESSAGES_WAITING_MAX: usize = 4096;
+
+/// The same in bytes; one message is always taken.
+const MESSAGES_WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// News of peers and of this node that wait for the Raft thread; there are a few for each peer at any time.
+const NEWS_WAITING_MAX: usize = 1024;
 
 /// Ticks that one poll makes up for. A thread that was held up for longer must not take its own sleep for its
 /// leader's.
@@ -34,12 +45,33 @@ const TICKS_PER_POLL_MAX: u64 = 2;
 
 /// What reaches a node.
 enum Event {
-    Propose { batch: CommandBatch, done: ProposalDone },
+    Propose { batch: CommandBatch, only_term: Option<Term>, done: ProposalDone },
+    Barrier { done: BarrierDone },
     Message { from: NodeId, bytes: Bytes },
     PeerUnreachable { peer: NodeId },
     SnapshotFinished { peer: NodeId, arrived: bool },
     Campaign,
     TransferLeadership { to: NodeId },
+    PeerGone { peer: NodeId },
+    BrokerIncarnation { incarnation: u128 },
+}
+
+impl Event {
+    /// Answers what will never be handled.
+    fn refuse(self, reason: &str) {
+        let error = ProposeError::Stopped { reason: reason.to_owned() };
+        match self {
+            Self::Propose { done, .. } => done(Err(error)),
+            Self::Barrier { done } => done(Err(error)),
+            Self::Message { .. }
+            | Self::PeerUnreachable { .. }
+            | Self::SnapshotFinished { .. }
+            | Self::Campaign
+            | Self::TransferLeadership { .. }
+            | Self::PeerGone { .. }
+            | Self::BrokerIncarnation { .. } => {}
+        }
+    }
 }
 
 /// What the driver and its handles share.
@@ -49,6 +81,10 @@ struct Shared {
     quorum: ArcSwap<QuorumState>,
     /// Held while an image is published, so that a new listener misses nothing.
     listener: Mutex<Option<MetadataListener>>,
+    liveness_listener: Mutex<Option<LivenessListener>>,
+    metrics: Mutex<RaftMetrics>,
+    /// Whether this node is the only one that there is, so that its image is always the newest.
+    alone: AtomicBool,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
 }
@@ -57,7 +93,10 @@ struct Shared {
 struct Inbox {
     events: VecDeque<Event>,
     proposal_count: usize,
+    barrier_count: usize,
     message_count: usize,
+    message_bytes: usize,
+    news_count: usize,
     /// A wait that has not begun yet is to end at once.
     woken: bool,
     /// Why the node takes no more.
@@ -99,6 +138,9 @@ impl RaftDriver {
             image: ArcSwap::from_pointee(MetadataImage::default()),
             quorum: ArcSwap::from_pointee(QuorumState::default()),
             listener: Mutex::new(None),
+            liveness_listener: Mutex::new(None),
+            metrics: Mutex::new(RaftMetrics::default()),
+            alone: AtomicBool::new(false),
             inbox: Mutex::new(Inbox::default()),
             arrived: Condvar::new(),
         });
@@ -139,32 +181,55 @@ impl RaftDriver {
         let events = {
             let mut inbox = self.shared.inbox.lock();
             inbox.proposal_count = 0;
+            inbox.barrier_count = 0;
             inbox.message_count = 0;
+            inbox.message_bytes = 0;
+            inbox.news_count = 0;
             std::mem::take(&mut inbox.events)
         };
         for event in events {
             match event {
-                Event::Propose { batch, done } => self.node.propose(now, &batch, done),
-                Event::Message { from, bytes } => match self.node.step(from, bytes) {
+                Event::Propose { batch, only_term, done } => self.node.propose(now, batch, only_term, done),
+                Event::Barrier { done } => self.node.barrier(done),
+                Event::Message { from, bytes } => match self.node.step(now, from, bytes) {
                     Ok(()) => {}
                     Err(StepError::Fatal(error)) => return Err(error),
                     Err(error @ (StepError::Wire { .. } | StepError::Misdirected { .. })) => {
-                        tracing::warn!(%from, %error, "a Raft message was dropped");
+                        let reason = chain(&error);
+                        tracing::warn!(%from, %reason, "a message of another node was dropped");
                     }
                 },
                 Event::PeerUnreachable { peer } => self.node.peer_unreachable(peer),
                 Event::SnapshotFinished { peer, arrived } => self.node.snapshot_finished(peer, arrived),
                 Event::Campaign => self.node.campaign(),
                 Event::TransferLeadership { to } => self.node.transfer_leadership(to),
+                Event::PeerGone { peer } => self.node.peer_gone(peer),
+                Event::BrokerIncarnation { incarnation } => self.node.set_broker_incarnation(incarnation),
             }
         }
-        self.node.advance()?;
-        self.node.expire(now);
+        self.node.advance(now)?;
+        self.tell_liveness(now);
         let quorum = self.node.quorum();
         if **self.shared.quorum.load() != quorum {
             self.shared.quorum.store(Arc::new(quorum));
         }
+        self.shared.alone.store(self.is_alone(), Ordering::Release);
+        *self.shared.metrics.lock() = self.node.metrics();
         Ok(())
+    }
+
+    /// Whether no other node can have answered anything that this one has not applied.
+    fn is_alone(&self) -> bool {
+        self.node.is_only_voter() && self.node.is_leader() && !self.node.is_stalled()
+    }
+
+    fn tell_liveness(&mut self, now: MonotonicMs) {
+        let listener = self.shared.liveness_listener.lock();
+        let Some(listener) = listener.as_ref() else { return };
+        let changes = self.node.liveness_changes(now);
+        if !changes.is_empty() {
+            listener(Term(self.node.quorum().term.get()), &changes);
+        }
     }
 
     fn pass_time(&mut self, now: MonotonicMs) {
@@ -178,6 +243,10 @@ impl RaftDriver {
     }
 
     fn next_wakeup(&self, now: MonotonicMs) -> Option<MonotonicMs> {
+        // A listener may have proposed.
+        if !self.shared.inbox.lock().events.is_empty() {
+            return Some(now);
+        }
         let tick = self.last_tick.unwrap_or(now).plus_ms(TICK_MS);
         if self.node.is_only_voter() && !self.node.is_stalled() {
             return self.node.next_deadline();
@@ -198,18 +267,17 @@ impl RaftDriver {
         let quorum =
             QuorumState { is_leader: false, leader: None, ..QuorumState::clone(&self.shared.quorum.load()) };
         self.shared.quorum.store(Arc::new(quorum));
+        self.shared.alone.store(false, Ordering::Release);
         self.node.fail_pending(&reason);
         for event in events {
-            if let Event::Propose { done, .. } = event {
-                done(Err(ProposeError::Stopped { reason: reason.clone() }));
-            }
+            event.refuse(&reason);
         }
         error
     }
 }
 
 impl Drop for RaftDriver {
-    /// Answers what is still asked: a proposal's `done` is called, whatever happens.
+    /// Answers what is still asked: every `done` is called, whatever happens.
     fn drop(&mut self) {
         if self.stopped.is_none() {
             let reason = "this node is shutting down".to_owned();
@@ -218,11 +286,10 @@ impl Drop for RaftDriver {
                 inbox.stopped = Some(reason.clone());
                 std::mem::take(&mut inbox.events)
             };
+            self.shared.alone.store(false, Ordering::Release);
             self.node.fail_pending(&reason);
             for event in events {
-                if let Event::Propose { done, .. } = event {
-                    done(Err(ProposeError::Stopped { reason: reason.clone() }));
-                }
+                event.refuse(&reason);
             }
         }
     }
@@ -258,7 +325,23 @@ impl RaftHandle {
 
     /// Takes a message of a peer, as it came. Where too many wait, it is dropped.
     pub fn receive(&self, from: NodeId, bytes: Bytes) {
-        self.put(Event::Message { from, bytes });
+        {
+            let mut inbox = self.shared.inbox.lock();
+            if inbox.stopped.is_some() {
+                return;
+            }
+            let total_bytes = inbox.message_bytes.saturating_add(bytes.len());
+            if inbox.message_count == MESSAGES_WAITING_MAX
+                || inbox.message_bytes != 0 && MESSAGES_WAITING_BYTES_MAX < total_bytes
+            {
+                tracing::debug!(%from, "a message of another node was dropped: too many wait");
+                return;
+            }
+            inbox.message_count += 1;
+            inbox.message_bytes = total_bytes;
+            inbox.events.push_back(Event::Message { from, bytes });
+        }
+        self.shared.arrived.notify_one();
     }
 
     /// A peer cannot be reached, or its connection was lost.
@@ -281,25 +364,40 @@ impl RaftHandle {
         self.put(Event::TransferLeadership { to });
     }
 
+    /// The process on a node has ended: its connection was closed and a probe of it refused. Every node may be told
+    /// of every other; the leader's word for it reaches the liveness listener.
+    pub fn peer_gone(&self, peer: NodeId) {
+        self.put(Event::PeerGone { peer });
+    }
+
+    /// Sets who is told, where this node leads, of what it hears of brokers and the image does not say.
+    pub fn set_liveness_listener(&self, listener: LivenessListener) {
+        *self.shared.liveness_listener.lock() = Some(listener);
+        self.wake();
+    }
+
+    /// What the node has counted.
+    pub fn metrics(&self) -> RaftMetrics {
+        *self.shared.metrics.lock()
+    }
+
     fn put(&self, event: Event) {
         {
             let mut inbox = self.shared.inbox.lock();
             if inbox.stopped.is_some() {
                 return;
             }
-            if inbox.message_count == MESSAGES_WAITING_MAX {
-                tracing::debug!("a Raft message was dropped: too many wait");
+            if inbox.news_count == NEWS_WAITING_MAX {
+                tracing::warn!("the metadata log's thread does not keep up, and misses news of its peers");
                 return;
             }
-            inbox.message_count += 1;
+            inbox.news_count += 1;
             inbox.events.push_back(event);
         }
         self.shared.arrived.notify_one();
     }
-}
 
-impl MetadataLog for RaftHandle {
-    fn propose(&self, batch: CommandBatch, done: ProposalDone) {
+    fn put_proposal(&self, batch: CommandBatch, only_term: Option<Term>, done: ProposalDone) {
         let refused = {
             let mut inbox = self.shared.inbox.lock();
             if let Some(reason) = &inbox.stopped {
@@ -308,7 +406,46 @@ impl MetadataLog for RaftHandle {
                 Some((done, ProposeError::Busy))
             } else {
                 inbox.proposal_count += 1;
-                inbox.events.push_back(Event::Propose { batch, done });
+                inbox.events.push_back(Event::Propose { batch, only_term, done });
+                None
+            }
+        };
+        match refused {
+            Some((done, error)) => done(Err(error)),
+            None => {
+                self.shared.arrived.notify_one();
+            }
+        }
+    }
+}
+
+impl MetadataLog for RaftHandle {
+    fn propose(&self, batch: CommandBatch, done: ProposalDone) {
+        self.put_proposal(batch, None, done);
+    }
+
+    fn propose_as_leader(&self, term: Term, batch: CommandBatch, done: ProposalDone) {
+        self.put_proposal(batch, Some(term), done);
+    }
+
+    fn set_broker_incarnation(&self, incarnation: u128) {
+        self.put(Event::BrokerIncarnation { incarnation });
+    }
+
+    fn barrier(&self, done: BarrierDone) {
+        // What a lone node has answered, its image holds.
+        if self.shared.alone.load(Ordering::Acquire) {
+            return done(Ok(self.image()));
+        }
+        let refused = {
+            let mut inbox = self.shared.inbox.lock();
+            if let Some(reason) = &inbox.stopped {
+                Some((done, ProposeError::Stopped { reason: reason.clone() }))
+            } else if inbox.barrier_count == BARRIERS_WAITING_MAX {
+                Some((done, ProposeError::Busy))
+            } else {
+                inbox.barrier_count += 1;
+                inbox.events.push_back(Event::Barrier { done });
                 None
             }
         };

@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use chronik_types::{LogIndex, NodeId, Term};
 use parking_lot::Mutex;
 
-use crate::log::{Applied, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
+use crate::log::{
+    Applied, BarrierDone, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState,
+};
 use crate::metadata::{Application, BatchOutcome, CommandBatch, Delta, MetadataImage};
 
 /// The one term of a log that never elects.
@@ -55,6 +57,18 @@ impl MetadataLog for InMemoryMetadata {
         done(outcome);
     }
 
+    fn propose_as_leader(&self, term: Term, batch: CommandBatch, done: ProposalDone) {
+        if term == ONLY_TERM {
+            self.propose(batch, done);
+        } else {
+            done(Err(ProposeError::NotLeader { leader: Some(self.node_id) }));
+        }
+    }
+
+    fn barrier(&self, done: BarrierDone) {
+        done(Ok(self.image.load_full()));
+    }
+
     fn image(&self) -> Arc<MetadataImage> {
         self.image.load_full()
     }
@@ -76,6 +90,7 @@ impl MetadataLog for InMemoryMetadata {
             applied_index,
             voters: vec![self.node_id],
             learners: Vec::new(),
+            replicas: Vec::new(),
         }
     }
 }

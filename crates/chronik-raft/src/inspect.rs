@@ -7,10 +7,11 @@ use bytes::Bytes;
 use chronik_disk::Disk;
 use chronik_types::{LogIndex, NodeId, Term};
 use raft::Storage;
-use raft::eraftpb::MessageType;
+use raft::eraftpb::{Message, MessageType};
 
+use crate::frame::{Body, Frame};
 use crate::store::{LogStore, StoreError, node_id};
-use crate::wire::{self, WireError};
+use crate::wire::WireError;
 
 /// What a message is about; Raft's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +38,16 @@ pub enum MessageKind {
     TransferLeader,
     /// An order to campaign at once.
     TimeoutNow,
+    /// A proposal on its way to the leader.
+    Forward,
+    /// What the leader did with it.
+    ForwardReply,
+    /// A question how far the log is committed.
+    Barrier,
+    /// The answer to that.
+    BarrierReply,
+    /// A broker lives.
+    BrokerHeartbeat,
 }
 
 /// A message between nodes, without what it carries.
@@ -48,7 +59,7 @@ pub struct MessageSummary {
     pub from: Option<NodeId>,
     /// Who is to receive it.
     pub to: Option<NodeId>,
-    /// The sender's term, or the one that it campaigns for.
+    /// The sender's term, or the one that it campaigns for; 0 for what is none of Raft's own messages.
     pub term: Term,
     /// The place that it speaks of: where entries follow, or up to where they have been written.
     pub index: LogIndex,
@@ -60,7 +71,27 @@ pub struct MessageSummary {
 
 /// Says what is in a message.
 pub fn summarize_message(bytes: Bytes) -> Result<MessageSummary, WireError> {
-    let message = wire::decode_message(bytes)?;
+    let frame = Frame::decode(bytes)?;
+    let kind = match &frame.body {
+        Body::Forward { .. } => MessageKind::Forward,
+        Body::ForwardReply { .. } => MessageKind::ForwardReply,
+        Body::Barrier { .. } => MessageKind::Barrier,
+        Body::BarrierReply { .. } => MessageKind::BarrierReply,
+        Body::Heartbeat { .. } => MessageKind::BrokerHeartbeat,
+        Body::Raft(message) => return summarize_raft(message),
+    };
+    Ok(MessageSummary {
+        kind,
+        from: node_id(frame.from),
+        to: node_id(frame.to),
+        term: Term(0),
+        index: LogIndex(0),
+        reject: false,
+        entry_count: 0,
+    })
+}
+
+fn summarize_raft(message: &Message) -> Result<MessageSummary, WireError> {
     let kind = match message.get_msg_type() {
         MessageType::MsgAppend => MessageKind::Append,
         MessageType::MsgAppendResponse => MessageKind::AppendResponse,

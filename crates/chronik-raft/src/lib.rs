@@ -4,11 +4,13 @@
 //! way. [`MetadataLog`] is what the broker sees of it: propose a batch of commands, read the current image.
 
 mod driver;
+mod frame;
 mod in_memory;
 pub mod inspect;
 mod log;
 mod membership;
 pub mod metadata;
+mod metrics;
 mod node;
 mod slog_bridge;
 mod store;
@@ -17,9 +19,16 @@ mod wire;
 
 pub use driver::{RaftDriver, RaftHandle, TICK_MS};
 pub use in_memory::InMemoryMetadata;
-pub use log::{Applied, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState};
+pub use log::{
+    Applied, BarrierDone, MetadataListener, MetadataLog, ProposalDone, ProposeError, QuorumState,
+    ReplicaState,
+};
 pub use membership::MembershipError;
-pub use node::{Observer, PROPOSAL_BYTES_MAX, RaftConfig, RaftError, RaftNode, StepError};
+pub use metrics::{LATENCY_BUCKETS_MS, LatencyHistogram, RaftMetrics};
+pub use node::{
+    FENCED_HEARTBEAT_MS, HEARTBEAT_MS, LIVENESS_CHECK_MS, LivenessChange, LivenessListener, Observer,
+    PROPOSAL_BYTES_MAX, RaftConfig, RaftError, RaftNode, SESSION_TIMEOUT_MS, StepError,
+};
 pub use store::StoreError;
 pub use transport::{Dropped, NoPeers, PeerMessage, PeerQueue, Transport};
 pub use wire::{MESSAGE_BYTES_MAX, WireError};

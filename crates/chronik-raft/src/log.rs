@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use chronik_types::{ErrorCode, LogIndex, NodeId, Term};
+use chronik_types::{ErrorCode, LogIndex, MonotonicMs, NodeId, Term};
 use thiserror::Error;
 
 use crate::metadata::{ApplyError, CommandBatch, CommandError, CommandOutput, Delta, MetadataImage};
@@ -11,14 +11,35 @@ use crate::metadata::{ApplyError, CommandBatch, CommandError, CommandOutput, Del
 /// seen it. It runs on the metadata log's own thread and must not block.
 pub type ProposalDone = Box<dyn FnOnce(Result<Applied, ProposeError>) + Send>;
 
+/// Called once with an image that is new enough, or with why there is none. On a node of several it runs on the
+/// metadata log's own thread, on a lone one on the caller's; it must not block.
+pub type BarrierDone = Box<dyn FnOnce(Result<Arc<MetadataImage>, ProposeError>) + Send>;
+
 /// Told of every change of the image, in order and on the metadata log's own thread, after the new image has
 /// become visible and before any proposal in it is answered. It must neither propose and wait, nor subscribe.
 pub type MetadataListener = Box<dyn Fn(&Arc<MetadataImage>, &Delta) + Send + Sync>;
 
 /// What the broker needs of the metadata log: propose, and read the current image.
 pub trait MetadataLog: Send + Sync {
-    /// Proposes a batch of commands, which is applied as a whole or not at all. `done` is called exactly once.
+    /// Proposes a batch of commands, which is applied as a whole or not at all, and once. Where another node leads it
+    /// is sent there, and again to the next leader for as long as it may wait. `done` is called exactly once, when
+    /// this node has applied the batch. The batch's request id is set here, whatever it was.
+    ///
+    /// Batches that are under way together may take effect in any order.
     fn propose(&self, batch: CommandBatch, done: ProposalDone);
+
+    /// Proposes a batch if this node leads in this term, and never at another node or in another term: for what
+    /// only the controller may decide, from what it knew in that term.
+    fn propose_as_leader(&self, term: Term, batch: CommandBatch, done: ProposalDone);
+
+    /// Calls `done` with an image that is at least as new as everything that any node had answered before this call.
+    fn barrier(&self, done: BarrierDone);
+
+    /// From now on, the broker of this incarnation lives on this node. Told before that broker registers: once it
+    /// has, the node's heartbeats tell the leader that it lives. A log without heartbeats has no use for it.
+    fn set_broker_incarnation(&self, incarnation: u128) {
+        let _: u128 = incarnation;
+    }
 
     /// The newest image that this node has applied.
     fn image(&self) -> Arc<MetadataImage>;
@@ -53,6 +74,21 @@ pub struct QuorumState {
     pub voters: Vec<NodeId>,
     /// The nodes that follow without a vote, ascending.
     pub learners: Vec<NodeId>,
+    /// On the leader, how far each voter and learner is, ascending; empty elsewhere.
+    pub replicas: Vec<ReplicaState>,
+}
+
+/// How far one replica of the metadata log is, as the leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaState {
+    /// The node.
+    pub node: NodeId,
+    /// The last entry that its log is known to hold.
+    pub log_end_index: LogIndex,
+    /// When it was heard of last.
+    pub last_fetch: Option<MonotonicMs>,
+    /// When it was last known to hold all that the leader held.
+    pub last_caught_up: Option<MonotonicMs>,
 }
 
 /// A batch that has been applied.
@@ -67,8 +103,8 @@ pub struct Applied {
 /// Why a batch was not applied, or may not have been.
 #[derive(Debug, Error)]
 pub enum ProposeError {
-    /// Another node leads, or none does. Nothing was written.
-    #[error("this node does not lead the metadata log (leader: {})", leader.map_or("none known".to_owned(), |id| id.to_string()))]
+    /// No node leads, or not this one where it alone may propose. Nothing was written.
+    #[error("there is no leader of the metadata log to take the proposal (leader: {})", leader.map_or("none known".to_owned(), |id| id.to_string()))]
     NotLeader {
         /// The leader, where one is known.
         leader: Option<NodeId>,
@@ -93,7 +129,26 @@ pub enum ProposeError {
         /// The largest number of commands.
         max_count: usize,
     },
-    /// The node lost the leadership with the proposal under way. It may or may not take effect.
+    /// A newer node wrote the batch, or it holds a command that is none. Nothing was written.
+    #[error(
+        "the batch has format version {found}{}, and this build knows versions up to {known}: upgrade this node",
+        unknown_command.map_or(String::new(), |position| format!(" and an unknown command at {position}"))
+    )]
+    UnknownFormat {
+        /// Its version.
+        found: u32,
+        /// The newest version that this build knows.
+        known: u32,
+        /// Which command is unknown, from 0.
+        unknown_command: Option<usize>,
+    },
+    /// The leader will not take the batch, as when it is older than this node.
+    #[error("the leader of the metadata log does not take the proposal: {reason}")]
+    Unacceptable {
+        /// Why.
+        reason: String,
+    },
+    /// The node lost the leadership with a proposal under way that it alone may make. It may or may not take effect.
     #[error("the metadata leader changed while the proposal was under way; its outcome is unknown")]
     LeadershipLost,
     /// No majority confirmed the proposal in time. It may or may not take effect.
@@ -130,6 +185,7 @@ impl ProposeError {
             Self::Busy | Self::TimedOut { .. } => ErrorCode::RequestTimedOut,
             Self::DiskFull => ErrorCode::KafkaStorageError,
             Self::TooLarge { .. } => ErrorCode::PolicyViolation,
+            Self::UnknownFormat { .. } | Self::Unacceptable { .. } => ErrorCode::UnsupportedVersion,
             Self::Refused { error, .. } => error.error_code(),
             Self::CannotApply(_) | Self::Stopped { .. } => ErrorCode::UnknownServerError,
         }

@@ -13,7 +13,7 @@ use raft::eraftpb::{
 use thiserror::Error;
 
 /// The version of the messages that peers exchange.
-const MESSAGE_VERSION: u8 = 1;
+pub(crate) const MESSAGE_VERSION: u8 = 1;
 
 /// The largest message that a peer may send: a snapshot of a very large cluster.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -38,6 +38,14 @@ pub enum WireError {
         what: &'static str,
         /// How many bytes.
         count: usize,
+    },
+    /// A newer node sent it.
+    #[error("the message has version {found}, and this build knows up to {known}: upgrade this node")]
+    UnknownVersion {
+        /// The message's version.
+        found: u8,
+        /// The newest version that this build knows.
+        known: u8,
     },
     /// A number that stands for nothing.
     #[error("{value} is no {what}")]
@@ -98,17 +106,25 @@ pub(crate) fn encode_message(message: &Message) -> Bytes {
     out.freeze()
 }
 
-/// Decodes a message of a peer. What raft takes for granted of a message is checked here: entries follow one
-/// another from the message's index, in terms that do not fall and are not above the message's.
-pub(crate) fn decode_message(bytes: Bytes) -> Result<Message, WireError> {
+/// Checks a message's size and version, and gives what follows.
+pub(crate) fn open_message(bytes: Bytes) -> Result<Reader, WireError> {
     if MESSAGE_BYTES_MAX < bytes.len() {
         return Err(WireError::TooLarge { len_bytes: bytes.len() });
     }
-    let mut reader = Reader::new("a Raft message", bytes);
-    let version = reader.u8()?;
-    if version != MESSAGE_VERSION {
-        return Err(WireError::UnknownValue { what: "version of Raft messages", value: version.into() });
+    let mut reader = Reader::new("a message between nodes", bytes);
+    match reader.u8()? {
+        MESSAGE_VERSION => Ok(reader),
+        found if MESSAGE_VERSION < found => Err(WireError::UnknownVersion { found, known: MESSAGE_VERSION }),
+        found => {
+            Err(WireError::UnknownValue { what: "version of messages between nodes", value: found.into() })
+        }
     }
+}
+
+/// Decodes a message of a peer. What raft takes for granted of a message is checked here: entries follow one
+/// another from the message's index, in terms that do not fall and are not above the message's.
+pub(crate) fn decode_message(bytes: Bytes) -> Result<Message, WireError> {
+    let mut reader = open_message(bytes)?;
     let mut message = Message::default();
     message.set_msg_type(message_type(reader.u8()?)?);
     message.to = reader.u64()?;
@@ -242,6 +258,10 @@ impl Reader {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
+    pub(crate) fn u128(&mut self) -> Result<u128, WireError> {
+        Ok(u128::from_be_bytes(self.array()?))
+    }
+
     pub(crate) fn bytes(&mut self) -> Result<Bytes, WireError> {
         let len_bytes = self.u32()? as usize;
         self.take(len_bytes)
@@ -311,7 +331,7 @@ fn entry_type(code: u8) -> Result<EntryType, WireError> {
 }
 
 /// The types that travel between nodes, by Raft's own numbers. The others never leave their node: proposals and
-/// reads are not forwarded by raft but by the broker, which knows their fate.
+/// reads are not forwarded by raft, which would not know their fate, but in frames of our own.
 const MESSAGE_TYPES: [(MessageType, u8); 11] = [
     (MessageType::MsgAppend, 3),
     (MessageType::MsgAppendResponse, 4),

@@ -136,12 +136,19 @@ proptest! {
                 }
                 // Another batch under the id of one that was applied is taken for that one.
                 BatchOutcome::Applied(_) => prop_assert!(step.delta.is_empty()),
-                BatchOutcome::Refused { .. } => prop_assert_eq!(&step.image, &image.skip(index, term)),
+                BatchOutcome::Refused { .. } => {
+                    prop_assert!(step.delta.is_empty());
+                    prop_assert_eq!(&Delta::between(&image, &step.image), &Delta::default());
+                    prop_assert_eq!(image.next_producer_id(), step.image.next_producer_id());
+                    prop_assert!(batch.request_id.is_some() || step.image == image.skip(index, term));
+                }
             }
-            if let (Some(id), BatchOutcome::Applied(_)) = (batch.request_id, &step.outcome) {
+            if let Some(id) = batch.request_id {
                 let now = (step.first_index, step.outcome.clone());
-                let (first, _) = answered.entry(id.sequence).or_insert(now.clone());
+                let (first, outcome) = answered.entry(id.sequence).or_insert(now.clone());
                 prop_assert_eq!(*first, now.0, "a request takes effect once");
+                let applied = |outcome: &BatchOutcome| matches!(outcome, BatchOutcome::Applied(_));
+                prop_assert_eq!(applied(outcome), applied(&now.1), "what was refused stays refused");
             }
             image = step.image;
         }

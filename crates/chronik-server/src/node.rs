@@ -199,7 +199,9 @@ fn open_metadata(
         Some(peers) => peers.as_slice().iter().map(|peer| peer.id).collect(),
         None => vec![config.node_id],
     };
-    let raft = RaftConfig::new(config.node_id, voters);
+    let [a, b, c, d, e, f, g, h, ..] = system::random_seed()?;
+    let incarnation = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let raft = RaftConfig::new(config.node_id, voters, incarnation);
     let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, transport)?;
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();

@@ -28,8 +28,8 @@ use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::metadata::{
     CommandBatch, Endpoint, FenceBroker, MetadataImage, RegisterBroker, UnfenceBroker,
 };
-use chronik_raft::{InMemoryMetadata, MetadataListener, MetadataLog, ProposalDone, QuorumState};
-use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now, Offset, TimestampMs};
+use chronik_raft::{BarrierDone, InMemoryMetadata, MetadataListener, MetadataLog, ProposalDone, QuorumState};
+use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now, Offset, Term, TimestampMs};
 use parking_lot::Mutex;
 
 use crate::broker::{Broker, BrokerParts};
@@ -86,6 +86,14 @@ impl MetadataLog for HeldMetadata {
             return;
         }
         self.inner.propose(batch, done);
+    }
+
+    fn propose_as_leader(&self, term: Term, batch: CommandBatch, done: ProposalDone) {
+        self.inner.propose_as_leader(term, batch, done);
+    }
+
+    fn barrier(&self, done: BarrierDone) {
+        self.inner.barrier(done);
     }
 
     fn image(&self) -> Arc<MetadataImage> {

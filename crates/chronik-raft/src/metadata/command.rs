@@ -26,12 +26,16 @@ pub struct CommandBatch {
     /// The commands, in order; each sees what those before it did.
     #[prost(message, repeated, tag = "3")]
     pub commands: Vec<Command>,
+    /// Whoever sent the request waits for none of its own requests below this sequence number, so that what they
+    /// gave may be forgotten.
+    #[prost(uint64, tag = "4")]
+    pub answered_below: u64,
 }
 
 impl CommandBatch {
     /// A batch in the current format, without a request id.
     pub fn new(commands: Vec<Command>) -> Self {
-        Self { format_version: FORMAT_VERSION_MAX, request_id: None, commands }
+        Self { format_version: FORMAT_VERSION_MAX, request_id: None, commands, answered_below: 0 }
     }
 
     /// The same batch under a request id.

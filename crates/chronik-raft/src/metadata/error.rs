@@ -181,6 +181,17 @@ pub enum CommandError {
     /// The cluster id is empty.
     #[error("a cluster id cannot be empty")]
     EmptyClusterId,
+    /// The request was refused when it arrived first, and stays refused.
+    #[error("{reason}")]
+    RefusedBefore {
+        /// What the client was to be told.
+        error_code: ErrorCode,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// The request arrived after its sender had stopped waiting for it.
+    #[error("the request came after its sender had given it up")]
+    RequestExpired,
     /// Formats only go up.
     #[error("the metadata format is {current} and cannot go back to {proposed}")]
     FormatDowngrade {
@@ -217,6 +228,8 @@ impl CommandError {
             | Self::InvalidProducerIdBlock { .. } => ErrorCode::InvalidRequest,
             Self::EmptyConfigKey => ErrorCode::InvalidConfig,
             Self::FormatDowngrade { .. } => ErrorCode::FeatureUpdateFailed,
+            Self::RefusedBefore { error_code, .. } => *error_code,
+            Self::RequestExpired => ErrorCode::RequestTimedOut,
         }
     }
 }

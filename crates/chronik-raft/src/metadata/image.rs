@@ -11,10 +11,10 @@ use chronik_types::{
     BrokerEpoch, LeaderEpoch, LogIndex, NodeId, PartitionEpoch, PartitionIndex, ProducerId, Term, TopicId,
     TopicPartition,
 };
-use rpds::{QueueSync, RedBlackTreeMapSync, VectorSync};
+use rpds::{RedBlackTreeMapSync, VectorSync};
 
-use super::apply::RememberedRequest;
-use super::command::{Endpoint, RequestId};
+use super::command::Endpoint;
+use super::requests::Requests;
 
 /// Configs of one resource that differ from the defaults, by name.
 pub type ConfigMap = BTreeMap<String, String>;
@@ -33,10 +33,8 @@ pub struct MetadataImage {
     pub(super) brokers: RedBlackTreeMapSync<NodeId, Arc<BrokerImage>>,
     /// No resource is in it without a config.
     pub(super) configs: RedBlackTreeMapSync<ConfigResource, Arc<ConfigMap>>,
-    /// What the newest requests gave, at most `REMEMBERED_REQUESTS_MAX` of them.
-    pub(super) remembered: RedBlackTreeMapSync<RequestId, Arc<RememberedRequest>>,
-    /// The same requests, oldest first.
-    pub(super) remembered_order: QueueSync<RequestId>,
+    /// What requests gave that may arrive again.
+    pub(super) requests: Requests,
 }
 
 impl Default for MetadataImage {
@@ -52,8 +50,7 @@ impl Default for MetadataImage {
             topics_by_id: RedBlackTreeMapSync::new_sync(),
             brokers: RedBlackTreeMapSync::new_sync(),
             configs: RedBlackTreeMapSync::new_sync(),
-            remembered: RedBlackTreeMapSync::new_sync(),
-            remembered_order: QueueSync::new_sync(),
+            requests: Requests::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ mod command;
 mod delta;
 mod error;
 mod image;
+mod requests;
 mod snapshot;
 
 pub use apply::{Application, BatchOutcome, CommandOutput};
@@ -24,4 +25,6 @@ pub use command::{
 pub use delta::{Delta, PartitionChange};
 pub use error::{ApplyError, CommandError};
 pub use image::{BrokerImage, ConfigMap, ConfigResource, MetadataImage, PartitionImage, TopicImage};
+pub(crate) use requests::Known;
+pub use requests::REQUESTS_OUTSTANDING_MAX;
 pub use snapshot::{SNAPSHOT_VERSION_MAX, SnapshotError};

@@ -6,14 +6,17 @@
 
 use std::sync::Arc;
 
-use chronik_types::{BrokerEpoch, LeaderEpoch, LogIndex, NodeId, PartitionEpoch, ProducerId, Term, TopicId};
+use chronik_types::{
+    BrokerEpoch, ErrorCode, LeaderEpoch, LogIndex, NodeId, PartitionEpoch, ProducerId, Term, TopicId,
+};
 use prost::Message;
-use rpds::VectorSync;
+use rpds::{RedBlackTreeMapSync, VectorSync};
 use thiserror::Error;
 
-use super::apply::{CommandOutput, RememberedRequest};
-use super::command::{Endpoint, FORMAT_VERSION_MAX, RequestId, join, split};
+use super::apply::CommandOutput;
+use super::command::{Endpoint, FORMAT_VERSION_MAX, join, split};
 use super::image::{BrokerImage, ConfigMap, ConfigResource, MetadataImage, PartitionImage, TopicImage};
+use super::requests::{Refusal, RememberedRequest, Session};
 
 /// The newest version of snapshots that this build reads and writes.
 pub const SNAPSHOT_VERSION_MAX: u32 = 1;
@@ -80,7 +83,7 @@ struct ImageMessage {
     #[prost(message, repeated, tag = "8")]
     configs: Vec<ConfigMessage>,
     #[prost(message, repeated, tag = "9")]
-    remembered: Vec<RememberedMessage>,
+    sessions: Vec<SessionMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -141,16 +144,41 @@ struct ConfigMessage {
     configs: ConfigMap,
 }
 
+/// The requests of one process of one node.
 #[derive(Clone, PartialEq, Message)]
-struct RememberedMessage {
-    #[prost(message, required, tag = "1")]
-    request_id: RequestId,
+struct SessionMessage {
+    #[prost(int32, tag = "1")]
+    node_id: i32,
+    #[prost(fixed64, tag = "2")]
+    incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    answered_below: u64,
+    #[prost(message, repeated, tag = "4")]
+    outcomes: Vec<OutcomeMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct OutcomeMessage {
+    #[prost(uint64, tag = "1")]
+    sequence: u64,
     #[prost(uint64, tag = "2")]
     index: u64,
     #[prost(uint32, tag = "3")]
     command_count: u32,
     #[prost(message, repeated, tag = "4")]
     outputs: Vec<OutputMessage>,
+    #[prost(message, optional, tag = "5")]
+    refusal: Option<RefusalMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RefusalMessage {
+    #[prost(uint32, tag = "1")]
+    command_position: u32,
+    #[prost(int32, tag = "2")]
+    error_code: i32,
+    #[prost(string, tag = "3")]
+    reason: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -221,10 +249,10 @@ impl MetadataImage {
                     ConfigMessage { resource_type: i32::from(resource_type), resource_name, configs }
                 })
                 .collect(),
-            remembered: self
-                .remembered_order
-                .iter()
-                .filter_map(|id| self.remembered.get(id).map(|known| remembered_message(*id, known)))
+            sessions: self
+                .requests
+                .sessions()
+                .map(|(node, session)| session_message(node, session))
                 .collect(),
         }
     }
@@ -263,10 +291,11 @@ impl MetadataImage {
             })?;
             image.configs.insert_mut(resource, Arc::new(config.configs));
         }
-        for remembered in message.remembered {
-            let request_id = remembered.request_id;
-            image.remembered.insert_mut(request_id, Arc::new(remembered_from(remembered)?));
-            image.remembered_order.enqueue_mut(request_id);
+        for session in message.sessions {
+            let (node_id, session) = session_from(session)?;
+            if !image.requests.restore(node_id, session) {
+                return Err(inconsistent(format!("too many requests of node {node_id} are remembered")));
+            }
         }
         Ok(image)
     }
@@ -349,7 +378,20 @@ fn topic_from(message: TopicMessage) -> Result<TopicImage, SnapshotError> {
     })
 }
 
-fn remembered_message(request_id: RequestId, known: &RememberedRequest) -> RememberedMessage {
+fn session_message(node_id: i32, session: &Session) -> SessionMessage {
+    SessionMessage {
+        node_id,
+        incarnation: session.incarnation,
+        answered_below: session.answered_below,
+        outcomes: session
+            .outcomes
+            .iter()
+            .map(|(sequence, known)| outcome_message(*sequence, known))
+            .collect(),
+    }
+}
+
+fn outcome_message(sequence: u64, known: &RememberedRequest) -> OutcomeMessage {
     let outputs = known.outputs.iter().map(|(position, output)| {
         let mut message = OutputMessage { position: small(*position), ..OutputMessage::default() };
         match output {
@@ -362,15 +404,30 @@ fn remembered_message(request_id: RequestId, known: &RememberedRequest) -> Remem
         }
         message
     });
-    RememberedMessage {
-        request_id,
+    OutcomeMessage {
+        sequence,
         index: known.index.get(),
         command_count: small(known.command_count),
         outputs: outputs.collect(),
+        refusal: known.refusal.as_ref().map(|refusal| RefusalMessage {
+            command_position: small(refusal.command_position),
+            error_code: i32::from(refusal.error_code.code()),
+            reason: refusal.reason.clone(),
+        }),
     }
 }
 
-fn remembered_from(message: RememberedMessage) -> Result<RememberedRequest, SnapshotError> {
+fn session_from(message: SessionMessage) -> Result<(i32, Session), SnapshotError> {
+    let mut outcomes = RedBlackTreeMapSync::new_sync();
+    for outcome in message.outcomes {
+        let sequence = outcome.sequence;
+        outcomes.insert_mut(sequence, Arc::new(outcome_from(outcome)?));
+    }
+    let SessionMessage { node_id, incarnation, answered_below, .. } = message;
+    Ok((node_id, Session { incarnation, answered_below, outcomes }))
+}
+
+fn outcome_from(message: OutcomeMessage) -> Result<RememberedRequest, SnapshotError> {
     let command_count = message.command_count as usize;
     if super::command::COMMANDS_PER_BATCH_MAX < command_count {
         return Err(inconsistent(format!("a request of {command_count} commands is remembered")));
@@ -386,7 +443,21 @@ fn remembered_from(message: RememberedMessage) -> Result<RememberedRequest, Snap
         };
         (output.position as usize, told)
     });
-    Ok(RememberedRequest { index: LogIndex(message.index), command_count, outputs: outputs.collect() })
+    let refusal = message.refusal.map(|refusal| Refusal {
+        command_position: refusal.command_position as usize,
+        // A code that only a newer build knows is an error all the same.
+        error_code: i16::try_from(refusal.error_code)
+            .ok()
+            .and_then(ErrorCode::from_code)
+            .unwrap_or(ErrorCode::UnknownServerError),
+        reason: refusal.reason,
+    });
+    Ok(RememberedRequest {
+        index: LogIndex(message.index),
+        command_count,
+        outputs: outputs.collect(),
+        refusal,
+    })
 }
 
 /// Batches hold at most `COMMANDS_PER_BATCH_MAX` commands, so this loses nothing.

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use chronik_disk::SimDisk;
+use chronik_raft::RaftNode;
 use chronik_raft::inspect::{LogSummary, MessageKind, MessageSummary, summarize_log};
-use chronik_raft::metadata::MetadataImage;
-use chronik_raft::{QuorumState, RaftNode};
-use chronik_types::{LogIndex, NodeId, Term};
+use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
+use chronik_types::{LogIndex, NodeId, PartitionEpoch, Term, TopicId};
 
 /// The invariants of the architecture page, and that the cluster gets on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,16 @@ pub(crate) enum Rule {
     PromisesAreDurable,
     /// META-1.
     EqualImages,
-    /// A request takes effect once, and what was acknowledged is there.
+    /// META-2.
+    PartitionEpochs,
+    /// META-3.
+    IsrWithinReplicas,
+    /// META-4.
+    AssignedOnce,
+    /// A request that was answered has taken effect once, and one that was refused never.
     ExactlyOnce,
+    /// A barrier gives an image that is as new as anything that was answered before.
+    Barrier,
     /// A cluster without faults elects, commits and catches up.
     Liveness,
 }
@@ -51,10 +59,14 @@ pub(crate) struct Checkers {
     leaders: BTreeMap<Term, NodeId>,
     /// What each place of the log holds in each term, and the term before it.
     logs: BTreeMap<(u64, u64), (u32, Option<u64>)>,
-    committed: BTreeMap<u64, Seen>,
+    /// Each committed entry, and the lowest term in which a node knew it to be.
+    committed: BTreeMap<u64, (Seen, Term)>,
     images: BTreeMap<LogIndex, u32>,
+    /// What each partition was at each of its epochs.
+    partitions: BTreeMap<(TopicId, PartitionEpoch), Arc<PartitionImage>>,
+    replicas: BTreeMap<TopicId, Arc<[NodeId]>>,
     /// What each node's log looked like when it was last gone through.
-    gone_through: BTreeMap<NodeId, (QuorumState, LogIndex)>,
+    gone_through: BTreeMap<NodeId, (bool, Term, LogIndex, LogIndex)>,
     /// What was durable on each node's disk, after how many operations on it.
     durable: BTreeMap<NodeId, (u64, LogSummary)>,
 }
@@ -85,15 +97,47 @@ impl Checkers {
         }
     }
 
+    /// META-2 to META-4, for each change that a node publishes. Every topic has one partition here.
+    pub(crate) fn partitions(&mut self, node: NodeId, delta: &Delta) {
+        for change in &delta.partitions_changed {
+            self.partition(node, change.topic_id, change.old.as_ref(), &change.new);
+        }
+    }
+
+    pub(crate) fn partition(
+        &mut self,
+        node: NodeId,
+        topic_id: TopicId,
+        old: Option<&Arc<PartitionImage>>,
+        new: &Arc<PartitionImage>,
+    ) {
+        let known =
+            Arc::clone(self.partitions.entry((topic_id, new.partition_epoch)).or_insert(Arc::clone(new)));
+        if known != *new || old.is_some_and(|old| new.partition_epoch <= old.partition_epoch) {
+            let text = format!("node {node}: {old:?} became {new:?}, and {known:?} has that epoch");
+            self.report(Rule::PartitionEpochs, text);
+        }
+        if new.isr.iter().any(|member| !new.replicas.contains(member))
+            || new.leader.is_some_and(|leader| !new.isr.contains(&leader))
+        {
+            self.report(Rule::IsrWithinReplicas, format!("node {node}: {topic_id} is {new:?}"));
+        }
+        let replicas = self.replicas.entry(topic_id).or_insert(Arc::clone(&new.replicas));
+        if *replicas != new.replicas {
+            let text = format!("node {node}: {topic_id} was assigned to {replicas:?} and is {new:?}");
+            self.report(Rule::AssignedOnce, text);
+        }
+    }
+
     /// RAFT-1 to RAFT-3, after each step of a node.
     pub(crate) fn node(&mut self, id: NodeId, node: &RaftNode) {
         let quorum = node.quorum();
-        let now = (quorum.clone(), node.last_index());
-        if self.gone_through.insert(id, now.clone()) == Some(now) {
+        let now = (quorum.is_leader, quorum.term, quorum.commit_index, node.last_index());
+        if self.gone_through.insert(id, now) == Some(now) {
             return;
         }
         let last_index = node.last_index().get();
-        self.logs(id, node, quorum.commit_index, last_index);
+        self.logs(id, node, (quorum.commit_index, quorum.term), last_index);
         if quorum.is_leader {
             let known = *self.leaders.entry(quorum.term).or_insert(id);
             if known != id {
@@ -102,11 +146,17 @@ impl Checkers {
                     format!("nodes {known} and {id} both lead term {}", quorum.term),
                 );
             }
-            self.leader_has_all(id, node, last_index);
+            self.leader_has_all(id, node, quorum.term, last_index);
         }
     }
 
-    fn logs(&mut self, id: NodeId, node: &RaftNode, commit_index: LogIndex, last_index: u64) {
+    fn logs(
+        &mut self,
+        id: NodeId,
+        node: &RaftNode,
+        (commit_index, node_term): (LogIndex, Term),
+        last_index: u64,
+    ) {
         let mut before = None;
         for index in last_index.saturating_sub(12)..=last_index {
             let Some((term, data)) = node.log_entry(LogIndex(index)) else { continue };
@@ -122,7 +172,9 @@ impl Checkers {
             }
             if index <= commit_index.get() {
                 let seen = Seen { term: term.get(), data_crc };
-                let known = *self.committed.entry(index).or_insert(seen);
+                let (known, known_in) = self.committed.entry(index).or_insert((seen, node_term));
+                *known_in = node_term.min(*known_in);
+                let known = *known;
                 if known != seen {
                     self.report(
                         Rule::CommittedSurvives,
@@ -133,25 +185,21 @@ impl Checkers {
         }
     }
 
-    fn leader_has_all(&mut self, id: NodeId, node: &RaftNode, last_index: u64) {
-        let Some((&newest, _)) = self.committed.last_key_value() else { return };
-        if last_index < newest {
-            self.report(
-                Rule::CommittedSurvives,
-                format!("entry {newest} is committed, and the log of leader {id} ends at {last_index}"),
-            );
-        }
-        let recent: Vec<(u64, Seen)> =
-            self.committed.range(newest.saturating_sub(12)..).map(|(index, seen)| (*index, *seen)).collect();
+    /// The leader of a term has all that was committed by then. One that does not know yet that it leads no more
+    /// may lack what is newer.
+    fn leader_has_all(&mut self, id: NodeId, node: &RaftNode, term: Term, last_index: u64) {
+        let due = self.committed.iter().rev().filter(|(_, (_, known_in))| *known_in <= term);
+        let recent: Vec<(u64, Seen)> = due.take(12).map(|(index, (seen, _))| (*index, *seen)).collect();
         for (index, seen) in recent {
-            if let Some((term, data)) = node.log_entry(LogIndex(index)) {
-                let found = Seen { term: term.get(), data_crc: crc32c::crc32c(&data) };
-                if found != seen {
-                    self.report(
-                        Rule::CommittedSurvives,
-                        format!("entry {index} was committed as {seen:?}, and leader {id} has {found:?}"),
-                    );
-                }
+            let found = node.log_entry(LogIndex(index));
+            let found = found.map(|(term, data)| Seen { term: term.get(), data_crc: crc32c::crc32c(&data) });
+            if last_index < index || found.is_some_and(|found| found != seen) {
+                self.report(
+                    Rule::CommittedSurvives,
+                    format!(
+                        "entry {index} was committed as {seen:?}; leader {id} has {found:?} and ends at {last_index}"
+                    ),
+                );
             }
         }
     }
@@ -168,7 +216,12 @@ impl Checkers {
             | MessageKind::Heartbeat
             | MessageKind::HeartbeatResponse
             | MessageKind::TransferLeader
-            | MessageKind::TimeoutNow => false,
+            | MessageKind::TimeoutNow
+            | MessageKind::Forward
+            | MessageKind::ForwardReply
+            | MessageKind::Barrier
+            | MessageKind::BarrierReply
+            | MessageKind::BrokerHeartbeat => false,
         };
         if !promises || self.only.is_some_and(|only| only != Rule::PromisesAreDurable) {
             return;
@@ -207,7 +260,12 @@ impl Checkers {
             | MessageKind::Heartbeat
             | MessageKind::HeartbeatResponse
             | MessageKind::TransferLeader
-            | MessageKind::TimeoutNow => {
+            | MessageKind::TimeoutNow
+            | MessageKind::Forward
+            | MessageKind::ForwardReply
+            | MessageKind::Barrier
+            | MessageKind::BarrierReply
+            | MessageKind::BrokerHeartbeat => {
                 message.term < durable.term || (message.term == durable.term && durable.voted_for == Some(id))
             }
         };

@@ -1,42 +1,42 @@
-//! The nodes, their disks, the network between them, and a client that never gives up.
+//! The nodes, their disks, the network between them, and what goes wrong with all that.
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chronik_disk::{Crash, DirEntry, Disk, DiskFile, DiskLock, DiskSpace, OpenMode, SimDisk};
-use chronik_raft::inspect::{MessageKind, summarize_message};
+use chronik_disk::{Crash, Disk, SimDisk};
+use chronik_raft::inspect::summarize_message;
 use chronik_raft::metadata::{
-    AllocateProducerIds, Command, CommandBatch, CreateTopic, Endpoint, RegisterBroker, RequestId,
+    Command, CommandBatch, Endpoint, FenceBroker, MetadataImage, RegisterBroker, UnfenceBroker,
 };
-use chronik_raft::{Dropped, MetadataLog, PeerMessage, ProposeError, RaftConfig, RaftDriver, Transport};
-use chronik_types::{BrokerEpoch, MonotonicMs, NodeId, TopicId};
+use chronik_raft::{
+    Dropped, LivenessChange, MetadataLog, PeerMessage, RaftConfig, RaftDriver, RaftHandle, Transport,
+};
+use chronik_types::{MonotonicMs, NodeId};
 use parking_lot::Mutex;
 
 use crate::checkers::{Checkers, Rule, Violation};
+use crate::client::{self, Client, SharedClient};
+use crate::lying_disk::LyingDisk;
+use crate::random::Random;
+use crate::sabotage::Sabotage;
 
 const DIR: &str = "/data/__raft";
 
-/// What is broken on purpose, to see that the checkers notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sabotage {
-    None,
-    /// Votes that were refused arrive as granted.
-    ForgedVotes,
-    /// A byte of an entry's data changes on its way.
-    ChangedEntries,
-    /// Syncs succeed and do nothing.
-    LyingDisk,
-}
+/// Requests in one history, at most.
+const REQUESTS_MAX: usize = 30;
 
 struct Node {
     id: NodeId,
     disk: SimDisk,
     driver: Option<RaftDriver>,
+    /// Goes up with every start.
+    incarnation: u64,
     wake_at: u64,
     restart_at: u64,
+    /// When a broker that has not registered tries again.
+    register_at: u64,
     outbox: Arc<Mutex<Vec<(NodeId, PeerMessage)>>>,
 }
 
@@ -44,18 +44,6 @@ struct InFlight {
     from: usize,
     to: usize,
     message: PeerMessage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Idle,
-    Asked,
-    Acknowledged,
-}
-
-/// Requests of clients, answered from within the nodes.
-struct Requests {
-    states: Vec<State>,
 }
 
 pub(crate) struct World {
@@ -68,15 +56,20 @@ pub(crate) struct World {
     sent_count: u64,
     /// Directions that carry nothing, until when.
     blocked: BTreeMap<(usize, usize), u64>,
+    /// Disks that are full, until when.
+    full: BTreeMap<usize, u64>,
     faulty: bool,
     checkers: Arc<Mutex<Checkers>>,
-    requests: Arc<Mutex<Requests>>,
+    client: SharedClient,
     trace: u32,
     pub(crate) crash_count: u64,
     pub(crate) snapshot_count: u64,
+    pub(crate) full_disk_count: u64,
+    fence_count: Arc<Mutex<u64>>,
 }
 
 impl World {
+    /// Three nodes, or five in every fourth history. With a rule, only that rule is looked at.
     pub(crate) fn new(seed: u64, sabotage: Sabotage, only: Option<Rule>) -> Self {
         let mut world = Self {
             seed,
@@ -87,21 +80,32 @@ impl World {
             network: BTreeMap::new(),
             sent_count: 0,
             blocked: BTreeMap::new(),
+            full: BTreeMap::new(),
             faulty: true,
             checkers: Arc::new(Mutex::new(Checkers::new(only))),
-            requests: Arc::new(Mutex::new(Requests { states: Vec::new() })),
+            client: Arc::new(Mutex::new(Client::default())),
             trace: 0,
             crash_count: 0,
             snapshot_count: 0,
+            full_disk_count: 0,
+            fence_count: Arc::default(),
         };
-        for number in 0..3 {
+        let count = if seed % 4 == 3 { 5 } else { 3 };
+        for number in 0..count {
             let disk = SimDisk::new();
             disk.create_dir_all(Path::new("/data")).unwrap();
             disk.sync_dir(Path::new("/")).unwrap();
-            // Id 0 is among them, which raft itself cannot name.
-            let id = NodeId(number);
-            let restart_at = world.random.below(300);
-            world.nodes.push(Node { id, disk, driver: None, wake_at: 0, restart_at, outbox: Arc::default() });
+            world.nodes.push(Node {
+                // Id 0 is among them, which raft itself cannot name.
+                id: NodeId(number),
+                disk,
+                driver: None,
+                incarnation: 0,
+                wake_at: 0,
+                restart_at: world.random.below(300),
+                register_at: 0,
+                outbox: Arc::default(),
+            });
         }
         world
     }
@@ -118,8 +122,12 @@ impl World {
         self.trace
     }
 
-    pub(crate) fn acknowledged_count(&self) -> usize {
-        self.requests.lock().states.iter().filter(|state| **state == State::Acknowledged).count()
+    pub(crate) fn client(&self) -> &SharedClient {
+        &self.client
+    }
+
+    pub(crate) fn fence_count(&self) -> u64 {
+        *self.fence_count.lock()
     }
 
     pub(crate) fn run_with_faults(&mut self, until_ms: u64) {
@@ -130,16 +138,17 @@ impl World {
         }
     }
 
-    /// Ends all faults, and waits until every node has everything.
+    /// Ends all faults, and waits until every node has everything and every broker is in service.
     pub(crate) fn heal_and_settle(&mut self, within_ms: u64) {
         self.faulty = false;
         self.blocked.clear();
         for node in &mut self.nodes {
             node.restart_at = node.restart_at.min(self.now_ms);
+            node.disk.set_capacity_bytes(None);
         }
+        self.full.clear();
         let until_ms = self.now_ms + within_ms;
         while self.checkers.lock().violations.is_empty() {
-            self.ask_something();
             self.step();
             if self.settled() {
                 return;
@@ -150,74 +159,79 @@ impl World {
                     .iter()
                     .map(|node| node.driver.as_ref().map(|driver| driver.node().quorum()))
                     .collect();
-                self.checkers.lock().report(Rule::Liveness, format!("not settled: {quorums:?}"));
+                let idle = self.client.lock().is_idle();
+                let text = format!("not settled, clients answered: {idle}, {quorums:?}");
+                self.checkers.lock().report(Rule::Liveness, text);
             }
         }
     }
 
     fn settled(&self) -> bool {
-        if self.requests.lock().states.iter().any(|state| *state != State::Acknowledged) {
+        if !self.client.lock().is_idle() || !self.network_is_quiet() {
             return false;
         }
-        let images: Vec<_> =
-            self.nodes.iter().filter_map(|node| Some(node.driver.as_ref()?.handle().image())).collect();
-        if images.len() < self.nodes.len() || images.windows(2).any(|pair| *pair[0] != *pair[1]) {
-            return false;
-        }
-        let requests = self.requests.lock().states.len();
-        let image = &images[0];
-        let mut checkers = self.checkers.lock();
-        for number in 0..requests {
-            if image.topic(&format!("topic-{number}")).is_none() {
-                checkers
-                    .report(Rule::ExactlyOnce, format!("topic {number} was acknowledged and is not there"));
+        let mut images = Vec::new();
+        for node in &self.nodes {
+            let Some(driver) = &node.driver else { return false };
+            let image = driver.handle().image();
+            let broker = image.broker(node.id);
+            if broker.is_none_or(|broker| broker.fenced || broker.incarnation != u128::from(node.incarnation))
+            {
+                return false;
             }
+            images.push(image);
         }
-        if image.topic_count() != requests
-            || image.next_producer_id().get() != 10 * i64::try_from(requests).unwrap()
-        {
-            checkers.report(
-                Rule::ExactlyOnce,
-                format!(
-                    "{requests} requests, {} topics, {} ids",
-                    image.topic_count(),
-                    image.next_producer_id()
-                ),
-            );
+        if images.windows(2).any(|pair| *pair[0] != *pair[1]) {
+            return false;
         }
+        self.client.lock().check(&images[0], &mut self.checkers.lock());
         true
     }
 
+    /// Whether no message is on its way that was sent while things went wrong: it may still have an effect.
+    fn network_is_quiet(&self) -> bool {
+        self.network.keys().all(|(at, _)| *at <= self.now_ms + 60)
+    }
+
     fn break_something(&mut self) {
-        let node = self.random.index(self.nodes.len());
-        match self.random.below(900) {
+        let count = self.nodes.len();
+        let node = self.random.index(count);
+        match self.random.below(2_500) {
             // The machine stops within the next few operations on its disk, in the middle of a write perhaps.
             0..3 => {
                 let count = self.random.below(6);
                 self.nodes[node].disk.stop_after(count);
             }
             3..5 => self.crash(node),
-            5..8 => {
+            5..13 => {
                 // One direction, or both.
-                let other = (node + 1 + self.random.index(2)) % 3;
+                let other = (node + 1 + self.random.index(count - 1)) % count;
                 let until_ms = self.now_ms + 50 + self.random.below(1_500);
                 self.blocked.insert((node, other), until_ms);
                 if self.random.below(2) == 0 {
                     self.blocked.insert((other, node), until_ms);
                 }
             }
-            8..10 => {
+            13..17 => {
                 if let Some(driver) = &self.nodes[node].driver {
                     driver.handle().leader_gone();
                     self.nodes[node].wake_at = self.now_ms;
                 }
             }
-            10..11 => {
-                let to = self.nodes[(node + 1) % 3].id;
+            17..19 => {
+                let to = self.nodes[(node + 1) % count].id;
                 if let Some(driver) = &self.nodes[node].driver {
                     driver.handle().transfer_leadership(to);
                     self.nodes[node].wake_at = self.now_ms;
                 }
+            }
+            19..20 => {
+                let free = self.random.below(400);
+                let until_ms = self.now_ms + 50 + self.random.below(1_000);
+                let disk = &self.nodes[node].disk;
+                disk.set_capacity_bytes(Some(disk.used_bytes() + free));
+                self.full.insert(node, until_ms);
+                self.full_disk_count += 1;
             }
             _ => {}
         }
@@ -229,25 +243,33 @@ impl World {
         } else {
             Crash::PowerLoss { seed: self.random.next() }
         };
-        let down_ms = self.random.below(1_200);
+        // Some stay away for so long that they are fenced for their silence alone.
+        let down_ms = if self.random.below(4) == 0 { 2_500 } else { self.random.below(1_200) };
+        let noticed = self.random.below(2) == 0;
         let node = &mut self.nodes[number];
+        let id = node.id;
         node.driver = None;
         node.outbox.lock().clear();
         node.disk.crash(crash);
         node.restart_at = self.now_ms + down_ms;
         self.crash_count += 1;
         self.note(&[0xc0, u8::try_from(number).unwrap()]);
-        for other in 0..3 {
-            if let Some(driver) = &self.nodes[other].driver {
-                driver.handle().peer_unreachable(NodeId(i32::try_from(number).unwrap()));
+        for other in &self.nodes {
+            if let Some(driver) = &other.driver {
+                driver.handle().peer_unreachable(id);
+                if noticed {
+                    driver.handle().peer_gone(id);
+                }
             }
         }
     }
 
     fn start(&mut self, number: usize) {
+        let voters = self.nodes.iter().map(|node| node.id).collect();
         let node = &mut self.nodes[number];
-        let voters = (0..3).map(NodeId).collect();
-        let mut config = RaftConfig::new(node.id, voters);
+        node.incarnation += 1;
+        node.register_at = self.now_ms;
+        let mut config = RaftConfig::new(node.id, voters, node.incarnation);
         // Few entries between snapshots, and another number on each node.
         config.snapshot_entries_max = 4 + 3 * (number as u64) + self.seed % 5;
         config.retained_entries_max = number;
@@ -264,15 +286,32 @@ impl World {
         };
         match RaftDriver::open(config, disk, Path::new(DIR), transport) {
             Ok(driver) => {
-                let (id, checkers) = (node.id, Arc::clone(&self.checkers));
-                driver.handle().subscribe(Box::new(move |image, _| checkers.lock().image(id, image)));
+                let handle = driver.handle();
+                let (id, checkers, sabotage) = (node.id, Arc::clone(&self.checkers), self.sabotage);
+                handle.subscribe(Box::new(move |image, delta| {
+                    let mut checkers = checkers.lock();
+                    checkers.image(id, image);
+                    checkers.partitions(id, delta);
+                    sabotage.of_partitions(id, delta, &mut checkers);
+                }));
+                handle.set_broker_incarnation(u128::from(node.incarnation));
+                let (log, fence_count) = (handle.clone(), Arc::clone(&self.fence_count));
+                handle.set_liveness_listener(Box::new(move |term, changes| {
+                    for change in changes {
+                        *fence_count.lock() += 1;
+                        let command = fencing(*change, &log.image());
+                        log.propose_as_leader(term, CommandBatch::new(vec![command]), Box::new(drop));
+                    }
+                }));
                 node.driver = Some(driver);
                 node.wake_at = self.now_ms;
             }
-            // A machine that stopped while starting starts again later; anything else is for the checkers.
+            // A machine that stopped while starting, or has no room, starts again later; anything else is for the
+            // checkers.
             Err(error) => {
                 let text = format!("node {number} does not start: {error:?}");
-                if !text.contains("has stopped") {
+                if !text.contains("has stopped") && !text.contains("NoSpace") && !text.contains("StorageFull")
+                {
                     self.checkers.lock().report(Rule::CommittedSurvives, text);
                 }
                 self.crash(number);
@@ -280,55 +319,25 @@ impl World {
         }
     }
 
-    /// Clients ask for a new topic and a block of ids, or ask again where they have no answer.
     fn ask_something(&mut self) {
-        if self.random.below(40) != 0 {
+        let dice = self.random.below(100);
+        if 5 < dice {
             return;
         }
-        let waiting: Vec<usize> = {
-            let mut requests = self.requests.lock();
-            if self.faulty && requests.states.len() < 30 {
-                requests.states.push(State::Idle);
-            }
-            (0..requests.states.len()).filter(|number| requests.states[*number] == State::Idle).collect()
-        };
-        if waiting.is_empty() {
-            return;
-        }
-        let request = waiting[self.random.index(waiting.len())];
         let at = self.random.index(self.nodes.len());
+        let nodes: Vec<NodeId> = self.nodes.iter().map(|node| node.id).collect();
         let Some(driver) = &self.nodes[at].driver else { return };
-        let endpoint =
-            Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 1, security_protocol: 0 };
-        // The broker is registered by each request alike; only the first changes anything.
-        let handle = driver.handle();
-        let epoch = handle.image().broker(NodeId(9)).map(|broker| broker.epoch);
-        let mut commands: Vec<Command> = vec![RegisterBroker::new(NodeId(9), 1, vec![endpoint]).into()];
-        let Some(epoch) = epoch else {
-            handle.propose(CommandBatch::new(commands), Box::new(drop));
-            self.nodes[at].wake_at = self.now_ms;
-            return;
-        };
-        commands
-            .push(CreateTopic::new(format!("topic-{request}"), TopicId(request as u128 + 1), 1, 1).into());
-        commands.push(AllocateProducerIds::new(NodeId(9), BrokerEpoch(epoch.get()), 10).into());
-        let request_id = RequestId { node_id: 9, incarnation: 7, sequence: request as u64 };
-        self.requests.lock().states[request] = State::Asked;
-        let (requests, checkers) = (Arc::clone(&self.requests), Arc::clone(&self.checkers));
-        handle.propose(
-            CommandBatch::new(commands).with_request_id(request_id),
-            Box::new(move |outcome| {
-                let state = match outcome {
-                    Ok(_) => State::Acknowledged,
-                    Err(ProposeError::Refused { error, .. }) => {
-                        checkers.lock().report(Rule::ExactlyOnce, format!("request {request}: {error}"));
-                        State::Idle
-                    }
-                    Err(_) => State::Idle,
-                };
-                requests.lock().states[request] = state;
-            }),
-        );
+        let handle: RaftHandle = driver.handle();
+        match dice {
+            0..3 => {
+                if self.client.lock().request_count() < REQUESTS_MAX {
+                    let node = (self.nodes[at].id, &handle);
+                    client::ask(&self.client, &self.checkers, node, &mut self.random, &nodes);
+                }
+            }
+            3 => client::disturb(&handle, &mut self.random),
+            _ => client::barrier(&self.client, &self.checkers, &handle),
+        }
         self.nodes[at].wake_at = self.now_ms;
     }
 
@@ -336,6 +345,11 @@ impl World {
     fn step(&mut self) {
         self.now_ms += 1;
         self.blocked.retain(|_, until_ms| self.now_ms < *until_ms);
+        let healed: Vec<usize> =
+            self.full.extract_if(.., |_, until_ms| *until_ms <= self.now_ms).map(|(node, _)| node).collect();
+        for node in healed {
+            self.nodes[node].disk.set_capacity_bytes(None);
+        }
         while let Some(entry) = self.network.first_entry() {
             if self.now_ms < entry.key().0 {
                 break;
@@ -347,10 +361,32 @@ impl World {
             if self.nodes[number].driver.is_none() && self.nodes[number].restart_at <= self.now_ms {
                 self.start(number);
             }
+            self.register(number);
             if self.nodes[number].driver.is_some() && self.nodes[number].wake_at <= self.now_ms {
                 self.poll(number);
             }
         }
+    }
+
+    /// A broker registers once it has started, and again where that came to nothing.
+    fn register(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        let Some(driver) = &node.driver else { return };
+        if self.now_ms < node.register_at {
+            return;
+        }
+        let handle = driver.handle();
+        let incarnation = u128::from(node.incarnation);
+        if handle.image().broker(node.id).is_some_and(|broker| broker.incarnation == incarnation) {
+            node.register_at = u64::MAX;
+            return;
+        }
+        let endpoint =
+            Endpoint { listener: "PLAINTEXT".into(), host: "h".into(), port: 1, security_protocol: 0 };
+        let command = RegisterBroker::new(node.id, incarnation, vec![endpoint]);
+        handle.propose(CommandBatch::new(vec![command.into()]), Box::new(drop));
+        node.register_at = self.now_ms + 700;
+        node.wake_at = self.now_ms;
     }
 
     fn poll(&mut self, number: usize) {
@@ -360,7 +396,7 @@ impl World {
         self.checkers.lock().node(node.id, driver.node());
         match outcome {
             Ok(wake_at) => {
-                node.wake_at = wake_at.map_or(u64::MAX, |at| at.0);
+                node.wake_at = wake_at.map_or(u64::MAX, |at| at.0.max(self.now_ms + 1));
                 let sent = std::mem::take(&mut *node.outbox.lock());
                 for (to, message) in sent {
                     self.send(number, usize::try_from(to.get()).unwrap(), &message);
@@ -385,20 +421,35 @@ impl World {
             5..8 if self.faulty => 2,
             _ => 1,
         };
+        // Whoever carries snapshots knows when one was lost.
+        if message.is_snapshot
+            && copies == 0
+            && let Some(driver) = &self.nodes[from].driver
+        {
+            driver.handle().snapshot_finished(self.nodes[to].id, false);
+        }
         for _ in 0..copies {
             let delay_ms = match self.random.below(if self.faulty { 20 } else { 19 }) {
                 0..15 => 1 + self.random.below(4),
                 15..19 => 1 + self.random.below(20),
                 _ => 50 + self.random.below(1_000),
             };
-            self.sent_count += 1;
-            let place = (self.now_ms + delay_ms, self.sent_count);
-            self.network.insert(place, InFlight { from, to, message: message.clone() });
+            self.put(delay_ms, InFlight { from, to, message: message.clone() });
+        }
+        if let Some(bytes) = self.sabotage.extra_copy(&message.bytes) {
+            let message = PeerMessage { bytes, is_snapshot: false };
+            self.put(30, InFlight { from, to, message });
         }
     }
 
+    fn put(&mut self, delay_ms: u64, in_flight: InFlight) {
+        self.sent_count += 1;
+        self.network.insert((self.now_ms + delay_ms, self.sent_count), in_flight);
+    }
+
     fn deliver(&mut self, from: usize, to: usize, message: PeerMessage) {
-        let lost = self.blocked.contains_key(&(from, to)) || self.nodes[to].driver.is_none();
+        let deaf = self.sabotage == Sabotage::DeafNode && to == 1;
+        let lost = deaf || self.blocked.contains_key(&(from, to)) || self.nodes[to].driver.is_none();
         if message.is_snapshot
             && let Some(driver) = &self.nodes[from].driver
         {
@@ -407,7 +458,7 @@ impl World {
         if lost {
             return;
         }
-        let bytes = self.spoil(message.bytes);
+        let bytes = self.sabotage.spoil(message.bytes, &mut self.random);
         self.note(&bytes);
         if let Some(driver) = &self.nodes[to].driver {
             driver.handle().receive(self.nodes[from].id, bytes);
@@ -415,38 +466,19 @@ impl World {
         }
     }
 
-    /// Does what the sabotage asks for to a message.
-    fn spoil(&mut self, bytes: Bytes) -> Bytes {
-        let summary = summarize_message(bytes.clone()).unwrap();
-        let mut spoiled = bytes.to_vec();
-        match self.sabotage {
-            Sabotage::None | Sabotage::LyingDisk => return bytes,
-            Sabotage::ForgedVotes => {
-                let is_vote =
-                    matches!(summary.kind, MessageKind::VoteResponse | MessageKind::PreVoteResponse);
-                if !is_vote || !summary.reject {
-                    return bytes;
-                }
-                // The flag comes after version, type and eight numbers.
-                spoiled[66] = 0;
-                assert!(!summarize_message(spoiled.clone().into()).unwrap().reject);
-            }
-            Sabotage::ChangedEntries => {
-                let name = b"topic-";
-                let place = spoiled.windows(name.len()).position(|window| window == name);
-                let Some(place) = place.filter(|_| summary.kind == MessageKind::Append) else { return bytes };
-                if self.random.below(10) != 0 {
-                    return bytes;
-                }
-                spoiled[place] = b'T';
-            }
-        }
-        spoiled.into()
-    }
-
     fn note(&mut self, bytes: &[u8]) {
         self.trace = crc32c::crc32c_append(self.trace, &self.now_ms.to_be_bytes());
         self.trace = crc32c::crc32c_append(self.trace, bytes);
+    }
+}
+
+/// What the controller makes of what its node has heard.
+fn fencing(change: LivenessChange, image: &MetadataImage) -> Command {
+    let node = change.node();
+    let epoch = image.broker(node).map(|broker| broker.epoch);
+    match change {
+        LivenessChange::Silent { .. } | LivenessChange::Gone { .. } => FenceBroker::new(node, epoch).into(),
+        LivenessChange::Returned { .. } => UnfenceBroker::new(node, epoch).into(),
     }
 }
 
@@ -460,110 +492,9 @@ struct Outbox {
 
 impl Transport for Outbox {
     fn send(&mut self, to: NodeId, message: PeerMessage) -> Result<(), Dropped> {
-        let summary = summarize_message(message.bytes.clone()).unwrap();
+        let summary = summarize_message(Bytes::clone(&message.bytes)).unwrap();
         self.checkers.lock().message(self.id, &summary, &self.disk, Path::new(DIR));
         self.queue.lock().push((to, message));
         Ok(())
-    }
-}
-
-/// A disk whose syncs do nothing.
-struct LyingDisk(SimDisk);
-
-struct LyingFile(Arc<dyn DiskFile>);
-
-impl Disk for LyingDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let existed = self.0.exists(path)?;
-        let file = self.0.open(path, mode)?;
-        // A new file starts out whole, or the node would not even start again.
-        if !existed {
-            file.sync_data()?;
-        }
-        Ok(Arc::new(LyingFile(file)))
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.0.read_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.open(from, OpenMode::ReadWrite)?.sync_data()?;
-        self.0.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.0.remove_dir_all(path)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.0.exists(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.sync_dir(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
-        self.0.space(path)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.0.lock(path)
-    }
-}
-
-impl DiskFile for LyingFile {
-    fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
-        self.0.read_at(buffer, offset_bytes)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset_bytes)
-    }
-
-    fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset_bytes: u64) -> io::Result<()> {
-        self.0.write_all_vectored_at(slices, offset_bytes)
-    }
-
-    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
-        self.0.truncate(len_bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.0.len_bytes()
-    }
-}
-
-/// Everything that looks random comes from here.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.below(len as u64)).unwrap()
     }
 }

@@ -19,10 +19,7 @@ use super::command::{CommandBatch, CommandKind, FORMAT_VERSION_MAX, RequestId};
 use super::delta::{Delta, Touched};
 use super::error::{ApplyError, CommandError};
 use super::image::{MetadataImage, TopicImage};
-
-/// How many applied requests are remembered, to answer repetitions. A request is repeated within the timeout of
-/// its client; this many outlast it at a rate of a hundred admin requests a second.
-pub(super) const REMEMBERED_REQUESTS_MAX: usize = 4096;
+use super::requests::Known;
 
 /// What applying a batch gives.
 #[derive(Clone, Debug)]
@@ -70,27 +67,6 @@ pub enum CommandOutput {
     },
 }
 
-/// What is kept of an applied request: enough to answer it again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RememberedRequest {
-    pub(super) index: LogIndex,
-    pub(super) command_count: usize,
-    /// The outputs other than [`CommandOutput::Done`], by position.
-    pub(super) outputs: Vec<(usize, CommandOutput)>,
-}
-
-impl RememberedRequest {
-    fn outputs(&self) -> Vec<CommandOutput> {
-        let mut outputs = vec![CommandOutput::Done; self.command_count];
-        for (position, output) in &self.outputs {
-            if let Some(slot) = outputs.get_mut(*position) {
-                *slot = *output;
-            }
-        }
-        outputs
-    }
-}
-
 impl CommandBatch {
     /// Decodes an entry of the log.
     pub fn decode_entry(index: LogIndex, bytes: &[u8]) -> Result<Self, ApplyError> {
@@ -120,14 +96,19 @@ impl MetadataImage {
         let mut next = self.clone();
         next.applied_index = index;
         next.applied_term = term;
-        if let Some(known) = batch.request_id.and_then(|id| self.remembered.get(&id)) {
-            let outcome = BatchOutcome::Applied(known.outputs());
-            return Ok(Application {
-                image: next,
-                delta: Delta::default(),
-                outcome,
-                first_index: known.index,
-            });
+        if let Some(request_id) = batch.request_id {
+            match self.requests.known(request_id) {
+                Known::New => {}
+                Known::Applied { index: first_index, outcome } => {
+                    return Ok(Application { image: next, delta: Delta::default(), outcome, first_index });
+                }
+                Known::Expired => {
+                    let outcome =
+                        BatchOutcome::Refused { command_position: 0, error: CommandError::RequestExpired };
+                    let (image, delta) = (next, Delta::default());
+                    return Ok(Application { image, delta, outcome, first_index: index });
+                }
+            }
         }
         let mut draft = Draft {
             base: self,
@@ -156,14 +137,14 @@ impl MetadataImage {
                     image.applied_index = index;
                     image.applied_term = term;
                     let outcome = BatchOutcome::Refused { command_position, error };
+                    image.remember(batch, index, &outcome);
                     return Ok(Application { image, delta: Delta::default(), outcome, first_index: index });
                 }
             }
         }
         let (mut image, touched) = draft.finish();
-        if let Some(request_id) = batch.request_id {
-            image.remember(request_id, index, &outputs);
-        }
+        let outcome = BatchOutcome::Applied(outputs);
+        image.remember(batch, index, &outcome);
         let delta = Delta::of(self, &image, &touched);
         for change in &delta.partitions_changed {
             assert!(
@@ -182,7 +163,7 @@ impl MetadataImage {
                 change.new
             );
         }
-        Ok(Application { image, delta, outcome: BatchOutcome::Applied(outputs), first_index: index })
+        Ok(Application { image, delta, outcome, first_index: index })
     }
 
     /// The image after an entry that holds no batch: one that a new leader writes, or a change of membership.
@@ -198,16 +179,14 @@ impl MetadataImage {
         next
     }
 
-    fn remember(&mut self, request_id: RequestId, index: LogIndex, outputs: &[CommandOutput]) {
-        let told = outputs.iter().copied().enumerate().filter(|(_, output)| *output != CommandOutput::Done);
-        let remembered = RememberedRequest { index, command_count: outputs.len(), outputs: told.collect() };
-        self.remembered.insert_mut(request_id, Arc::new(remembered));
-        self.remembered_order.enqueue_mut(request_id);
-        while REMEMBERED_REQUESTS_MAX < self.remembered_order.len() {
-            if let Some(oldest) = self.remembered_order.peek().copied() {
-                self.remembered.remove_mut(&oldest);
-            }
-            self.remembered_order.dequeue_mut();
+    /// What is known of a request.
+    pub(crate) fn known_request(&self, id: RequestId) -> Known {
+        self.requests.known(id)
+    }
+
+    fn remember(&mut self, batch: &CommandBatch, index: LogIndex, outcome: &BatchOutcome) {
+        if let Some(request_id) = batch.request_id {
+            self.requests.remember(request_id, batch.answered_below, index, outcome);
         }
     }
 }

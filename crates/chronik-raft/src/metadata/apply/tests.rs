@@ -5,6 +5,7 @@ use chronik_types::{LeaderEpoch, NodeId, PartitionEpoch, PartitionIndex};
 use super::super::command::*;
 use super::super::image::{ConfigResource, PartitionImage};
 use super::*;
+use crate::metadata::requests::REQUESTS_OUTSTANDING_MAX;
 
 const ORDERS: TopicId = TopicId(0x1111_2222_3333_4444_5555_6666_7777_8888);
 
@@ -323,26 +324,57 @@ fn a_request_sent_twice_is_applied_once() {
     assert!(second.delta.is_empty());
     assert_eq!(second.image.next_producer_id(), ProducerId(10));
 
-    // A refused request may be tried again.
-    let refused = CommandBatch::new(vec![create("orders", TopicId(1)), create("orders", TopicId(2))])
-        .with_request_id(RequestId { node_id: 1, incarnation: 5, sequence: 10 });
-    let image = apply_batch(&second.image, &refused).image;
-    assert!(image.remembered.get(&RequestId { node_id: 1, incarnation: 5, sequence: 10 }).is_none());
+    // A refused request stays refused, even where it could take effect later.
+    let again = RequestId { sequence: 10, ..request_id };
+    let refused = CommandBatch::new(vec![SetClusterId::new("y").into()]).with_request_id(again);
+    let first = apply_batch(&second.image, &refused);
+    let BatchOutcome::Refused { command_position: 0, error } = &first.outcome else { panic!("{first:?}") };
+    let mut image = first.image.clone();
+    image.cluster_id = None;
+    let second = apply_batch(&image, &refused);
+    let BatchOutcome::Refused { command_position: 0, error: now } = &second.outcome else {
+        panic!("{second:?}")
+    };
+    assert_eq!((now.to_string(), now.error_code()), (error.to_string(), error.error_code()));
+    assert_eq!((second.first_index, second.image.cluster_id()), (first.first_index, None));
 }
 
 #[test]
-fn the_memory_of_requests_is_bounded() {
+fn requests_are_remembered_while_they_may_come_again() {
     let mut image = MetadataImage::default();
-    let count = REMEMBERED_REQUESTS_MAX as u64 + 10;
-    for sequence in 1..=count {
-        let id = RequestId { node_id: 1, incarnation: 5, sequence };
-        let batch = CommandBatch::new(Vec::new()).with_request_id(id);
-        image = image.apply(LogIndex(sequence), Term(1), &batch).unwrap().image;
+    let mut send = |incarnation, sequence, answered_below| {
+        let id = RequestId { node_id: 1, incarnation, sequence };
+        let mut batch = CommandBatch::new(Vec::new()).with_request_id(id);
+        batch.answered_below = answered_below;
+        let index = LogIndex(image.applied_index().get() + 1);
+        let step = image.apply(index, Term(1), &batch).unwrap();
+        image = step.image;
+        if sequence < 5 || incarnation != 5 {
+            assert_eq!(MetadataImage::decode_snapshot(&image.encode_snapshot()).unwrap(), image);
+        }
+        let count: usize = image.requests.sessions().map(|(_, session)| session.outcomes.size()).sum();
+        (index.get() - step.first_index.get(), step.outcome, count)
+    };
+    let done = BatchOutcome::Applied(Vec::new());
+    let expired = BatchOutcome::Refused { command_position: 0, error: CommandError::RequestExpired };
+    assert_eq!(send(5, 1, 0), (0, done.clone(), 1));
+    assert_eq!(send(5, 2, 0), (0, done.clone(), 2));
+    assert_eq!(send(5, 3, 2), (0, done.clone(), 2));
+    assert_eq!(send(5, 2, 2), (2, done.clone(), 2), "it is still waited for");
+    assert_eq!(send(5, 1, 0), (0, expired.clone(), 2), "its sender has given it up");
+    // Even a process that never says so is not remembered without end.
+    for sequence in 4..4 + REQUESTS_OUTSTANDING_MAX {
+        send(5, sequence, 2);
     }
-    assert_eq!(image.remembered.size(), REMEMBERED_REQUESTS_MAX);
-    assert_eq!(image.remembered_order.len(), REMEMBERED_REQUESTS_MAX);
-    assert!(image.remembered.get(&RequestId { node_id: 1, incarnation: 5, sequence: 10 }).is_none());
-    assert!(image.remembered.get(&RequestId { node_id: 1, incarnation: 5, sequence: 11 }).is_some());
+    assert_eq!(send(5, 2, 2).1, expired);
+    assert_eq!(send(5, 5, 2), (REQUESTS_OUTSTANDING_MAX, done.clone(), 4096));
+    // Other processes of the node are others, until too many have come after.
+    for (incarnation, count) in [(6, 4097), (7, 4098), (8, 4099)] {
+        assert_eq!(send(incarnation, 5, 0), (0, done.clone(), count));
+    }
+    assert_ne!(send(5, 6, 0).0, 0);
+    assert_eq!(send(9, 1, 0), (0, done.clone(), 4));
+    assert_eq!(send(6, 5, 0).2, 4);
 }
 
 #[test]

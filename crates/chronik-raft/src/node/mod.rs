@@ -4,28 +4,38 @@
 //! through [`Observer`]. The order within [`RaftNode::advance`] is what safety rests on (RAFT-4): a leader's
 //! messages may go before its own write, everyone else's promise something and wait for the sync.
 
-use std::collections::BTreeMap;
+mod liveness;
+mod progress;
+mod proposals;
+mod reads;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_disk::Disk;
 use chronik_types::{LogIndex, MonotonicMs, NodeId, Term};
-use prost::Message as _;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use raft::{GetEntriesContext, RawNode, Ready, SnapshotStatus, StateRole};
 use thiserror::Error;
 
-use crate::log::{Applied, ProposalDone, ProposeError, QuorumState};
+use crate::frame::{Body, Frame};
+use crate::log::QuorumState;
 use crate::membership::{self, MembershipError};
-use crate::metadata::{
-    Application, ApplyError, BatchOutcome, COMMANDS_PER_BATCH_MAX, CommandBatch, Delta, FORMAT_VERSION_MAX,
-    MetadataImage, SnapshotError,
-};
+use crate::metadata::{Application, ApplyError, CommandBatch, Delta, MetadataImage, SnapshotError};
+use crate::metrics::RaftMetrics;
 use crate::slog_bridge;
 use crate::store::{LogStore, StoreError, node_id, raft_id};
 use crate::transport::{PeerMessage, Transport};
 use crate::wire::{self, WireError};
+use liveness::Liveness;
+pub use liveness::{
+    FENCED_HEARTBEAT_MS, HEARTBEAT_MS, LIVENESS_CHECK_MS, LivenessChange, LivenessListener,
+    SESSION_TIMEOUT_MS,
+};
+use progress::Progress;
+use proposals::Proposals;
+use reads::Reads;
 
 /// The largest batch, encoded: a topic of 100,000 partitions fits.
 pub const PROPOSAL_BYTES_MAX: usize = 32 << 20;
@@ -54,7 +64,10 @@ pub struct RaftConfig {
     pub node_id: NodeId,
     /// The nodes that vote when the cluster starts for the first time. Later the log says who votes.
     pub voters: Vec<NodeId>,
-    /// How long a proposal may wait for its majority.
+    /// Drawn at random when this process started, and never used again: it tells this process's requests from those
+    /// of the one before.
+    pub incarnation: u64,
+    /// How long a proposal or a barrier may wait.
     pub proposal_timeout_ms: u64,
     /// A snapshot replaces the log when the log has more entries than this,
     pub snapshot_entries_max: u64,
@@ -66,11 +79,12 @@ pub struct RaftConfig {
 }
 
 impl RaftConfig {
-    /// The usual limits.
-    pub fn new(node_id: NodeId, voters: Vec<NodeId>) -> Self {
+    /// The usual limits. `incarnation` is a number that no process of this node has had before.
+    pub fn new(node_id: NodeId, voters: Vec<NodeId>, incarnation: u64) -> Self {
         Self {
             node_id,
             voters,
+            incarnation,
             proposal_timeout_ms: 5_000,
             snapshot_entries_max: 10_000,
             snapshot_log_bytes_max: 4 << 20,
@@ -144,11 +158,11 @@ pub enum StepError {
     Fatal(#[from] RaftError),
 }
 
-/// A proposal under way.
-struct Pending {
+/// Who leads, and in which term; a leader of 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Leadership {
+    leader: u64,
     term: u64,
-    deadline: MonotonicMs,
-    done: ProposalDone,
 }
 
 /// One node of the metadata quorum.
@@ -157,15 +171,19 @@ pub struct RaftNode {
     raw: RawNode<LogStore>,
     image: Arc<MetadataImage>,
     conf_state: ConfState,
-    /// This node's own proposals, by log index.
-    pending: BTreeMap<u64, Pending>,
+    /// The time of the turn that is being taken.
+    now: MonotonicMs,
+    proposals: Proposals,
+    reads: Reads,
+    liveness: Liveness,
+    progress: Progress,
+    metrics: RaftMetrics,
     transport: Box<dyn Transport>,
     observer: Box<dyn Observer>,
     /// A step that could not be written for want of room, and will be tried again.
     stalled: Option<Ready>,
     was_leader: bool,
     seen_term: u64,
-    elections_won_count: u64,
 }
 
 impl RaftNode {
@@ -198,21 +216,27 @@ impl RaftNode {
             ..raft::Config::default()
         };
         let seen_term = state.hard_state.term;
+        let proposals = Proposals::new(config.incarnation);
         let raw = RawNode::new(&raft_config, store, &slog_bridge::logger())?;
         let mut node = Self {
             config,
             raw,
             image: Arc::new(image),
             conf_state: state.conf_state,
-            pending: BTreeMap::new(),
+            now: MonotonicMs(0),
+            proposals,
+            reads: Reads::default(),
+            liveness: Liveness::default(),
+            progress: Progress::default(),
+            metrics: RaftMetrics::default(),
             transport,
             observer,
             stalled: None,
             was_leader: false,
             seen_term,
-            elections_won_count: 0,
         };
         if node.is_only_voter() {
+            node.metrics.elections_started_count = 1;
             node.raw.campaign()?;
         }
         Ok(node)
@@ -240,14 +264,26 @@ impl RaftNode {
         self.stalled.is_some()
     }
 
-    /// The number of proposals under way.
-    pub fn pending_count(&self) -> usize {
-        self.pending.len()
+    /// What this node has counted.
+    pub fn metrics(&self) -> RaftMetrics {
+        RaftMetrics {
+            proposals_in_flight_count: self.proposals.len(),
+            log_bytes: self.raw.store().wal_bytes(),
+            ..self.metrics
+        }
     }
 
-    /// How often this node has become leader since it started.
-    pub fn elections_won_count(&self) -> u64 {
-        self.elections_won_count
+    fn term(&self) -> Term {
+        Term(self.raw.raft.term)
+    }
+
+    /// The leader, where one is known.
+    fn leader(&self) -> Option<NodeId> {
+        node_id(self.raw.raft.leader_id)
+    }
+
+    fn leadership(&self) -> Leadership {
+        Leadership { leader: self.raw.raft.leader_id, term: self.raw.raft.term }
     }
 
     /// How the quorum stands.
@@ -255,12 +291,13 @@ impl RaftNode {
         let nodes = |ids: &[u64]| ids.iter().filter_map(|id| node_id(*id)).collect();
         QuorumState {
             is_leader: self.is_leader(),
-            leader: node_id(self.raw.raft.leader_id),
-            term: Term(self.raw.raft.term),
+            leader: self.leader(),
+            term: self.term(),
             commit_index: LogIndex(self.raw.raft.raft_log.committed),
             applied_index: self.image.applied_index(),
             voters: nodes(&self.conf_state.voters),
             learners: nodes(&self.conf_state.learners),
+            replicas: self.replicas(),
         }
     }
 
@@ -308,13 +345,33 @@ impl RaftNode {
     }
 
     /// Takes a message of a peer.
-    pub fn step(&mut self, from: NodeId, bytes: Bytes) -> Result<(), StepError> {
-        let message = wire::decode_message(bytes).map_err(|source| StepError::Wire { from, source })?;
+    pub fn step(&mut self, now: MonotonicMs, from: NodeId, bytes: Bytes) -> Result<(), StepError> {
+        self.now = now;
+        let frame = Frame::decode(bytes).map_err(|source| StepError::Wire { from, source })?;
         let own_id = raft_id(self.config.node_id);
-        if message.from != raft_id(from) || message.to != own_id {
-            let (claimed_from, claimed_to) = (message.from, message.to);
+        if frame.from != raft_id(from) || frame.to != own_id {
+            let (claimed_from, claimed_to) = (frame.from, frame.to);
             return Err(StepError::Misdirected { from, claimed_from, claimed_to });
         }
+        self.note_heard(from);
+        match frame.body {
+            Body::Raft(message) => return self.step_raft(*message),
+            Body::Forward { batch } => self.take_forwarded(frame.from, &batch),
+            Body::ForwardReply { incarnation, sequence, verdict } => {
+                self.take_verdict(now, frame.from, (incarnation, sequence), verdict);
+            }
+            Body::Barrier { incarnation, round } => self.ask_quorum(frame.from, incarnation, round),
+            Body::BarrierReply { incarnation, round, index } => {
+                self.take_barrier_reply(incarnation, round, index);
+            }
+            Body::Heartbeat { broker_epoch, incarnation, applied_index } => {
+                self.take_heartbeat(frame.from, (broker_epoch, incarnation, applied_index));
+            }
+        }
+        Ok(())
+    }
+
+    fn step_raft(&mut self, message: Message) -> Result<(), StepError> {
         if self.stalled.is_some() {
             // As if it had been lost on the way.
             return Ok(());
@@ -340,66 +397,46 @@ impl RaftNode {
         }
     }
 
-    /// Proposes a batch; `done` is called from here where it is refused, from [`RaftNode::advance`] otherwise.
-    pub fn propose(&mut self, now: MonotonicMs, batch: &CommandBatch, done: ProposalDone) {
-        if !self.is_leader() {
-            return done(Err(ProposeError::NotLeader { leader: self.quorum().leader }));
-        }
-        if self.stalled.is_some() {
-            return done(Err(ProposeError::DiskFull));
-        }
-        let len_bytes = batch.encoded_len();
-        if PROPOSAL_BYTES_MAX < len_bytes || COMMANDS_PER_BATCH_MAX < batch.commands.len() {
-            return done(Err(ProposeError::TooLarge {
-                len_bytes,
-                command_count: batch.commands.len(),
-                max_bytes: PROPOSAL_BYTES_MAX,
-                max_count: COMMANDS_PER_BATCH_MAX,
-            }));
-        }
-        // What this build could not apply would stop every node that is like it.
-        if FORMAT_VERSION_MAX < batch.format_version
-            || batch.commands.iter().any(|command| command.kind.is_none())
-        {
-            let (index, found) = (self.image.applied_index(), batch.format_version);
-            let error = ApplyError::UnknownFormat { index, found, known: FORMAT_VERSION_MAX };
-            return done(Err(ProposeError::CannotApply(Arc::new(error))));
-        }
-        match self.raw.propose(Vec::new(), batch.encode_to_vec()) {
-            Ok(()) => {
-                let index = self.raw.raft.raft_log.last_index();
-                let deadline = now.plus_ms(self.config.proposal_timeout_ms);
-                self.pending.insert(index, Pending { term: self.raw.raft.term, deadline, done });
-            }
-            Err(raft::Error::ProposalDropped) => done(Err(ProposeError::Busy)),
-            Err(error) => done(Err(ProposeError::Stopped { reason: error.to_string() })),
-        }
-    }
-
-    /// Fails the proposals whose time is over.
+    /// Fails the proposals and barriers whose time is over.
     pub fn expire(&mut self, now: MonotonicMs) {
-        let timeout_ms = self.config.proposal_timeout_ms;
-        while let Some(oldest) = self.pending.first_entry()
-            && oldest.get().deadline <= now
-        {
-            (oldest.remove().done)(Err(ProposeError::TimedOut { timeout_ms }));
-        }
+        self.expire_proposals(now);
+        self.expire_reads(now);
     }
 
-    /// When [`RaftNode::expire`] has something to do.
+    /// When there is something to do though nothing has arrived.
     pub fn next_deadline(&self) -> Option<MonotonicMs> {
-        self.pending.values().next().map(|pending| pending.deadline)
+        let deadlines = [self.proposals.next_deadline(), self.reads.next_deadline(), self.next_liveness()];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// Fails all proposals, as the node stops.
+    /// Fails all that waits, as the node stops.
     pub fn fail_pending(&mut self, reason: &str) {
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            (pending.done)(Err(ProposeError::Stopped { reason: reason.to_owned() }));
-        }
+        self.fail_proposals(reason);
+        self.fail_reads(reason);
     }
 
-    /// Writes, sends and applies all that there is to. After an error the node must not be used any more.
-    pub fn advance(&mut self) -> Result<(), RaftError> {
+    /// Does all that there is to do. After an error the node must not be used any more.
+    pub fn advance(&mut self, now: MonotonicMs) -> Result<(), RaftError> {
+        self.now = now;
+        // A turn may make this node, or another, the leader that something waits for; twice is enough, as what the
+        // second turn leads to needs messages or time.
+        for _ in 0..2 {
+            let proposed = self.pump_proposals(now);
+            let asked = self.pump_reads(now);
+            self.write_and_apply()?;
+            self.finish_reads();
+            if !proposed && !asked && self.leadership() == self.proposals.seen() {
+                break;
+            }
+        }
+        self.pump_heartbeat(now);
+        self.expire(now);
+        self.note_progress();
+        Ok(())
+    }
+
+    /// Writes, sends and applies all that there is to.
+    fn write_and_apply(&mut self) -> Result<(), RaftError> {
         if let Some(ready) = self.stalled.take()
             && !self.persist(ready)?
         {
@@ -408,6 +445,7 @@ impl RaftNode {
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
             self.note_role();
+            self.confirmed(ready.take_read_states());
             // A leader's messages promise nothing of its own disk: its followers write at the same time as it.
             self.send(ready.take_messages());
             self.apply(ready.take_committed_entries())?;
@@ -437,7 +475,10 @@ impl RaftNode {
             if installed.is_ok() {
                 self.conf_state = snapshot.get_metadata().get_conf_state().clone();
                 tracing::info!(index = %image.applied_index(), "metadata snapshot installed");
+                self.metrics.snapshots_installed_count =
+                    self.metrics.snapshots_installed_count.saturating_add(1);
                 self.publish(image, None);
+                self.answer_from_image();
             }
             installed
         };
@@ -466,6 +507,10 @@ impl RaftNode {
     }
 
     fn send(&mut self, messages: Vec<Message>) {
+        // A candidate asks all others at once.
+        if messages.iter().any(|message| message.get_msg_type() == MessageType::MsgRequestPreVote) {
+            self.metrics.elections_started_count = self.metrics.elections_started_count.saturating_add(1);
+        }
         for message in messages {
             let Some(to) = node_id(message.to).filter(|_| wire::travels(&message)) else { continue };
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
@@ -480,39 +525,35 @@ impl RaftNode {
         }
     }
 
+    /// Sends a frame of our own; `false` says that it was dropped.
+    fn send_frame(&mut self, to: u64, body: Body) -> bool {
+        let from = raft_id(self.config.node_id);
+        let Some(node) = node_id(to) else { return false };
+        let message = PeerMessage { bytes: Frame { to, from, body }.encode(), is_snapshot: false };
+        self.transport.send(node, message).is_ok()
+    }
+
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), RaftError> {
         for entry in entries {
             let (index, term) = (LogIndex(entry.index), Term(entry.term));
-            let answer = match entry.get_entry_type() {
+            match entry.get_entry_type() {
                 EntryType::EntryNormal if entry.data.is_empty() => {
                     // A new leader's first entry.
                     self.publish(self.image.skip(index, term), Some(Delta::default()));
-                    Ok(Applied { index, outputs: Vec::new() })
                 }
                 EntryType::EntryNormal => {
                     let batch = CommandBatch::decode_entry(index, &entry.data)?;
                     let Application { image, delta, outcome, first_index } =
                         self.image.apply(index, term, &batch)?;
                     self.publish(image, Some(delta));
-                    match outcome {
-                        BatchOutcome::Applied(outputs) => Ok(Applied { index: first_index, outputs }),
-                        BatchOutcome::Refused { command_position, error } => {
-                            Err(ProposeError::Refused { command_position, error })
-                        }
-                    }
+                    self.answer(batch.request_id, first_index, outcome);
                 }
                 EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                     // An empty one is no empty entry: it ends a joint configuration.
                     let change = membership::decode(entry.get_entry_type(), &entry.data)?;
                     self.conf_state = self.raw.apply_conf_change(&change)?;
                     self.publish(self.image.skip(index, term), Some(Delta::default()));
-                    Ok(Applied { index, outputs: Vec::new() })
                 }
-            };
-            if let Some(pending) = self.pending.remove(&entry.index) {
-                let answer =
-                    if pending.term == entry.term { answer } else { Err(ProposeError::LeadershipLost) };
-                (pending.done)(answer);
             }
         }
         Ok(())
@@ -523,23 +564,18 @@ impl RaftNode {
         let delta = delta.unwrap_or_else(|| Delta::between(&self.image, &image));
         self.image = Arc::new(image);
         self.observer.image_changed(&self.image, &delta);
+        self.note_brokers_changed();
     }
 
-    /// Fails what the node can no longer answer for, and says what has happened.
+    /// Says what has become of this node.
     fn note_role(&mut self) {
         let (is_leader, term) = (self.is_leader(), self.raw.raft.term);
         if is_leader && (!self.was_leader || term != self.seen_term) {
-            self.elections_won_count = self.elections_won_count.saturating_add(1);
+            self.metrics.elections_won_count = self.metrics.elections_won_count.saturating_add(1);
             tracing::info!(node_id = %self.config.node_id, "became leader at term {term}");
         }
-        if self.was_leader && (!is_leader || term != self.seen_term) {
-            if !is_leader {
-                tracing::info!(node_id = %self.config.node_id, "no longer leader at term {term}");
-            }
-            // Whether these take effect is the new leader's business.
-            for (_, pending) in std::mem::take(&mut self.pending) {
-                (pending.done)(Err(ProposeError::LeadershipLost));
-            }
+        if self.was_leader && !is_leader {
+            tracing::info!(node_id = %self.config.node_id, "no longer leader at term {term}");
         }
         self.was_leader = is_leader;
         self.seen_term = term;
@@ -561,6 +597,7 @@ impl RaftNode {
         match self.raw.mut_store().compact(applied_index, conf_state, &data, retained_max) {
             Ok(()) => {
                 tracing::debug!(index = applied_index, "metadata snapshot written");
+                self.metrics.snapshots_written_count = self.metrics.snapshots_written_count.saturating_add(1);
                 Ok(())
             }
             // The log goes on growing, and the next attempt comes with the next entries.

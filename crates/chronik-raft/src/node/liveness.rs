@@ -1,0 +1,272 @@
+//! Which brokers are there: every node tells the leader that its broker lives, and the leader compares what it has
+//! heard with what the image says.
+//!
+//! The leader decides nothing. It tells a listener what differs, again and again until it differs no more; the
+//! listener proposes to fence or unfence. So a proposal that is lost is made again, and a new leader needs to know
+//! nothing of the old one's intentions.
+//!
+//! A new leader, and one that was itself held up, gives every broker the full session timeout from then on: it must
+//! not take its own absence for theirs. Only the heartbeat of the registered incarnation counts. An earlier
+//! process's late message keeps nobody alive, and a later process that has not registered is another broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chronik_types::{MonotonicMs, NodeId, Term};
+
+use super::RaftNode;
+use crate::frame::Body;
+use crate::metadata::BrokerImage;
+use crate::store::{node_id, raft_id};
+
+/// How often a broker in service is heard of; a quarter of the session timeout, so that three may be lost.
+pub const HEARTBEAT_MS: u64 = 500;
+
+/// How often a broker is heard of that is not in service yet and wants to be.
+pub const FENCED_HEARTBEAT_MS: u64 = 100;
+
+/// How long a broker may be silent before it is told to be.
+pub const SESSION_TIMEOUT_MS: u64 = 2_000;
+
+/// How long until a difference that persists is told again.
+pub const LIVENESS_CHECK_MS: u64 = 500;
+
+/// A leader whose thread was away for longer than this has not listened.
+const HELD_UP_MS: u64 = 500;
+
+/// What the leader has heard of a broker and the image does not say yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LivenessChange {
+    /// The broker is in service, and was not heard of for [`SESSION_TIMEOUT_MS`].
+    Silent {
+        /// The broker.
+        node: NodeId,
+    },
+    /// The broker is in service, and its process has ended: its connection is closed and a probe was refused.
+    Gone {
+        /// The broker.
+        node: NodeId,
+    },
+    /// The broker is fenced, is heard of, and knows all that was committed when it was first heard of.
+    Returned {
+        /// The broker.
+        node: NodeId,
+    },
+}
+
+impl LivenessChange {
+    /// The broker that it is about.
+    pub const fn node(self) -> NodeId {
+        match self {
+            Self::Silent { node } | Self::Gone { node } | Self::Returned { node } => node,
+        }
+    }
+}
+
+/// Told of what differs, on the metadata log's own thread and only where this node leads. It may propose, and must
+/// not wait.
+pub type LivenessListener = Box<dyn Fn(Term, &[LivenessChange]) + Send + Sync>;
+
+/// What a node knows of the brokers.
+#[derive(Default)]
+pub(super) struct Liveness {
+    /// The incarnation under which the broker on this node registers, once it has one.
+    own_incarnation: Option<u128>,
+    next_heartbeat: Option<MonotonicMs>,
+    /// Whom the last heartbeat went to.
+    heartbeat_to: u64,
+    heard: BTreeMap<NodeId, Heard>,
+    gone: BTreeSet<NodeId>,
+    /// Since when this node has listened as the leader of this term.
+    listening: Option<(Term, MonotonicMs)>,
+    last_run: Option<MonotonicMs>,
+    /// When each difference was told last.
+    told: BTreeMap<LivenessChange, MonotonicMs>,
+    /// Something was heard, or has changed, since the last comparison.
+    stale: bool,
+    next_check: Option<MonotonicMs>,
+}
+
+/// The last heartbeat of a broker.
+struct Heard {
+    at: MonotonicMs,
+    incarnation: u128,
+    broker_epoch: i64,
+    /// What was committed when this incarnation was heard of first, until it has applied that.
+    catching_up_to: Option<u64>,
+}
+
+impl RaftNode {
+    /// From now on the broker of this incarnation lives on this node, and the leader is told so once it has
+    /// registered.
+    pub fn set_broker_incarnation(&mut self, incarnation: u128) {
+        self.liveness.own_incarnation = Some(incarnation);
+        self.liveness.next_heartbeat = None;
+    }
+
+    /// The process on a node has ended: its connection was closed and a probe refused.
+    pub fn peer_gone(&mut self, node: NodeId) {
+        self.liveness.gone.insert(node);
+        self.liveness.stale = true;
+    }
+
+    /// The registration of this node's broker, if it is that of the process that runs.
+    fn own_registration(&self) -> Option<&BrokerImage> {
+        let broker = self.image.broker(self.config.node_id)?;
+        (Some(broker.incarnation) == self.liveness.own_incarnation).then_some(broker)
+    }
+
+    /// Tells the leader that this node's broker lives, when it is time to.
+    pub(super) fn pump_heartbeat(&mut self, now: MonotonicMs) -> bool {
+        let leader = self.leadership().leader;
+        let Some(broker) = self.own_registration() else { return false };
+        let (broker_epoch, incarnation, fenced) = (broker.epoch.get(), broker.incarnation, broker.fenced);
+        let soon = now.plus_ms(FENCED_HEARTBEAT_MS);
+        let due = match self.liveness.next_heartbeat {
+            // A new leader has heard of nobody yet.
+            Some(next) if self.liveness.heartbeat_to == leader => {
+                if fenced {
+                    next.min(soon)
+                } else {
+                    next
+                }
+            }
+            Some(_) | None => now,
+        };
+        if leader == 0 || leader == raft_id(self.config.node_id) || now < due {
+            return false;
+        }
+        let interval_ms = if fenced { FENCED_HEARTBEAT_MS } else { HEARTBEAT_MS };
+        self.liveness.next_heartbeat = Some(now.plus_ms(interval_ms));
+        self.liveness.heartbeat_to = leader;
+        let applied_index = self.image.applied_index().get();
+        self.send_frame(leader, Body::Heartbeat { broker_epoch, incarnation, applied_index })
+    }
+
+    /// A broker lives.
+    pub(super) fn take_heartbeat(&mut self, from: u64, heartbeat: (i64, u128, u64)) {
+        let (broker_epoch, incarnation, applied_index) = heartbeat;
+        let Some(node) = node_id(from).filter(|_| self.is_leader()) else { return };
+        let registered = self.image.broker(node);
+        if registered
+            .is_none_or(|broker| broker.incarnation != incarnation || broker.epoch.get() != broker_epoch)
+        {
+            return;
+        }
+        let commit_index = self.raw.raft.raft_log.committed;
+        let heard = self.liveness.heard.entry(node).or_insert(Heard {
+            at: self.now,
+            incarnation,
+            broker_epoch,
+            catching_up_to: Some(commit_index),
+        });
+        if heard.incarnation != incarnation || heard.broker_epoch != broker_epoch {
+            *heard = Heard { at: self.now, incarnation, broker_epoch, catching_up_to: Some(commit_index) };
+        }
+        heard.at = self.now;
+        if heard.catching_up_to.is_some_and(|target| target <= applied_index) {
+            heard.catching_up_to = None;
+        }
+        self.liveness.gone.remove(&node);
+        self.liveness.stale = true;
+    }
+
+    /// The image has changed: brokers may have come or gone.
+    pub(super) fn note_brokers_changed(&mut self) {
+        self.liveness.stale = true;
+    }
+
+    /// What differs between what this leader has heard and what the image says, as far as it is time to tell.
+    pub fn liveness_changes(&mut self, now: MonotonicMs) -> Vec<LivenessChange> {
+        let held_up = !self.is_only_voter()
+            && self.liveness.last_run.is_some_and(|last| HELD_UP_MS < now.since_ms(last));
+        self.liveness.last_run = Some(now);
+        let term = self.term();
+        // Before its term's first entry is applied, a leader does not know what is committed.
+        if !self.is_leader() || self.stalled.is_some() || self.image.applied_term() != term {
+            self.liveness.listening = None;
+            self.liveness.next_check = None;
+            return Vec::new();
+        }
+        let since = match self.liveness.listening {
+            Some((listening, since)) if listening == term && !held_up => since,
+            Some(_) | None => {
+                self.liveness.listening = Some((term, now));
+                self.liveness.heard.clear();
+                self.liveness.told.clear();
+                self.liveness.stale = true;
+                now
+            }
+        };
+        if !self.liveness.stale && self.liveness.next_check.is_none_or(|next| now < next) {
+            return Vec::new();
+        }
+        self.liveness.stale = false;
+        let (differences, next_silence) = self.differences(now, since);
+        self.liveness.told.retain(|change, _| differences.contains(change));
+        let mut due = Vec::new();
+        let mut next_check = next_silence;
+        for change in differences {
+            let told_at = self.liveness.told.get(&change).copied();
+            let at = told_at.map_or(now, |at| at.plus_ms(LIVENESS_CHECK_MS));
+            let again_at = if at <= now {
+                self.liveness.told.insert(change, now);
+                due.push(change);
+                now.plus_ms(LIVENESS_CHECK_MS)
+            } else {
+                at
+            };
+            next_check = Some(next_check.map_or(again_at, |next| next.min(again_at)));
+        }
+        self.liveness.next_check = next_check;
+        due
+    }
+
+    /// All that differs, and when the next broker will have been silent for too long.
+    fn differences(
+        &mut self,
+        now: MonotonicMs,
+        since: MonotonicMs,
+    ) -> (BTreeSet<LivenessChange>, Option<MonotonicMs>) {
+        let mut differences = BTreeSet::new();
+        let mut next_silence: Option<MonotonicMs> = None;
+        let image = &self.image;
+        self.liveness.heard.retain(|node, _| image.broker(*node).is_some());
+        self.liveness.gone.retain(|node| image.broker(*node).is_some());
+        for broker in self.image.brokers() {
+            let node = broker.id;
+            let is_own = node == self.config.node_id;
+            let own_lives = is_own && Some(broker.incarnation) == self.liveness.own_incarnation;
+            let heard = self.liveness.heard.get(&node).filter(|heard| {
+                heard.incarnation == broker.incarnation && heard.broker_epoch == broker.epoch.get()
+            });
+            if broker.fenced {
+                if own_lives || heard.is_some_and(|heard| heard.catching_up_to.is_none()) {
+                    differences.insert(LivenessChange::Returned { node });
+                }
+                continue;
+            }
+            if own_lives {
+                continue;
+            }
+            if self.liveness.gone.contains(&node) {
+                differences.insert(LivenessChange::Gone { node });
+                continue;
+            }
+            let silent_at = heard.map_or(since, |heard| heard.at).plus_ms(SESSION_TIMEOUT_MS);
+            if silent_at <= now {
+                differences.insert(LivenessChange::Silent { node });
+            } else {
+                next_silence = Some(next_silence.map_or(silent_at, |next| next.min(silent_at)));
+            }
+        }
+        (differences, next_silence)
+    }
+
+    /// When this node is to be woken for a heartbeat or a comparison.
+    pub(super) fn next_liveness(&self) -> Option<MonotonicMs> {
+        let heartbeat = self.own_registration().and(self.liveness.next_heartbeat);
+        let heartbeat = heartbeat.filter(|_| !self.is_leader());
+        let check = self.liveness.next_check.filter(|_| self.is_leader());
+        [heartbeat, check].into_iter().flatten().min()
+    }
+}
