@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
+use chronik_raft::MetadataLog as _;
 use chronik_types::MonotonicMs;
 use serde_json::{Value, json};
 

@@ -96,7 +96,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let logs = open_logs(
-        &config,
+        config.manager_options(),
         &disk,
         &data_dir,
         &metadata,
@@ -119,7 +119,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     telemetry.set_node(NodeSources {
         broker: Arc::clone(&broker),
         logs: Arc::clone(&logs),
-        metadata: Arc::new(metadata.clone()),
+        metadata: metadata.clone(),
     });
     let duties = Waker::new();
     let duties_waker = duties.clone();
@@ -209,7 +209,7 @@ fn open_metadata(
 }
 
 fn open_logs(
-    config: &crate::config::Config,
+    mut options: ManagerOptions,
     disk: &Arc<dyn Disk>,
     data_dir: &Path,
     metadata: &RaftHandle,
@@ -220,7 +220,7 @@ fn open_logs(
 ) -> Result<Arc<LogManager>, Box<dyn Error>> {
     let image = metadata.image();
     let values = values.clone();
-    let mut options = ManagerOptions { boot_id: system::boot_id(), ..config.manager_options() };
+    options.boot_id = system::boot_id();
     if let Some(max) = open_files_max {
         // Connections have first claim on three quarters of the descriptors.
         options.open_files_max =

@@ -19,7 +19,7 @@ use crate::config::{self, Command, Config, LogFormat};
 use crate::health::Step;
 use crate::http::{self, HealthCheck};
 use crate::metrics::Telemetry;
-use crate::net::{self, Listener, Service, SocketOptions};
+use crate::net::{self, Listener, Service, Socket, SocketOptions};
 use crate::race::{Either, race};
 use crate::signals::{self, Stop};
 use crate::threads::{OnPanic, Worker};
@@ -29,6 +29,8 @@ use crate::{logging, system};
 /// wait for half a second by default.
 pub const DRAIN_MS_MAX: u64 = 3_000;
 
+/// What sets the ports of further listeners.
+const EXTERNAL_LISTENERS: &str = "CHRONIK_EXTERNAL_LISTENERS";
 /// What sets the port of the metadata log.
 const RAFT_PORT: &str = "CHRONIK_RAFT_PORT";
 
@@ -170,6 +172,13 @@ fn start_and_wait(
             Some(ClusterContext { sockets, runtime: runtime.handle().clone() })
         }
     };
+    let mut sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
+    for external in config.external_listeners.iter().flat_map(|listeners| listeners.as_slice()) {
+        let options = SocketOptions { port_variable: EXTERNAL_LISTENERS, ..config.socket_options() };
+        let name: Arc<str> = external.name.as_str().into();
+        let bound = runtime.block_on(net::bind(&config.bind.0, external.port, options))?;
+        sockets.extend(bound.into_iter().map(|socket| Socket { name: Some(Arc::clone(&name)), socket }));
+    }
     let http = match config.http_port {
         None => None,
         Some(port) => Some(http::open(&config.http_bind.as_ref().unwrap_or(&config.bind).0, port)?),

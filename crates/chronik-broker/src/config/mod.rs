@@ -31,6 +31,17 @@ pub struct BrokerConfigEntry {
     pub documentation: String,
 }
 
+/// Where clients of one listener find this broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalEndpoint {
+    /// The listener's name.
+    pub listener: String,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
 /// What the broker needs to know of its configuration.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -42,6 +53,8 @@ pub struct BrokerConfig {
     pub advertised: Option<(String, u16)>,
     /// Where other brokers, and clients that found another broker first, reach this one when nothing is advertised.
     pub reached_at: (String, u16),
+    /// What clients are told who come by listeners other than the first.
+    pub external_endpoints: Vec<ExternalEndpoint>,
     /// This node's rack.
     pub rack: Option<String>,
     /// Partitions of a topic that is created without a number.
@@ -79,6 +92,7 @@ impl Default for BrokerConfig {
             cluster_nodes: Vec::new(),
             advertised: None,
             reached_at: ("localhost".to_owned(), 9092),
+            external_endpoints: Vec::new(),
             rack: None,
             num_partitions: 3,
             default_replication_factor: 3,

@@ -1,7 +1,7 @@
 //! What the broker and the connection layer are told of the settings.
 
 use chronik_broker::config::{
-    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, GroupConfig, TOPIC_CONFIGS,
+    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, ExternalEndpoint, GroupConfig, TOPIC_CONFIGS,
 };
 
 use chronik_log::ManagerOptions;
@@ -21,6 +21,16 @@ impl Config {
     pub fn broker(&self, kafka_port: u16) -> BrokerConfig {
         BrokerConfig {
             node_id: self.node_id,
+            external_endpoints: self
+                .external_listeners
+                .iter()
+                .flat_map(|listeners| listeners.as_slice())
+                .map(|listener| ExternalEndpoint {
+                    listener: listener.name.clone(),
+                    host: listener.advertised_host.clone(),
+                    port: listener.advertised_port,
+                })
+                .collect(),
             cluster_nodes: self
                 .cluster_peers
                 .as_ref()
@@ -152,7 +162,7 @@ impl Config {
                 ValueType::Boolean => ConfigType::Boolean,
                 ValueType::Integer if spec.range.1 > i64::from(i32::MAX) => ConfigType::Long,
                 ValueType::Integer => ConfigType::Int,
-                ValueType::Peers => ConfigType::List,
+                ValueType::Peers | ValueType::ExternalListeners => ConfigType::List,
                 ValueType::Text
                 | ValueType::Path
                 | ValueType::Host

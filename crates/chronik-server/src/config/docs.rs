@@ -91,7 +91,7 @@ fn value_name(spec: &OptionSpec) -> &'static str {
         ValueType::Path => "DIR",
         ValueType::Host => "ADDRESS",
         ValueType::Advertise => "HOST[:PORT]",
-        ValueType::Peers => "LIST",
+        ValueType::Peers | ValueType::ExternalListeners => "LIST",
         ValueType::LogFilter => "FILTER",
         ValueType::OneOf(_) => "WORD",
     }

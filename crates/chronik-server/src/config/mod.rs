@@ -4,6 +4,7 @@ mod advertise;
 mod broker;
 mod cluster;
 mod docs;
+mod external;
 mod load;
 mod options;
 mod peers;
@@ -18,6 +19,7 @@ use crate::http::Url;
 
 pub use advertise::{Advertise, AdvertiseError};
 pub use docs::markdown;
+pub use external::{ExternalError, ExternalListener, ExternalListeners};
 pub use load::{ConfigError, Origin, Values, Written};
 pub use options::{Config, OPTIONS, OptionSpec, option};
 pub use peers::{Peer, Peers, PeersError};

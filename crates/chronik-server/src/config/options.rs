@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use chronik_types::NodeId;
 
 use super::advertise::Advertise;
+use super::external::ExternalListeners;
 use super::load::Values;
 use super::peers::Peers;
 use super::value::{CleanupPolicy, Host, LogFilter, LogFormat, TimestampType, Value, ValueType};
@@ -118,6 +119,10 @@ options! {
         /// is told the address that it has dialled, which is right unless something between rewrites addresses, as a
         /// published container port does; in a cluster all are told the host and port that `cluster.peers` gives.
         "advertise" advertise: Option<Advertise> = "", shown "the address that the client dialled";
+        /// Further listeners, each as `NAME:port=host:port`: the port to listen on, and what clients who come by it
+        /// are told of this node. Such a client is told of every node what that node advertises for the same name.
+        /// It serves clients outside of the network that the nodes share, as with published container ports.
+        "external.listeners" external_listeners: Option<ExternalListeners> = "";
         /// The port for operators: `/health/live`, `/health/ready` and `/metrics` over HTTP. Unset, there is none; 0 has
         /// the system choose one, which the log then shows.
         "http.port" http_port: Option<u16> = "" in 0..=65_535, shown "none";

@@ -118,7 +118,7 @@ async fn exchange(stream: TcpStream, peer: SocketAddr, telemetry: Arc<Telemetry>
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!("A request from {peer} on the HTTP port failed: {error}"),
         Err(_) => {
-            tracing::debug!("A request from {peer} on the HTTP port took more than {EXCHANGE_MS_MAX} ms")
+            tracing::debug!("A request from {peer} on the HTTP port took more than {EXCHANGE_MS_MAX} ms");
         }
     }
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use chronik_raft::metadata::MetadataImage;
+use chronik_raft::{LATENCY_BUCKETS_MS, MetadataLog as _};
 use chronik_types::NodeId;
 
 use super::NodeSources;
 use super::exposition::Exposition;
+use super::process::seconds;
 
 /// What a look at all partitions gives.
 #[derive(Default)]
@@ -22,18 +24,23 @@ struct Placement {
     led: Led,
 }
 
+/// How many of each a node has.
 #[derive(Default)]
 struct NodeShare {
-    replica_count: usize,
-    leader_count: usize,
-    in_sync_count: usize,
+    replicas: usize,
+    leaders: usize,
+    in_sync: usize,
 }
 
+/// Name, help and value of a family.
+type ShareFamily = (&'static str, &'static str, fn(&NodeShare) -> usize);
+
+/// How many partitions are so.
 #[derive(Default)]
 struct Led {
-    under_replicated_count: usize,
-    under_min_isr_count: usize,
-    at_min_isr_count: usize,
+    under_replicated: usize,
+    under_min_isr: usize,
+    at_min_isr: usize,
 }
 
 impl Placement {
@@ -50,23 +57,23 @@ impl Placement {
                 found.replica_count += partition.replicas.len();
                 found.in_sync_count += partition.isr.len();
                 for replica in partition.replicas.iter() {
-                    found.by_node.entry(*replica).or_default().replica_count += 1;
+                    found.by_node.entry(*replica).or_default().replicas += 1;
                 }
                 for replica in partition.isr.iter() {
-                    found.by_node.entry(*replica).or_default().in_sync_count += 1;
+                    found.by_node.entry(*replica).or_default().in_sync += 1;
                 }
                 let Some(leader) = partition.leader else {
                     found.leaderless_count += 1;
                     continue;
                 };
-                found.by_node.entry(leader).or_default().leader_count += 1;
+                found.by_node.entry(leader).or_default().leaders += 1;
                 found.not_preferred_count += usize::from(partition.replicas.first() != Some(&leader));
                 if leader == own {
                     let in_sync = partition.isr.len();
                     let min_isr = min_isr.min(partition.replicas.len());
-                    found.led.under_replicated_count += usize::from(in_sync < partition.replicas.len());
-                    found.led.under_min_isr_count += usize::from(in_sync < min_isr);
-                    found.led.at_min_isr_count += usize::from(in_sync == min_isr);
+                    found.led.under_replicated += usize::from(in_sync < partition.replicas.len());
+                    found.led.under_min_isr += usize::from(in_sync < min_isr);
+                    found.led.at_min_isr += usize::from(in_sync == min_isr);
                 }
             }
         }
@@ -142,6 +149,52 @@ fn tell_quorum(into: &mut Exposition<'_>, node: &NodeSources, image: &MetadataIm
         "Nodes that follow the metadata without a vote.",
         quorum.learners.len(),
     )?;
+    let metrics = node.metadata.metrics();
+    into.counter(
+        "chronik_raft_elections_started",
+        "Elections of a metadata leader that this node has started.",
+        metrics.elections_started_count,
+    )?;
+    into.counter(
+        "chronik_raft_elections_won",
+        "Elections that this node has won.",
+        metrics.elections_won_count,
+    )?;
+    into.counter(
+        "chronik_raft_snapshots_written",
+        "Snapshots of the metadata written.",
+        metrics.snapshots_written_count,
+    )?;
+    into.counter(
+        "chronik_raft_snapshots_installed",
+        "Snapshots of the metadata taken from a leader.",
+        metrics.snapshots_installed_count,
+    )?;
+    into.gauge("chronik_raft_log_bytes", "The size of the metadata log on disk.", metrics.log_bytes)?;
+    into.gauge(
+        "chronik_raft_proposals_in_flight",
+        "Changes of the metadata that this node waits for.",
+        metrics.proposals_in_flight_count,
+    )?;
+    into.histograms(
+        "chronik_raft_proposal_duration_seconds",
+        "From a change proposed on this node to its being applied here, refused ones included.",
+        |sample| {
+            let bounds = LATENCY_BUCKETS_MS.iter().map(|ms| seconds(*ms)).chain([f64::INFINITY]);
+            let classes: Vec<(f64, u64)> = bounds.zip(metrics.proposal_latency_ms.counts).collect();
+            sample(&[], seconds(metrics.proposal_latency_ms.sum_ms), &classes)
+        },
+    )?;
+    into.gauges(
+        "chronik_raft_replica_lag",
+        "Metadata entries that a node's log is behind the leader's; told by the leader.",
+        |sample| {
+            let end = quorum.replicas.iter().map(|replica| replica.log_end_index.get()).max().unwrap_or(0);
+            quorum.replicas.iter().try_for_each(|replica| {
+                sample(&[("node", &replica.node.to_string())], end - replica.log_end_index.get().min(end))
+            })
+        },
+    )?;
     into.gauge(
         "chronik_metadata_config_resources",
         "Resources with configs of their own.",
@@ -202,22 +255,22 @@ fn tell_controller(
 fn tell_replicas(into: &mut Exposition<'_>, node: &NodeSources, placement: &Placement) -> fmt::Result {
     let own = placement.by_node.get(&node.broker.node_id());
     let gauges: [(&str, &str, usize); 6] = [
-        ("partitioncount", "Replicas on this node.", own.map_or(0, |share| share.replica_count)),
-        ("leadercount", "Partitions that this node leads.", own.map_or(0, |share| share.leader_count)),
+        ("partitioncount", "Replicas on this node.", own.map_or(0, |share| share.replicas)),
+        ("leadercount", "Partitions that this node leads.", own.map_or(0, |share| share.leaders)),
         (
             "underreplicatedpartitions",
             "Partitions led here with fewer replicas in sync than there are.",
-            placement.led.under_replicated_count,
+            placement.led.under_replicated,
         ),
         (
             "underminisrpartitioncount",
             "Partitions led here with fewer replicas in sync than min.insync.replicas.",
-            placement.led.under_min_isr_count,
+            placement.led.under_min_isr,
         ),
         (
             "atminisrpartitioncount",
             "Partitions led here with just min.insync.replicas in sync.",
-            placement.led.at_min_isr_count,
+            placement.led.at_min_isr,
         ),
         ("offlinereplicacount", "Replicas here whose log could not be recovered.", node.logs.failed().len()),
     ];
@@ -226,12 +279,10 @@ fn tell_replicas(into: &mut Exposition<'_>, node: &NodeSources, placement: &Plac
     }
     into.gauge("chronik_replicas", "Replicas of all partitions of the cluster.", placement.replica_count)?;
     into.gauge("chronik_in_sync_replicas", "Those of them that are in sync.", placement.in_sync_count)?;
-    let shares: [(&str, &str, fn(&NodeShare) -> usize); 3] = [
-        ("chronik_node_replicas", "Replicas assigned to a node.", |share| share.replica_count),
-        ("chronik_node_leaders", "Partitions that a node leads.", |share| share.leader_count),
-        ("chronik_node_in_sync_replicas", "Replicas on a node that are in sync.", |share| {
-            share.in_sync_count
-        }),
+    let shares: [ShareFamily; 3] = [
+        ("chronik_node_replicas", "Replicas assigned to a node.", |share| share.replicas),
+        ("chronik_node_leaders", "Partitions that a node leads.", |share| share.leaders),
+        ("chronik_node_in_sync_replicas", "Replicas on a node that are in sync.", |share| share.in_sync),
     ];
     for (name, help, value) in shares {
         into.gauges(name, help, |sample| {

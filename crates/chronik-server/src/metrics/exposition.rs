@@ -86,7 +86,7 @@ impl<'a> Exposition<'a> {
     }
 }
 
-/// Turns the OpenMetrics text into the older format. They differ in little: there, a counter's name has its `_total`
+/// Turns the `OpenMetrics` text into the older format. They differ in little: there, a counter's name has its `_total`
 /// in the lines that describe it too, and nothing marks the end.
 pub(super) fn plain(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len() + 4096);

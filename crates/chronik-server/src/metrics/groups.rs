@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use chronik_raft::MetadataLog as _;
 use chronik_types::{PartitionIndex, TopicPartition};
 
 use super::NodeSources;
@@ -97,8 +98,7 @@ fn rows(node: &NodeSources, limits: &SeriesLimits, omitted: &mut Omitted) -> (Ve
             let group = Arc::clone(&group.group_id);
             offsets.push(OffsetRow { group, topic, partition: partition.to_string(), offset, lag });
         }
-        let (state, member_count) = (group.state, group.member_count);
-        groups.push(GroupRow { group: group.group_id, state, member_count });
+        groups.push(GroupRow { group: group.group_id, state: group.state, member_count: group.member_count });
     }
     omitted.note("group_partition", offset_count - offsets.len());
     omitted.note("group_lag", unknown_count);

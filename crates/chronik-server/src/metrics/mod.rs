@@ -24,7 +24,7 @@ use std::sync::{Arc, OnceLock};
 
 use chronik_broker::Broker;
 use chronik_log::LogManager;
-use chronik_raft::MetadataLog;
+use chronik_raft::RaftHandle;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
@@ -48,7 +48,7 @@ pub struct NodeSources {
     /// Its logs.
     pub logs: Arc<LogManager>,
     /// Its metadata log.
-    pub metadata: Arc<dyn MetadataLog>,
+    pub metadata: RaftHandle,
 }
 
 impl fmt::Debug for NodeSources {

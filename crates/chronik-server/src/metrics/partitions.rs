@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use chronik_log::Log;
+use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::PartitionImage;
 use chronik_types::{NodeId, TopicPartition};
 

@@ -47,6 +47,6 @@ pub(super) fn tell(into: &mut Exposition<'_>, telemetry: &Telemetry) -> fmt::Res
     clippy::cast_precision_loss,
     reason = "milliseconds since 1970 are exact for the next 280,000 years"
 )]
-fn seconds(ms: u64) -> f64 {
+pub(super) fn seconds(ms: u64) -> f64 {
     ms as f64 / 1e3
 }

@@ -11,6 +11,9 @@ use crate::net::Gauges;
 /// The name that requests of unknown APIs are told under.
 const UNKNOWN: &str = "Unknown";
 
+/// Name, help and value of a family.
+type Family = (&'static str, &'static str, fn(&ApiStats) -> u64);
+
 pub(super) fn tell(into: &mut Exposition<'_>, stats: &RequestStats, sockets: Option<&Gauges>) -> fmt::Result {
     let (accepted, refused) = stats.connections();
     into.counter("chronik_connections_accepted", "Clients that were let in.", accepted)?;
@@ -47,7 +50,7 @@ fn tell_requests(into: &mut Exposition<'_>, stats: &RequestStats) -> fmt::Result
         .map(|(name, key)| (name, stats.of(key)))
         .filter(|(_, stats)| stats.requests > 0)
         .collect();
-    let counters: [(&str, &str, fn(&ApiStats) -> u64); 4] = [
+    let counters: [Family; 4] = [
         ("kafka_network_requestmetrics_requests", "Requests that have ended.", |stats| stats.requests),
         ("chronik_requests_closed", "Requests over which the connection was closed.", |stats| stats.closed),
         ("chronik_request_bytes", "Bytes of requests.", |stats| stats.request_bytes),

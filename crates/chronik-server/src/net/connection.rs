@@ -115,8 +115,9 @@ pub(crate) async fn run(
     stream: TcpStream,
     local: SocketAddr,
     peer: SocketAddr,
+    listener: Option<Arc<str>>,
 ) {
-    let connection = Arc::new(Connection::new(place.id(), local, peer));
+    let connection = Arc::new(Connection::new(place.id(), local, peer).by_listener(listener));
     let mut task = Task::new(shared, place, stream, connection);
     let reason = poll_fn(|cx| task.poll(cx)).await;
     log_end(&task.shared, &task.connection, &reason);

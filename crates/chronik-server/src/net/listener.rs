@@ -188,6 +188,21 @@ fn listen(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener
     socket.listen(options.backlog)
 }
 
+/// A socket that listens, and whose clients it is for.
+#[derive(Debug)]
+pub struct Socket {
+    /// The listener's name; `None` for the one that every node has.
+    pub name: Option<Arc<str>>,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+impl From<TcpListener> for Socket {
+    fn from(socket: TcpListener) -> Self {
+        Self { name: None, socket }
+    }
+}
+
 /// How the sockets are doing at any moment.
 #[derive(Clone, Debug)]
 pub struct Gauges {
@@ -229,7 +244,7 @@ pub struct Listener {
 impl Listener {
     /// Begins to accept. Called within a tokio runtime, which then runs the connections.
     pub fn start(
-        sockets: Vec<TcpListener>,
+        sockets: impl IntoIterator<Item = impl Into<Socket>>,
         limits: Limits,
         service: Arc<dyn Service>,
         stats: Arc<RequestStats>,
@@ -246,7 +261,8 @@ impl Listener {
             stats,
             client_faults: LogGate::default(),
         });
-        let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let sockets: Vec<Socket> = sockets.into_iter().map(Into::into).collect();
+        let addresses = sockets.iter().filter_map(|socket| socket.socket.local_addr().ok()).collect();
         let accepting = sockets
             .into_iter()
             .map(|socket| {
@@ -310,7 +326,8 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+async fn accept(socket: Socket, registry: Arc<Registry>, shared: Arc<Shared>, permits: Arc<Semaphore>) {
+    let Socket { name, socket } = socket;
     let mut pause_ms = ACCEPT_PAUSE_MS_MIN;
     loop {
         // Held before accepting: clients over the limit wait in the backlog, as in Kafka (KIP-402).
@@ -354,9 +371,9 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
             tracing::debug!("Setting up the connection from {peer} failed: {error}");
         }
         shared.stats.accepted();
-        let shared = Arc::clone(&shared);
+        let (shared, name) = (Arc::clone(&shared), name.clone());
         tokio::spawn(async move {
-            connection::run(shared, place, stream, local, peer).await;
+            connection::run(shared, place, stream, local, peer, name).await;
             drop(permit);
         });
     }

@@ -16,5 +16,5 @@ mod service;
 
 pub use budget::{Admission, Budget, Lease, SMALL_FRAME_BYTES_MAX};
 pub use limits::*;
-pub use listener::{BindError, Gauges, Listener, SocketOptions, bind};
+pub use listener::{BindError, Gauges, Listener, Socket, SocketOptions, bind};
 pub use service::Service;
