@@ -1,19 +1,19 @@
 //! The broker: what its handlers share, and the few ways into it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::BytesMut;
 use chronik_log::LogManager;
 use chronik_raft::MetadataLog;
 use chronik_raft::metadata::{Delta, MetadataImage};
-use chronik_types::{MonotonicMs, NodeId, Now};
+use chronik_types::{LogIndex, MonotonicMs, NodeId, Now, Term};
 
 use crate::api;
 use crate::clock::SharedClock;
 use crate::config::BrokerConfig;
 use crate::connection::Connection;
-use crate::controller::{AssignmentLines, Duties};
+use crate::controller::{AssignmentLines, ControllerLink, Duties};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::partition::PartitionServices;
@@ -53,6 +53,7 @@ pub struct Broker {
     pub(crate) producer_ids: ProducerIds,
     pub(crate) duties: Duties,
     assignment_lines: AssignmentLines,
+    pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
     changes: PartitionChangeCounters,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
@@ -81,6 +82,7 @@ impl Broker {
             producer_ids: ProducerIds::default(),
             duties: Duties::default(),
             assignment_lines: AssignmentLines::default(),
+            controller_link: OnceLock::new(),
             timers: Timers::default(),
             changes: PartitionChangeCounters::default(),
             incarnation: random.next_u128(),
@@ -133,10 +135,15 @@ impl Broker {
         debug_assert!(is_first, "a broker has one timer thread");
     }
 
+    /// The metadata log of this node ended at this entry of this term when the process started: what follows is new.
+    pub fn set_replayed_to(&self, index: LogIndex, term: Term) {
+        self.assignment_lines.set_replayed_to(index, term);
+    }
+
     /// The metadata image has changed. Called by the metadata log's listener, in order, before any proposal that
     /// is part of the change is answered.
     pub fn metadata_changed(&self, image: &Arc<MetadataImage>, delta: &Delta) {
-        self.assignment_lines.tell(self, delta);
+        self.assignment_lines.tell(self, image, delta);
         self.changes.note(delta);
         self.topics.apply(self, image, delta);
         self.groups.apply(self, delta);

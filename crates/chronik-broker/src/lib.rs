@@ -29,6 +29,7 @@ pub use chronik_coordinator::GroupStats;
 pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
+pub use controller::{Answered, ControllerLink};
 pub use reply::{Reply, Responder, Response, ResponsePart};
 pub use stats::{PartitionChanges, TopicTraffic, Traffic};
 pub use topics::topic_log_config;

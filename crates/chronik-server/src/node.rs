@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use chronik_broker::{Broker, BrokerParts, Connection, Responder, topic_log_config};
+use chronik_broker::{Broker, BrokerParts, Connection, ControllerLink, Responder, topic_log_config};
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{LogManager, ManagerOptions};
 use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
-use chronik_types::{MonotonicMs, Now};
+use chronik_types::{LogIndex, MonotonicMs, Now, Term};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -93,6 +93,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     };
     let (metadata, metadata_thread) =
         open_metadata(&config, &disk, &data_dir, clock, transport, &telemetry.health)?;
+    let replayed_to = log_end(&metadata_thread.driver);
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let logs = open_logs(
@@ -121,6 +122,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         logs: Arc::clone(&logs),
         metadata: metadata.clone(),
     });
+    broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let duties = Waker::new();
     let duties_waker = duties.clone();
     let listener = Arc::clone(&broker);
@@ -129,14 +131,30 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         duties_waker.wake();
     }));
 
+    let fencing = Arc::downgrade(&broker);
+    metadata.set_liveness_listener(Box::new(move |term, changes| {
+        if let Some(broker) = fencing.upgrade() {
+            broker.liveness_changed(term, changes);
+        }
+    }));
+
     // The other nodes are heard only now: what they send changes the metadata, and everyone listens to that already.
     let network = match (links, &config.cluster_peers, cluster) {
         (Some(links), Some(peers), Some(ClusterContext { sockets, runtime })) => {
             let _runtime = runtime.enter();
-            Some(Arc::new(PeerNetwork::start(sockets, &links, peers, metadata.clone())))
+            Some(Arc::new(PeerNetwork::start(sockets, &links, peers, metadata.clone(), clock)))
         }
         _ => None,
     };
+    let service: Arc<dyn Service> = Arc::new(BrokerService {
+        broker: Arc::clone(&broker),
+        metadata: metadata.clone(),
+        network: network.clone(),
+    });
+    if let Some(network) = &network {
+        network.serve(Arc::clone(&service));
+        broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
+    }
     let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
 
     let timers = Waker::new();
@@ -167,7 +185,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let maintenance_worker = start_maintenance(clock, upkeep, move |now| maintained.maintain(now), on_panic)?;
 
     Ok(Node {
-        service: Arc::new(BrokerService { broker, metadata, network }),
+        service,
         ready,
         workers: vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker],
         shut_down: Box::new(move |now| {
@@ -199,13 +217,22 @@ fn open_metadata(
         Some(peers) => peers.as_slice().iter().map(|peer| peer.id).collect(),
         None => vec![config.node_id],
     };
-    let [a, b, c, d, e, f, g, h, ..] = system::random_seed()?;
-    let incarnation = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let seed = system::random_seed()?;
+    let incarnation = seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
     let raft = RaftConfig::new(config.node_id, voters, incarnation);
     let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, transport)?;
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();
     Ok((handle.clone(), MetadataThread { driver, handle, clock, health: Arc::clone(health), lock }))
+}
+
+/// The last entry of the metadata log, and its term.
+fn log_end(driver: &RaftDriver) -> (LogIndex, Term) {
+    let (node, image) = (driver.node(), driver.handle().image());
+    let index = node.last_index();
+    // An entry that is no longer in the log is in the snapshot, and applied.
+    let term = node.log_entry(index).map_or(image.applied_term(), |(term, _)| term);
+    (index, term)
 }
 
 fn open_logs(
@@ -301,7 +328,7 @@ async fn register(
                 Err(_) => return Err("the metadata log has ended".into()),
             }
         }
-        if is_registered && broker.is_initialized() {
+        if is_registered && broker.is_in_service() && broker.is_initialized() {
             return Ok(());
         }
         if !has_said && WAITING_SAID_MS <= clock.monotonic().since_ms(started) {

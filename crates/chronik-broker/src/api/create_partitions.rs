@@ -28,15 +28,38 @@ struct Answer {
     planned: Result<Option<usize>, CreationError>,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: CreatePartitionsRequest) {
+    let broker_then = Arc::clone(broker);
+    broker.with_fresh_image(move |image| match image {
+        Ok(image) => create(&broker_then, context, &request, &image),
+        Err(error) => {
+            let error = CreationError::from_proposal(&error);
+            let results = request
+                .topics
+                .into_iter()
+                .map(|topic| CreatePartitionsTopicResult {
+                    name: topic.name,
+                    error_code: error.code.code(),
+                    error_message: Some(error.message.clone()),
+                })
+                .collect();
+            context.reply(&CreatePartitionsResponse { results, ..Default::default() });
+        }
+    });
+}
+
+fn create(
+    broker: &Arc<Broker>,
+    context: RequestContext,
+    request: &CreatePartitionsRequest,
+    image: &MetadataImage,
+) {
     let (mut names, mut duplicates) = (BTreeSet::new(), BTreeSet::new());
     for topic in &request.topics {
         if !names.insert(topic.name.as_str()) {
             duplicates.insert(topic.name.as_str());
         }
     }
-    let image = broker.metadata.image();
     let mut answers: Vec<Answer> = duplicates
         .iter()
         .map(|name| Answer {
@@ -47,7 +70,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
     let mut batches = Vec::new();
     let mut remaining_count = PARTITIONS_PER_REQUEST_MAX;
     for topic in request.topics.iter().filter(|topic| !duplicates.contains(topic.name.as_str())) {
-        let planned = plan(&image, topic, &mut remaining_count).map(|batch| {
+        let planned = plan(image, topic, &mut remaining_count).map(|batch| {
             (!request.validate_only).then(|| {
                 batches.push(batch);
                 batches.len() - 1

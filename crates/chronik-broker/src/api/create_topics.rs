@@ -11,7 +11,7 @@ use std::sync::Arc;
 use chronik_protocol::messages::create_topics_request::CreatableTopic;
 use chronik_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use chronik_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
-use chronik_raft::metadata::CommandBatch;
+use chronik_raft::metadata::{CommandBatch, MetadataImage};
 use chronik_types::ErrorCode;
 
 use crate::broker::Broker;
@@ -34,9 +34,7 @@ struct Answer {
     proposal: Option<usize>,
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "a request belongs to its handler, as with every API")]
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: CreateTopicsRequest) {
-    let has_details = DETAILS_FROM <= context.version();
     if requested_partition_count(broker, &request.topics) > i64::from(PARTITIONS_PER_REQUEST_MAX) {
         let error = CreationError::new(
             ErrorCode::PolicyViolation,
@@ -48,14 +46,31 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
         context.reply(&CreateTopicsResponse { topics, ..Default::default() });
         return;
     }
+    let broker_then = Arc::clone(broker);
+    broker.with_fresh_image(move |image| match image {
+        Ok(image) => create(&broker_then, context, &request, &image),
+        Err(error) => {
+            let error = CreationError::from_proposal(&error);
+            let topics = request.topics.iter().map(|topic| failed(&topic.name, error.clone())).collect();
+            context.reply(&CreateTopicsResponse { topics, ..Default::default() });
+        }
+    });
+}
+
+/// All topics of a request are judged by the same image, before the first of them is made.
+fn create(
+    broker: &Arc<Broker>,
+    context: RequestContext,
+    request: &CreateTopicsRequest,
+    image: &MetadataImage,
+) {
+    let has_details = DETAILS_FROM <= context.version();
     let (mut names, mut duplicates) = (BTreeSet::new(), BTreeSet::new());
     for topic in &request.topics {
         if !names.insert(topic.name.as_str()) {
             duplicates.insert(topic.name.as_str());
         }
     }
-    // All topics of a request are judged by the same image, before the first of them is made.
-    let image = broker.metadata.image();
     let mut answers = Vec::with_capacity(request.topics.len());
     let mut batches = Vec::new();
     for topic in request.topics.iter().filter(|topic| !duplicates.contains(topic.name.as_str())) {
@@ -63,7 +78,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Cre
             let message = format!("Creation of internal topic {METADATA_LOG_TOPIC} is prohibited.");
             Err(CreationError::new(ErrorCode::InvalidRequest, message))
         } else {
-            broker.plan_topic(&image, &wanted(topic))
+            broker.plan_topic(image, &wanted(topic))
         };
         answers.push(match planned {
             Err(error) => Answer { result: failed(&topic.name, error), proposal: None },

@@ -69,7 +69,33 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Del
         context.reply(&DeleteTopicsResponse { responses, ..Default::default() });
         return;
     }
-    let (targets, responses) = resolve(&broker.metadata.image(), asked);
+    let broker_then = Arc::clone(broker);
+    broker.with_fresh_image(move |image| match image {
+        Ok(image) => delete(&broker_then, context, &image, asked, timeout_ms),
+        Err(error) => {
+            let error = CreationError::from_proposal(&error);
+            let responses = asked
+                .into_iter()
+                .map(|topic| DeletableTopicResult {
+                    name: topic.name,
+                    topic_id: topic.topic_id,
+                    error_code: error.code.code(),
+                    error_message: Some(error.message.clone()),
+                })
+                .collect();
+            context.reply(&DeleteTopicsResponse { responses, ..Default::default() });
+        }
+    });
+}
+
+fn delete(
+    broker: &Arc<Broker>,
+    context: RequestContext,
+    image: &MetadataImage,
+    asked: Vec<Asked>,
+    timeout_ms: i32,
+) {
+    let (targets, responses) = resolve(image, asked);
     let ids: Vec<TopicId> = targets.iter().map(|target| target.topic_id).collect();
     let outcomes = Outcomes::new(
         broker,

@@ -16,12 +16,14 @@ mod describe_configs;
 mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
 mod init_producer_id;
 mod join_group;
+mod leader_hints;
 mod leave_group;
 mod list_groups;
 mod list_offsets;
@@ -94,6 +96,7 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::DeleteGroups, 0, 2),
     offer(ApiKey::ListPartitionReassignments, 0, 0),
     offer(ApiKey::OffsetDelete, 0, 0),
+    offer(ApiKey::DescribeQuorum, 0, 2),
     offer(ApiKey::DescribeCluster, 0, 2),
     offer(ApiKey::DescribeProducers, 0, 0),
     offer(ApiKey::DescribeTopicPartitions, 0, 0),
@@ -182,6 +185,7 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
         ApiKey::ListPartitionReassignments => {
             decoded!(context, body, list_partition_reassignments::handle, broker);
         }
+        ApiKey::DescribeQuorum => decoded!(context, body, describe_quorum::handle, broker),
         ApiKey::DescribeCluster => decoded!(context, body, describe_cluster::handle, broker),
         ApiKey::DescribeProducers => decoded!(context, body, describe_producers::handle, broker),
         ApiKey::DescribeTopicPartitions => decoded!(context, body, describe_topic_partitions::handle, broker),

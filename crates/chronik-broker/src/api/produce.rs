@@ -12,7 +12,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use chronik_log::{AppendError, AppendOrigin, Appended};
 use chronik_protocol::produce::{
-    ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse, RecordError, TopicRef,
+    NodeEndpoint, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopicResponse,
+    RecordError, TopicRef,
 };
 use chronik_protocol::records::{BatchHeader, Compression};
 use chronik_raft::metadata::MetadataImage;
@@ -24,6 +25,8 @@ use crate::context::RequestContext;
 use crate::controller::is_internal_topic;
 use crate::partition::Partition;
 use crate::reply::Response;
+
+use super::leader_hints::LeaderHints;
 
 /// The first version that may carry zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
@@ -39,6 +42,7 @@ struct ProgressState {
     /// Partitions without an outcome yet, and one more until all have been handed out.
     remaining: usize,
     topics: Vec<ProduceTopicResponse>,
+    node_endpoints: Vec<NodeEndpoint>,
     context: Option<RequestContext>,
     acks: i16,
 }
@@ -68,6 +72,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let is_transactional_request = request.transactional_id.is_some();
     let mut accepted = Vec::new();
     let mut missing = BTreeSet::new();
+    let mut hints = LeaderHints::default();
     let mut topics = Vec::with_capacity(request.topics.len());
     for (topic_at, topic) in request.topics.into_iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -94,6 +99,12 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
                     }
                     let mut refused = ProducePartitionResponse::error(wanted.index, code);
                     refused.error_message = message;
+                    let named = match &topic.topic {
+                        TopicRef::Name(name) => image.topic(name),
+                        TopicRef::Id(id) => image.topic_by_id(*id),
+                    };
+                    let place = (named.map(AsRef::as_ref), wanted.index);
+                    refused.current_leader = hints.hint(broker, &context.connection, &image, place, code);
                     partitions.push(refused);
                 }
             }
@@ -108,6 +119,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         state: Mutex::new(ProgressState {
             remaining: accepted.len() + 1,
             topics,
+            node_endpoints: hints.endpoints(),
             context: Some(context),
             acks,
         }),
@@ -224,7 +236,7 @@ fn fill(slot: &mut ProducePartitionResponse, result: Result<Appended, AppendErro
 impl Progress {
     /// Notes one outcome; the last one answers.
     fn settle(&self, note: impl FnOnce(&mut Vec<ProduceTopicResponse>)) {
-        let (context, topics, acks) = {
+        let (context, topics, node_endpoints, acks) = {
             let mut state = self.state.lock();
             note(&mut state.topics);
             state.remaining -= 1;
@@ -232,13 +244,23 @@ impl Progress {
                 return;
             }
             let Some(context) = state.context.take() else { return };
-            (context, std::mem::take(&mut state.topics), state.acks)
+            (
+                context,
+                std::mem::take(&mut state.topics),
+                std::mem::take(&mut state.node_endpoints),
+                state.acks,
+            )
         };
-        answer(context, topics, acks);
+        answer(context, topics, node_endpoints, acks);
     }
 }
 
-fn answer(context: RequestContext, topics: Vec<ProduceTopicResponse>, acks: i16) {
+fn answer(
+    context: RequestContext,
+    topics: Vec<ProduceTopicResponse>,
+    node_endpoints: Vec<NodeEndpoint>,
+    acks: i16,
+) {
     if acks == 0 {
         // Nobody reads an answer. A failure is shown by closing the connection, which makes the client refresh
         // what it knows.
@@ -255,7 +277,7 @@ fn answer(context: RequestContext, topics: Vec<ProduceTopicResponse>, acks: i16)
         }
         return;
     }
-    let response = ProduceResponse { topics, throttle_time_ms: 0, node_endpoints: Vec::new() };
+    let response = ProduceResponse { topics, throttle_time_ms: 0, node_endpoints };
     match response.encode_frame(context.header.correlation_id, context.version()) {
         Ok(frame) => context.send(Response::from(frame)),
         Err(error) => context.close(&error),

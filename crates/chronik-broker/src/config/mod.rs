@@ -42,13 +42,24 @@ pub struct ExternalEndpoint {
     pub port: u16,
 }
 
+/// A node that the cluster starts with, and where the metadata log reaches it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterNode {
+    /// Its node id.
+    pub id: NodeId,
+    /// Its host, a name or an address.
+    pub host: String,
+    /// Its port for the metadata log.
+    pub raft_port: u16,
+}
+
 /// What the broker needs to know of its configuration.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
     /// This node's id.
     pub node_id: NodeId,
     /// The nodes that the cluster starts with, this one included, ascending; empty for a single node.
-    pub cluster_nodes: Vec<NodeId>,
+    pub cluster_nodes: Vec<ClusterNode>,
     /// The address that clients are told; without one, each is told the address that it dialled.
     pub advertised: Option<(String, u16)>,
     /// Where other brokers, and clients that found another broker first, reach this one when nothing is advertised.

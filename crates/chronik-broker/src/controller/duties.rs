@@ -106,7 +106,7 @@ impl Broker {
         let Phase::Waiting { until } = state.phase else { return None };
         let unassigned = unassigned(&image);
         let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
-        let are_missing = self.config.cluster_nodes.iter().any(|node| !live.contains(node));
+        let are_missing = self.config.cluster_nodes.iter().any(|node| !live.contains(&node.id));
         let is_meta_missing = image.topic(META_TOPIC).is_none();
         let has_work = is_meta_missing || !unassigned.is_empty();
         if live.is_empty() || image.cluster_id().is_none() || has_work && are_missing && now.monotonic < until
@@ -132,7 +132,8 @@ impl Broker {
         drop(state);
         for batch in batches {
             let broker = Arc::clone(self);
-            self.metadata.propose(
+            self.metadata.propose_as_leader(
+                term,
                 batch,
                 Box::new(move |outcome| {
                     if let Err(error) = &outcome {

@@ -1,12 +1,14 @@
 //! What the log says of partitions as they are assigned, in the words that people look for.
 //!
 //! Every node tells where each new partition is led from as it applies the assignment; the controller tells more.
-//! What was applied before the process started is not told again.
+//! What an earlier process of this node had in its log is not told again: an assignment stands in the log once, however
+//! often it is replayed.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chronik_raft::metadata::{Delta, PartitionChange};
-use chronik_types::NodeId;
+use chronik_raft::metadata::{Delta, MetadataImage, PartitionChange};
+use chronik_types::{LogIndex, NodeId, Term};
 
 use crate::broker::Broker;
 
@@ -19,12 +21,29 @@ const PARTITIONS_TOLD_MAX: usize = 256;
 pub(crate) struct AssignmentLines {
     /// The first change holds all that there was at start.
     has_started: AtomicBool,
+    /// Where the log ended at start. Entries up to there were applied by an earlier process, or will have been told
+    /// by it if the process died in the moment between.
+    replayed_to: OnceLock<(LogIndex, Term)>,
 }
 
 impl AssignmentLines {
+    /// Says where the log ended at start. Only the first call counts.
+    pub(crate) fn set_replayed_to(&self, index: LogIndex, term: Term) {
+        if self.replayed_to.set((index, term)).is_err() {
+            tracing::debug!("where the log ended at start is known already");
+        }
+    }
+
     /// Tells what a change of the image assigns.
-    pub(crate) fn tell(&self, broker: &Broker, delta: &Delta) {
+    pub(crate) fn tell(&self, broker: &Broker, image: &MetadataImage, delta: &Delta) {
         if !self.has_started.swap(true, Ordering::Relaxed) || !broker.is_in_cluster() {
+            return;
+        }
+        let is_replayed = self
+            .replayed_to
+            .get()
+            .is_some_and(|(index, term)| image.applied_index() <= *index && image.applied_term() <= *term);
+        if is_replayed {
             return;
         }
         let is_new = |change: &&PartitionChange| change.old.is_none();
@@ -51,11 +70,8 @@ fn tell_topic(partitions: &[&PartitionChange], told_max: usize, is_controller: b
         tracing::info!("Assigning topic '{topic}': {count} partitions, RF={factor}");
     }
     for change in told {
-        match change.new.leader {
-            Some(leader) => {
-                tracing::info!("Assigned partition {topic}/{} to node {leader} (leader)", change.partition);
-            }
-            None => tracing::info!("Assigned partition {topic}/{} without a leader", change.partition),
+        if let Some(leader) = change.new.leader {
+            tracing::info!("Assigned partition {topic}/{} to node {leader} (leader)", change.partition);
         }
     }
     if !others.is_empty() {

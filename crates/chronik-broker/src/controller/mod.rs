@@ -4,12 +4,15 @@
 //! metadata log, and put into commands.
 
 mod duties;
+mod fencing;
+mod forwarding;
 mod log_lines;
 mod placement;
 mod registration;
 mod topic_creation;
 
 pub(crate) use duties::Duties;
+pub use forwarding::{Answered, ControllerLink};
 pub(crate) use log_lines::AssignmentLines;
 pub(crate) use placement::{check_manual, place};
 pub(crate) use topic_creation::{

@@ -21,8 +21,15 @@ impl Broker {
         self.metadata.is_leader() || self.metadata.image().cluster_id().is_some()
     }
 
-    /// Registers this broker and puts it into service; names the cluster where it has no name yet. `done` is called
-    /// once this is so.
+    /// Whether this process, and not an earlier one of this node, is registered and in service.
+    pub fn is_in_service(&self) -> bool {
+        let image = self.metadata.image();
+        let own = image.broker(self.node_id());
+        own.is_some_and(|broker| broker.incarnation == self.incarnation && !broker.fenced)
+    }
+
+    /// Registers this broker; names the cluster where it has no name yet. `done` is called once this is so. A single
+    /// node is in service then; in a cluster the controller puts it into service when it has heard of it.
     pub fn register(&self, done: ProposalDone) {
         let (host, port) = self.config.advertised.as_ref().unwrap_or(&self.config.reached_at);
         let endpoint = Endpoint {
@@ -45,7 +52,10 @@ impl Broker {
             commands.push(SetClusterId::new(self.random.uuid().to_string()).into());
         }
         commands.push(registration.into());
-        commands.push(UnfenceBroker::new(self.node_id(), None).into());
+        if !self.is_in_cluster() {
+            commands.push(UnfenceBroker::new(self.node_id(), None).into());
+        }
+        self.metadata.set_broker_incarnation(self.incarnation);
         self.metadata.propose(CommandBatch::new(commands), done);
     }
 

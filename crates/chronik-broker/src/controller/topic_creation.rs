@@ -71,6 +71,13 @@ impl PlannedTopic {
     }
 }
 
+/// Topics that are being made because a client named them.
+struct Progress {
+    remaining: usize,
+    failures: Vec<(String, ErrorCode)>,
+    done: Option<AutoCreated>,
+}
+
 type AutoCreated = Box<dyn FnOnce(Vec<(String, ErrorCode)>) + Send>;
 
 impl Broker {
@@ -151,10 +158,27 @@ impl Broker {
     /// Makes topics that a client named and that do not exist, with the broker's defaults; `done` hears which could
     /// not be made. A topic that someone else makes meanwhile is no failure.
     pub(crate) fn auto_create_topics(self: &Arc<Self>, names: BTreeSet<String>, done: AutoCreated) {
-        struct Progress {
-            remaining: usize,
-            failures: Vec<(String, ErrorCode)>,
-            done: Option<AutoCreated>,
+        let broker = Arc::clone(self);
+        self.with_fresh_image(move |image| match image {
+            Ok(image) => broker.auto_create_in(&image, names, done),
+            Err(error) => {
+                tracing::debug!("Topics are not created automatically: {error}");
+                done(names.into_iter().map(|name| (name, ErrorCode::LeaderNotAvailable)).collect());
+            }
+        });
+    }
+
+    fn auto_create_in(
+        self: &Arc<Self>,
+        image: &MetadataImage,
+        mut names: BTreeSet<String>,
+        done: AutoCreated,
+    ) {
+        // Somebody else may have been first.
+        names.retain(|name| image.topic(name).is_none());
+        if names.is_empty() {
+            done(Vec::new());
+            return;
         }
         let progress =
             Arc::new(Mutex::new(Progress { remaining: names.len(), failures: Vec::new(), done: Some(done) }));
@@ -178,8 +202,7 @@ impl Broker {
                 let peer_count = self.config.cluster_nodes.len();
                 tracing::info!("Auto-creating topic '{name}' in cluster mode with {peer_count} peers");
             }
-            let image = self.metadata.image();
-            let planned = match self.plan_topic(&image, &self.auto_topic(&image, &name)) {
+            let planned = match self.plan_topic(image, &self.auto_topic(image, &name)) {
                 Ok(planned) => planned,
                 Err(error) => {
                     let failure = (error.code != ErrorCode::TopicAlreadyExists).then_some((name, error.code));

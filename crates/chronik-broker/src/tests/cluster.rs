@@ -1,9 +1,11 @@
-//! `DescribeCluster` and `ListPartitionReassignments`.
+//! What concerns several brokers: `DescribeCluster`, `DescribeQuorum`, `ListPartitionReassignments`, hints of leaders.
 
+use chronik_protocol::messages::describe_quorum_request;
 use chronik_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
+use chronik_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use chronik_protocol::messages::{
-    DescribeClusterRequest, DescribeClusterResponse, ListPartitionReassignmentsRequest,
-    ListPartitionReassignmentsResponse,
+    DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
+    ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, ProduceRequest, ProduceResponse,
 };
 use chronik_types::ErrorCode;
 
@@ -73,5 +75,66 @@ fn no_partition_is_ever_moving() {
         let response: ListPartitionReassignmentsResponse = fixture.call(0, &request);
         assert_eq!((response.error_code, response.error_message), (0, None));
         assert!(response.topics.is_empty());
+    }
+}
+
+fn quorum_request(topic: &str, partition_index: i32) -> DescribeQuorumRequest {
+    let partition = describe_quorum_request::PartitionData { partition_index };
+    let topic =
+        describe_quorum_request::TopicData { topic_name: topic.to_owned(), partitions: vec![partition] };
+    DescribeQuorumRequest { topics: vec![topic] }
+}
+
+#[test]
+fn the_quorum_is_described_in_every_version() {
+    let fixture = Fixture::new();
+    for version in 0..=2 {
+        let response: DescribeQuorumResponse =
+            fixture.call(version, &quorum_request("__cluster_metadata", 0));
+        assert_eq!(response.error_code, 0);
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!((partition.error_code, partition.leader_id, partition.leader_epoch), (0, 1, 1));
+        assert_eq!(
+            partition.high_watermark,
+            i64::try_from(fixture.image().applied_index().get()).unwrap() + 1
+        );
+        let voters: Vec<i32> = partition.current_voters.iter().map(|voter| voter.replica_id).collect();
+        assert_eq!(voters, [1]);
+    }
+    for request in [quorum_request("orders", 0), quorum_request("__cluster_metadata", 1)] {
+        let response: DescribeQuorumResponse = fixture.call(2, &request);
+        let partition = &response.topics[0].partitions[0];
+        assert_eq!(code(partition.error_code), ErrorCode::UnknownTopicOrPartition);
+    }
+}
+
+#[test]
+fn a_producer_at_the_wrong_broker_is_told_the_leader() {
+    let fixture = Fixture::new();
+    fixture.add_broker(2, false);
+    fixture.create_topic("spread", 2, &[]);
+    let leads_second = |node: i32| {
+        let image = fixture.image();
+        let partition = image.topic("spread").unwrap().partition(chronik_types::PartitionIndex(1)).unwrap();
+        partition.leader.map(chronik_types::NodeId::get) == Some(node)
+    };
+    assert!(leads_second(2));
+    for version in [9, 10] {
+        let partition = PartitionProduceData { index: 1, records: Some(vec![0; 61].into()) };
+        let topic = TopicProduceData {
+            name: "spread".to_owned(),
+            partition_data: vec![partition],
+            ..Default::default()
+        };
+        let request =
+            ProduceRequest { acks: 1, timeout_ms: 1_000, topic_data: vec![topic], ..Default::default() };
+        let response: ProduceResponse = fixture.call(version, &request);
+        let partition = &response.responses[0].partition_responses[0];
+        assert_eq!(code(partition.error_code), ErrorCode::NotLeaderOrFollower);
+        let told = (version >= 10).then_some(2);
+        assert_eq!(Some(partition.current_leader.leader_id).filter(|leader| *leader >= 0), told);
+        let endpoints: Vec<(i32, &str)> =
+            response.node_endpoints.iter().map(|node| (node.node_id, node.host.as_str())).collect();
+        assert_eq!(endpoints, if version >= 10 { vec![(2, "host-2")] } else { Vec::new() });
     }
 }

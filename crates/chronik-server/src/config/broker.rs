@@ -1,13 +1,15 @@
 //! What the broker and the connection layer are told of the settings.
 
 use chronik_broker::config::{
-    BrokerConfig, BrokerConfigEntry, BrokerValues, ConfigType, ExternalEndpoint, GroupConfig, TOPIC_CONFIGS,
+    BrokerConfig, BrokerConfigEntry, BrokerValues, ClusterNode, ConfigType, ExternalEndpoint, GroupConfig,
+    TOPIC_CONFIGS,
 };
 
 use chronik_log::ManagerOptions;
 
 use super::load::Origin;
 use super::options::{Config, OPTIONS, OptionSpec};
+use super::peers::{Peer, Peers};
 use super::value::ValueType;
 use crate::net::{Limits, SocketOptions};
 
@@ -31,11 +33,7 @@ impl Config {
                     port: listener.advertised_port,
                 })
                 .collect(),
-            cluster_nodes: self
-                .cluster_peers
-                .as_ref()
-                .map(|peers| peers.as_slice().iter().map(|peer| peer.id).collect())
-                .unwrap_or_default(),
+            cluster_nodes: self.cluster_nodes(),
             advertised: self
                 .advertise
                 .as_ref()
@@ -56,6 +54,13 @@ impl Config {
             topic_values: self.topic_values(),
             entries: OPTIONS.iter().map(|spec| self.entry(spec)).collect(),
         }
+    }
+
+    fn cluster_nodes(&self) -> Vec<ClusterNode> {
+        let peers = self.cluster_peers.as_ref().map(Peers::as_slice).unwrap_or_default();
+        let node =
+            |peer: &Peer| ClusterNode { id: peer.id, host: peer.host.clone(), raft_port: peer.raft_port };
+        peers.iter().map(node).collect()
     }
 
     /// What the coordinator of groups is told.

@@ -13,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::frame::{FrameError, read_frame};
 use super::handshake::{self, Hello, Refusal, RefusalKind, Stream};
 use super::outgoing::{SNAPSHOT_TAKEN, set_up};
+use super::{Shared, requests};
 use crate::race::{Either, race};
 
 /// How long whoever connects may take to say who it is, in milliseconds.
@@ -40,22 +40,11 @@ pub(super) struct Socket {
 }
 
 /// The listening sockets, which share one bound on their connections.
-pub(super) struct Sockets;
-
-impl Sockets {
-    pub(super) fn new(
-        listeners: Vec<TcpListener>,
-        shared: &Arc<Shared>,
-    ) -> impl Iterator<Item = Socket> + use<> {
-        let connections_max = shared.links.len() * CONNECTIONS_PER_PEER_MAX + STRANGERS_MAX;
-        let permits = Arc::new(Semaphore::new(connections_max));
-        let shared = Arc::clone(shared);
-        listeners.into_iter().map(move |listener| Socket {
-            listener,
-            shared: Arc::clone(&shared),
-            permits: Arc::clone(&permits),
-        })
-    }
+pub(super) fn sockets(listeners: Vec<TcpListener>, shared: &Arc<Shared>) -> Vec<Socket> {
+    let connections_max = shared.links.len() * CONNECTIONS_PER_PEER_MAX + STRANGERS_MAX;
+    let permits = Arc::new(Semaphore::new(connections_max));
+    let socket = |listener| Socket { listener, shared: Arc::clone(shared), permits: Arc::clone(&permits) };
+    listeners.into_iter().map(socket).collect()
 }
 
 impl Socket {
@@ -103,15 +92,21 @@ async fn run(shared: Arc<Shared>, mut stream: TcpStream, permit: OwnedSemaphoreP
         shared.note_refusal(hello.from, &refusal);
         return;
     }
+    if hello.stream == Stream::Request {
+        if let Err(error) = requests::answer(&shared, stream).await {
+            tracing::debug!("A request that node {} passed on was not answered: {error}", hello.from);
+        }
+        return;
+    }
     let replaced = Arc::new(Notify::new());
     let key = (hello.from, hello.stream);
     if let Some(older) = shared.incoming.lock().insert(key, Arc::clone(&replaced)) {
         older.notify_one();
     }
-    let ended = match hello.stream {
-        Stream::Messages => race(receive_messages(&shared, &hello, stream), replaced.notified()).await,
-        Stream::Snapshot => race(receive_snapshot(&shared, &hello, stream), replaced.notified()).await,
-        Stream::Request => return,
+    let ended = if hello.stream == Stream::Snapshot {
+        race(receive_snapshot(&shared, &hello, stream), replaced.notified()).await
+    } else {
+        race(receive_messages(&shared, &hello, stream), replaced.notified()).await
     };
     match ended {
         Either::First(FrameError::Closed) => {}

@@ -13,9 +13,10 @@ mod handshake;
 mod incoming;
 mod link;
 mod outgoing;
+mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chronik_raft::{Dropped, MetadataLog as _, PeerMessage, RaftHandle, Transport};
@@ -24,7 +25,9 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
+use crate::clock::Clock;
 use crate::config::Peers;
+use crate::net::Service;
 use handshake::{Refusal, Stream};
 use link::Link;
 
@@ -70,6 +73,7 @@ impl Transport for PeerTransport {
 /// The connections to and from all peers.
 pub struct PeerNetwork {
     shared: Arc<Shared>,
+    runtime: tokio::runtime::Handle,
     disagreed: watch::Receiver<Option<String>>,
 }
 
@@ -88,11 +92,20 @@ struct Shared {
     /// What peers have said when they refused, so that each is logged once.
     refusals: Mutex<BTreeSet<(NodeId, String)>>,
     disagreement: watch::Sender<Option<String>>,
+    /// What answers the requests that peers pass on, once there is a broker.
+    service: OnceLock<Arc<dyn Service>>,
+    clock: Clock,
 }
 
 impl PeerNetwork {
     /// Starts to listen and to connect, on the current tokio runtime.
-    pub fn start(sockets: Vec<TcpListener>, links: &PeerLinks, peers: &Peers, raft: RaftHandle) -> Self {
+    pub fn start(
+        sockets: Vec<TcpListener>,
+        links: &PeerLinks,
+        peers: &Peers,
+        raft: RaftHandle,
+        clock: Clock,
+    ) -> Self {
         let (disagreement, disagreed) = watch::channel(None);
         let shared = Arc::new(Shared {
             own_id: links.own_id,
@@ -104,15 +117,24 @@ impl PeerNetwork {
             agreed: Mutex::default(),
             refusals: Mutex::default(),
             disagreement,
+            service: OnceLock::new(),
+            clock,
         });
-        for socket in incoming::Sockets::new(sockets, &shared) {
+        for socket in incoming::sockets(sockets, &shared) {
             tokio::spawn(socket.accept());
         }
         for link in links.links.values() {
             tokio::spawn(outgoing::keep_connected(Arc::clone(&shared), Arc::clone(link)));
             tokio::spawn(outgoing::send_snapshots(Arc::clone(&shared), Arc::clone(link)));
         }
-        Self { shared, disagreed }
+        Self { shared, runtime: tokio::runtime::Handle::current(), disagreed }
+    }
+
+    /// Sets what answers the requests that peers pass on. Only the first call counts.
+    pub fn serve(&self, service: Arc<dyn Service>) {
+        if self.shared.service.set(service).is_err() {
+            tracing::debug!("requests of peers are answered already");
+        }
     }
 
     /// Waits until it is clear that this node's configuration is not that of its peers, and says what to write. A
@@ -176,6 +198,9 @@ impl Shared {
     /// A peer's process is gone: its port refuses connections.
     fn gone(self: &Arc<Self>, peer: NodeId) {
         let quorum = self.raft.quorum();
+        if quorum.is_leader {
+            self.raft.peer_gone(peer);
+        }
         if quorum.leader != Some(peer) {
             return;
         }

@@ -169,20 +169,25 @@ async fn send_messages(link: &Link, stream: TcpStream) -> io::Error {
         let mut byte = [0];
         reader.read(&mut byte).await
     };
-    let sent: Either<io::Result<()>, io::Result<usize>> = race(send, watch).await;
-    match sent {
+    let ended: Either<io::Result<()>, io::Result<usize>> = race(send, watch).await;
+    match ended {
         Either::First(Err(error)) | Either::Second(Err(error)) => error,
         Either::First(Ok(())) | Either::Second(Ok(0)) => io::Error::from(io::ErrorKind::ConnectionReset),
         Either::Second(Ok(_)) => io::Error::new(io::ErrorKind::InvalidData, "the peer spoke out of turn"),
     }
 }
 
-async fn send_snapshot(shared: &Shared, peer: &Peer, bytes: Bytes) -> io::Result<()> {
-    let mut stream = connect(shared, peer, Stream::Snapshot).await.map_err(|error| match error {
+/// Connects for one purpose, once.
+pub(super) async fn connect_or_fail(shared: &Shared, peer: &Peer, stream: Stream) -> io::Result<TcpStream> {
+    connect(shared, peer, stream).await.map_err(|error| match error {
         NotConnected::PortClosed => io::Error::from(io::ErrorKind::ConnectionRefused),
         NotConnected::Refused(refusal) => io::Error::other(refusal.text),
         NotConnected::Other(error) => io::Error::other(error),
-    })?;
+    })
+}
+
+async fn send_snapshot(shared: &Shared, peer: &Peer, bytes: Bytes) -> io::Result<()> {
+    let mut stream = connect_or_fail(shared, peer, Stream::Snapshot).await?;
     write_frame(&mut stream, &bytes).await?;
     stream.flush().await?;
     match stream.read_u8().await? {

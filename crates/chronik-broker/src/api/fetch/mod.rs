@@ -69,7 +69,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let reading = read_all(&plan.limits, &plan.targets);
     let has_partitions = plan.targets.iter().any(|target| target.partition.is_ok());
     if limits.max_wait_ms <= 0 || broker.is_stopping() || !has_partitions || reading.is_enough(&limits) {
-        respond::fetched(context, &plan, reading);
+        respond::fetched(broker, context, &plan, reading);
     } else {
         plan.seen_high_watermarks = reading.outcomes.iter().map(|outcome| outcome.high_watermark).collect();
         parked::park(broker, context, plan, reading.bytes);
@@ -77,9 +77,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
 }
 
 /// Reads again and answers with what there is now.
-fn answer(context: RequestContext, plan: &FetchPlan) {
+fn answer(broker: &Broker, context: RequestContext, plan: &FetchPlan) {
     let reading = read_all(&plan.limits, &plan.targets);
-    respond::fetched(context, plan, reading);
+    respond::fetched(broker, context, plan, reading);
 }
 
 /// What a request names: partitions with what is wanted of them, and partitions that its session is to forget.

@@ -100,7 +100,7 @@ impl ParkedFetch {
     fn finish(&self, now: Now) {
         if let Some((mut context, plan)) = self.take() {
             context.now = now;
-            answer(context, &plan);
+            answer(&self.broker, context, &plan);
         }
     }
 }

@@ -7,6 +7,8 @@ use chronik_protocol::fetch::{
 };
 use chronik_types::{ErrorCode, Offset, PartitionIndex};
 
+use crate::api::leader_hints::LeaderHints;
+use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::fetch_session::{FetchContext, SessionKey};
 use crate::reply::{Response, ResponsePart};
@@ -46,7 +48,7 @@ pub(super) fn error(context: RequestContext, error: ErrorCode) {
 }
 
 /// Answers with what was read; in a session, only with what is new.
-pub(super) fn fetched(context: RequestContext, plan: &FetchPlan, reading: Reading) {
+pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan, reading: Reading) {
     let by_id = context.version() >= TOPIC_IDS_FROM;
     let (mut session, session_id) = match &plan.session {
         FetchContext::Sessionless | FetchContext::Full(None) => (None, 0),
@@ -59,6 +61,8 @@ pub(super) fn fetched(context: RequestContext, plan: &FetchPlan, reading: Readin
     let says_everything = !matches!(plan.session, FetchContext::Incremental(_));
     let mut topics: Vec<FetchTopicResponse<RecordData>> = Vec::new();
     let mut last: Option<&SessionKey> = None;
+    let image = broker.metadata.image();
+    let mut hints = LeaderHints::default();
     for (target, outcome) in plan.targets.iter().zip(reading.outcomes) {
         if let Ok(partition) = &target.partition {
             partition.traffic.fetched(outcome.error.is_none(), outcome.len_bytes);
@@ -70,7 +74,14 @@ pub(super) fn fetched(context: RequestContext, plan: &FetchPlan, reading: Readin
         let same_topic =
             last.is_some_and(|last| last.topic_id == target.key.topic_id && last.topic == target.key.topic);
         last = Some(&target.key);
-        let answer = partition_answer(target.key.partition, outcome, plan.limits.read_committed);
+        let error = outcome.error;
+        let mut answer = partition_answer(target.key.partition, outcome, plan.limits.read_committed);
+        if !error.is_none() {
+            let topic =
+                if by_id { image.topic_by_id(target.key.topic_id) } else { image.topic(&target.key.topic) };
+            let place = (topic.map(AsRef::as_ref), PartitionIndex(target.key.partition));
+            answer.current_leader = hints.hint(broker, &context.connection, &image, place, error);
+        }
         match topics.last_mut() {
             Some(topic) if same_topic => topic.partitions.push(answer),
             Some(_) | None => {
@@ -84,7 +95,8 @@ pub(super) fn fetched(context: RequestContext, plan: &FetchPlan, reading: Readin
         }
     }
     drop(session);
-    send(context, FetchResponse { session_id, topics, ..Default::default() });
+    let node_endpoints = hints.endpoints();
+    send(context, FetchResponse { session_id, topics, node_endpoints, ..Default::default() });
 }
 
 fn partition_answer(

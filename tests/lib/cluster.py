@@ -1,0 +1,283 @@
+"""Clusters of Chronik on loopback: real processes on ports of their own, started as a user would start them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import wire
+from daemon import STOP_TIMEOUT_S, Chronik, answers
+
+# Below the ports that the system gives to outgoing connections: a node that connects to a peer that is away must not
+# be given that peer's own port.
+FIRST_PORT, LAST_PORT = 20_000, 32_000
+READY_TIMEOUT_S = 60.0
+FORBIDDEN = ("Failed to elect leader", "Failed to propose", "panicked")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(FIRST_PORT, LAST_PORT)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
+
+
+def eventually(what: str, check: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Wait until `check` gives something true; what it raises counts as false until the time is up."""
+    deadline = time.monotonic() + timeout_s
+    last: object = None
+    while True:
+        try:
+            last = check()
+            if last:
+                return
+        except (OSError, AssertionError, wire.Closed) as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {timeout_s:.0f} s, last {last!r}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Partition:
+    """One partition as Metadata tells it."""
+
+    error: int
+    leader: int
+    replicas: list[int]
+    isr: list[int]
+
+
+@dataclass
+class Metadata:
+    """An answer to Metadata v2."""
+
+    brokers: dict[int, tuple[str, int]] = field(default_factory=dict)
+    cluster_id: str | None = None
+    controller: int = -1
+    topics: dict[str, list[Partition]] = field(default_factory=dict)
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+def metadata(connection: wire.Connection, topics: list[str] | None = None) -> Metadata:
+    """Metadata v2 of some topics, which creates those that are missing, or of all."""
+    body = wire.i32(-1) if topics is None else wire.array(*[wire.string(topic) for topic in topics])
+    reader = connection.ask(wire.METADATA, 2, body)
+    answer = Metadata()
+    for _ in range(reader.i32()):
+        node = reader.i32()
+        answer.brokers[node] = (reader.string() or "", reader.i32())
+        reader.string()
+    answer.cluster_id = reader.string()
+    answer.controller = reader.i32()
+    for _ in range(reader.i32()):
+        error, name = reader.i16(), reader.string() or ""
+        reader.i8()
+        partitions = {}
+        for _ in range(reader.i32()):
+            code, index, leader = reader.i16(), reader.i32(), reader.i32()
+            replicas = [reader.i32() for _ in range(reader.i32())]
+            partitions[index] = Partition(code, leader, replicas, [reader.i32() for _ in range(reader.i32())])
+        answer.errors[name] = error
+        answer.topics[name] = [partitions[index] for index in sorted(partitions)]
+    return answer
+
+
+def create_topics(
+    connection: wire.Connection, topics: dict[str, tuple[int, int]], timeout_ms: int = 30_000
+) -> dict[str, tuple[int, str | None]]:
+    """CreateTopics v2: partitions and replication factors by name; error codes and texts by name."""
+    wanted = [
+        wire.string(name) + wire.i32(partitions) + wire.i16(factor) + wire.array() + wire.array()
+        for name, (partitions, factor) in topics.items()
+    ]
+    reader = connection.ask(wire.CREATE_TOPICS, 2, wire.array(*wanted) + wire.i32(timeout_ms) + wire.i8(0))
+    reader.i32()
+    outcomes = {}
+    for _ in range(reader.i32()):
+        name = reader.string() or ""
+        outcomes[name] = (reader.i16(), reader.string())
+    return outcomes
+
+
+def delete_topics(connection: wire.Connection, names: list[str]) -> dict[str, int]:
+    """DeleteTopics v1; error codes by name."""
+    body = wire.array(*[wire.string(name) for name in names]) + wire.i32(30_000)
+    reader = connection.ask(wire.DELETE_TOPICS, 1, body)
+    reader.i32()
+    outcomes = {}
+    for _ in range(reader.i32()):
+        name = reader.string() or ""
+        outcomes[name] = reader.i16()
+    return outcomes
+
+
+def grow_topic(connection: wire.Connection, name: str, partitions: int) -> int:
+    """CreatePartitions v0; the error code."""
+    wanted = wire.string(name) + wire.i32(partitions) + wire.i32(-1)
+    reader = connection.ask(37, 0, wire.array(wanted) + wire.i32(30_000) + wire.i8(0))
+    reader.i32(), reader.i32(), reader.string()
+    return reader.i16()
+
+
+class Node(Chronik):
+    """One node of a cluster."""
+
+    def __init__(self, binary: Path, directory: Path, node_id: int, kafka_port: int, peers: str) -> None:
+        super().__init__(binary, directory / f"chronik-data-{node_id}", kafka_port)
+        self.host = "localhost"
+        self.node_id = node_id
+        self.directory = directory
+        self.log_path = directory / f"node-{node_id}.log"
+        self.settings = {
+            "CHRONIK_NODE_ID": str(node_id),
+            "CHRONIK_CLUSTER_ENABLED": "true",
+            "CHRONIK_CLUSTER_PEERS": peers,
+        }
+
+    def environment(self) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CHRONIK_")}
+        return {**inherited, "CHRONIK_KAFKA_PORT": str(self.port), **self.settings}
+
+    def spawn(self) -> None:
+        """Start the process in the cluster's directory, where its data goes by default."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=self.environment(),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def connect(self, timeout_s: float = 30.0) -> wire.Connection:
+        """A connection to this node and no other."""
+        return wire.Connection(self.bootstrap, timeout_s)
+
+    def metadata(self, topics: list[str] | None = None) -> Metadata:
+        """What this node tells of the cluster."""
+        with self.connect() as connection:
+            return metadata(connection, topics)
+
+    def log(self) -> str:
+        """All that this node has written, over all its lives."""
+        return self.log_path.read_text(errors="replace")
+
+    def log_size(self) -> int:
+        """Where the log ends now, for `log_since`."""
+        return self.log_path.stat().st_size
+
+    def log_since(self, position: int) -> str:
+        """What this node has written from a place on."""
+        with self.log_path.open("rb") as log:
+            log.seek(position)
+            return log.read().decode(errors="replace")
+
+
+class Cluster:
+    """Some nodes that know of each other."""
+
+    def __init__(self, binary: Path, node_count: int = 3, settings: dict[str, str] | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="chronik-cluster-"))
+        ports = free_ports(2 * node_count)
+        self.kafka_ports, self.raft_ports = ports[:node_count], ports[node_count:]
+        places = zip(self.kafka_ports, self.raft_ports, strict=True)
+        self.peers = ",".join(f"localhost:{kafka}:{raft}" for kafka, raft in places)
+        self.nodes = [
+            Node(binary, self.directory, number, port, self.peers) for number, port in enumerate(self.kafka_ports, 1)
+        ]
+        for node in self.nodes:
+            node.settings |= settings or {}
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        for node in self.nodes:
+            node.kill()
+        if kind is not None and os.environ.get("KEEP_CLUSTERS"):
+            print(f"# kept {self.directory}", flush=True)
+            return
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start all nodes and wait until each of them answers."""
+        for node in self.nodes:
+            node.spawn()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until all nodes that run answer, and see all nodes that run."""
+        for node in self.running():
+            node.wait_until_ready()
+        ids = sorted(node.node_id for node in self.running())
+        for node in self.running():
+            eventually(
+                f"node {node.node_id} sees {ids}", lambda node=node: sorted(node.metadata([]).brokers) == ids
+            )
+
+    def stop(self) -> None:
+        """SIGTERM to all, together."""
+        for node in self.nodes:
+            if node.process is not None and node.alive():
+                node.process.terminate()
+        for node in self.nodes:
+            # A second signal would end it at once.
+            if node.process is not None and (code := node.process.wait(timeout=STOP_TIMEOUT_S)) != 0:
+                raise AssertionError(f"node {node.node_id} ended with code {code}\n{node.log_tail()}")
+
+    def running(self) -> Iterator[Node]:
+        """The nodes whose process lives."""
+        return (node for node in self.nodes if node.alive())
+
+    def leader(self) -> Node:
+        """The node that leads the metadata log, by its own log."""
+        newest: tuple[int, Node] | None = None
+        for node in self.running():
+            terms = [int(term) for term in re.findall(r"became leader at term (\d+)", node.log())]
+            if terms and (newest is None or newest[0] < max(terms)):
+                newest = (max(terms), node)
+        if newest is None:
+            raise AssertionError("no node leads")
+        return newest[1]
+
+    def followers(self) -> list[Node]:
+        """The other nodes that run."""
+        leader = self.leader()
+        return [node for node in self.running() if node is not leader]
+
+    def check_logs(self) -> None:
+        """No node may have written what must never be written."""
+        for node in self.nodes:
+            if not node.log_path.exists():
+                continue
+            for words in FORBIDDEN:
+                if words in node.log():
+                    raise AssertionError(f"node {node.node_id} has written {words!r}\n{node.log_tail()}")
+
+
+def is_up(node: Node) -> bool:
+    """Whether a node answers requests."""
+    with contextlib.suppress(OSError):
+        return answers(node.host, node.port, 0.5)
+    return False
