@@ -8,9 +8,9 @@ skipped_count=0
 # Run one unit: one line with its outcome, and the end of its log if it failed.
 run_unit() {
     local name=$1 log="$LOGS/$1.log" started=$SECONDS code=0
-    if [ "$BROKER" = kafka ] && [ "$name" = crash ]; then
+    if [ "$BROKER" = kafka ] && [[ $name = crash || $name = cluster-* ]]; then
         skipped_count=$((skipped_count + 1))
-        echo "SKIP $name (it kills Chronik; tests/crash/rounds.py kafka does the same to Kafka)"
+        echo "SKIP $name (it starts and kills Chronik's own nodes)"
         return
     fi
     (
@@ -54,7 +54,7 @@ execute_unit() {
             shellcheck --external-sources scripts/test scripts/lib/*.sh .ci/run
             "$python/tools/bin/ruff" check --no-cache tests
             "$python/tools/bin/ruff" format --no-cache --check tests
-            "$python/tools/bin/mypy" --cache-dir "$CACHE/mypy" tests/lib tests/crash/*.py
+            "$python/tools/bin/mypy" --cache-dir "$CACHE/mypy" tests/lib tests/crash/*.py tests/cluster/*.py
             test -z "$(gofmt -l $clients/go)"
             cargo fmt --check --manifest-path $clients/rust/Cargo.toml
             ;;
@@ -108,6 +108,15 @@ execute_unit() {
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
             timeout 900 "$python/confluent-kafka/bin/python" tests/crash/rounds.py "$BROKER" \
                 --binary "$BINARY" --libs "$KAFKA_LIBS" --rounds "$CRASH_ROUNDS"
+            ;;
+        cluster-nodes)
+            install_kafka
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            timeout --kill-after=20 600 "$python/kafka-python/bin/python" tests/cluster/suite.py \
+                --binary "$BINARY" --libs "$KAFKA_LIBS"
+            ;;
+        cluster-figures)
+            timeout --kill-after=20 600 python3 tests/cluster/figures.py --binary "$BINARY"
             ;;
         groups-kafka-python)
             install_venv kafka-python $clients/kafka-python/requirements.txt

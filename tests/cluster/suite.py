@@ -1,14 +1,16 @@
 """Clusters of three real nodes: what they agree on, what they write, and what they survive.
 
-    suite.py --binary target/release/chronik-server --libs DIRECTORY-OF-KAFKA-JARS [PART-OF-A-NAME]
+suite.py --binary target/release/chronik-server --libs DIRECTORY-OF-KAFKA-JARS [PART-OF-A-NAME]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import report
 import wire
@@ -134,16 +137,16 @@ def the_table_is_round_robin_on_every_node() -> None:
 
 
 def kafka_python_sees_the_same_on_every_node() -> None:
-    from kafka.admin import KafkaAdminClient, NewTopic  # noqa: PLC0415
-
+    # Only this case needs the client.
+    client: Any = importlib.import_module("kafka.admin")
     with Cluster(BINARY) as cluster:
         cluster.start()
         for number, node in enumerate(cluster.nodes):
-            admin = KafkaAdminClient(bootstrap_servers=node.bootstrap)
-            admin.create_topics([NewTopic(f"made-{number}", 9, 3)])
+            admin = client.KafkaAdminClient(bootstrap_servers=node.bootstrap)
+            admin.create_topics([client.NewTopic(f"made-{number}", 9, 3)])
             admin.close()
         for node in cluster.nodes:
-            admin = KafkaAdminClient(bootstrap_servers=node.bootstrap)
+            admin = client.KafkaAdminClient(bootstrap_servers=node.bootstrap)
             for number in range(3):
                 (about,) = admin.describe_topics([f"made-{number}"])
                 rows = sorted(about["partitions"], key=lambda p: p.get("partition_index", p.get("partition", 0)))
@@ -228,11 +231,93 @@ def any_node_takes_any_request() -> None:
             expect("not grown to less", grow_topic(second, name, 5), 37)
             expect("deleted", delete_topics(second, [name]), {name: 0})
             expect("gone", delete_topics(first, [name]), {name: UNKNOWN_TOPIC})
+            expect("the first topic, deleted", delete_topics(third, ["__meta"]), {"__meta": 0})
+            eventually("comes again", lambda: metadata(first, None).topics.get("__meta") == table([[1, 2, 3]]))  # noqa: B023
             expect("made anew", create_topics(third, {name: (1, 1)})[name], (0, None))
             code, text = create_topics(first, {f"{name}-wide": (1, 4)})[f"{name}-wide"]
             expect("more replicas than nodes", (code, "4" in (text or ""), "3" in (text or "")), (38, True, True))
             for connection in connections:
                 connection.socket.close()
+        cluster.check_logs()
+
+
+def any_legal_id_and_address_will_do() -> None:
+    ids = [0, 7, 2_147_483_647]
+    with Cluster(BINARY, ids, {"CHRONIK_BIND": "127.0.0.1"}, host="127.0.0.1") as cluster:
+        cluster.start()
+        with cluster.nodes[2].connect() as connection:
+            expect("create", create_topics(connection, {"ids": (3, 3)})["ids"], (0, None))
+        everywhere(cluster, "ids", table([[0, 7, 2_147_483_647], [7, 2_147_483_647, 0], [2_147_483_647, 0, 7]]))
+        about = cluster.nodes[0].metadata([])
+        expect("addresses", about.brokers, {node.node_id: ("127.0.0.1", node.port) for node in cluster.nodes})
+        cluster.leader().kill()
+        with next(cluster.running()).connect() as connection:
+            expect("two decide", create_topics(connection, {"two": (1, 1)})["two"], (0, None))
+        cluster.check_logs()
+
+
+def one_two_or_five_nodes_are_a_cluster_too() -> None:
+    for ids in ([1], [1, 2], [1, 2, 3, 4, 5]):
+        with Cluster(BINARY, ids) as cluster:
+            cluster.start()
+            count = len(ids)
+            with cluster.nodes[-1].connect() as connection:
+                made = create_topics(connection, {"wide": (count, count), "wider": (1, count + 1)})
+            expect("created", {name: code for name, (code, _) in made.items()}, {"wide": 0, "wider": INVALID_FACTOR})
+            everywhere(cluster, "wide", table([ids[at:] + ids[:at] for at in range(count)]))
+            everywhere(cluster, "__meta", table([ids[:3]]))
+            cluster.stop()
+            cluster.start()
+            everywhere(cluster, "wide", table([ids[at:] + ids[:at] for at in range(count)]))
+            cluster.check_logs()
+
+
+def racks_and_advertised_addresses_count() -> None:
+    with Cluster(BINARY, settings={"CHRONIK_NUM_PARTITIONS": "5", "CHRONIK_REPLICATION_FACTOR": "2"}) as cluster:
+        for node, rack in zip(cluster.nodes, ("near", "near", "far"), strict=True):
+            node.settings |= {"CHRONIK_RACK": rack, "CHRONIK_ADVERTISE": f"127.0.0.1:{node.port}"}
+        cluster.start()
+        with cluster.nodes[0].connect() as connection:
+            expect("create", create_topics(connection, {"spread": (6, 2)})["spread"], (0, None))
+            metadata(connection, ["auto"])
+            about = metadata(connection, None)
+        expect("addresses", about.brokers, {node.node_id: ("127.0.0.1", node.port) for node in cluster.nodes})
+        expect("each partition is in both racks", [3 in p.replicas for p in about.topics["spread"]], [True] * 6)
+        auto = [(len(partition.replicas), partition.error) for partition in about.topics["auto"]]
+        expect("defaults", auto, [(2, 0)] * 5)
+
+
+def records_and_groups_work_across_nodes() -> None:
+    # Only this case and one other need the client.
+    kafka: Any = importlib.import_module("kafka")
+
+    with Cluster(BINARY) as cluster:
+        cluster.start()
+        producer = kafka.KafkaProducer(bootstrap_servers=cluster.nodes[0].bootstrap, acks=1)
+        sent = [producer.send("events", f"{number}".encode(), partition=number % 3) for number in range(300)]
+        for future in sent:
+            future.get(30)
+        producer.close()
+        read: list[int] = []
+        consumer = kafka.KafkaConsumer(
+            "events",
+            bootstrap_servers=cluster.nodes[2].bootstrap,
+            group_id="readers",
+            auto_offset_reset="earliest",
+            consumer_timeout_ms=10_000,
+        )
+        for message in consumer:
+            read.append(int(message.value))
+            if len(read) == 300:
+                break
+        consumer.commit()
+        consumer.close()
+        expect("everything is read", sorted(read), list(range(300)))
+        again = kafka.KafkaConsumer(
+            "events", bootstrap_servers=cluster.nodes[1].bootstrap, group_id="readers", consumer_timeout_ms=4_000
+        )
+        expect("and not again", [message.value for message in again], [])
+        again.close()
         cluster.check_logs()
 
 
@@ -325,11 +410,18 @@ def restarts_change_nothing() -> None:
         check("all together")
         for node in cluster.nodes:
             expect("exit code", node.stop(), 0)
-            eventually("fenced", lambda node=node: node.node_id not in next(cluster.running()).metadata([]).brokers)
+
+            def is_fenced(node: Node = node) -> bool:
+                return node.node_id not in next(cluster.running()).metadata([]).brokers
+
+            eventually("fenced", is_fenced)
             others = [other for other in cluster.nodes if other is not node]
             with others[0].connect() as connection:
                 name = f"without-{node.node_id}"
                 expect("two of three decide", create_topics(connection, {name: (2, 2)})[name], (0, None))
+                auto = metadata(connection, [f"auto-{name}"]).topics[f"auto-{name}"]
+                factors = [len(partition.replicas) for partition in auto]
+                expect("a default is clamped to the nodes that live", factors, [2, 2, 2])
             node.spawn()
             cluster.wait_until_ready()
             check(f"node {node.node_id}")
@@ -415,6 +507,30 @@ def the_leader_dies_amid_two_hundred_topics() -> None:
             for name in made:
                 told = lines_of(node.log(), f"Assigned partition {name}/0 to")
                 expect(f"times that node {node.node_id} assigned {name}", len(told) <= 1, True)
+        cluster.check_logs()
+
+
+def a_leader_that_sleeps_is_replaced() -> None:
+    with Cluster(BINARY) as cluster:
+        cluster.start()
+        leader, (first, second) = cluster.leader(), cluster.followers()
+        os.kill(leader.pid(), signal.SIGSTOP)
+        try:
+
+            def is_fenced() -> bool:
+                return leader.node_id not in first.metadata([]).brokers
+
+            eventually("it is fenced", is_fenced, 10)
+            with second.connect() as connection:
+                expect("two decide", create_topics(connection, {"asleep": (2, 2)})["asleep"], (0, None))
+        finally:
+            os.kill(leader.pid(), signal.SIGCONT)
+        cluster.wait_until_ready()
+        with leader.connect() as connection:
+            expect("it follows", create_topics(connection, {"awake": (3, 3)})["awake"], (0, None))
+        wanted = first.metadata(None).topics
+        eventually("it knows all", lambda: leader.metadata(None).topics == wanted)
+        expect("another leads", cluster.leader() is not leader, True)
         cluster.check_logs()
 
 
@@ -529,8 +645,8 @@ def hostile_bytes_on_the_raft_port() -> None:
         held = []
         for port in cluster.raft_ports:
             for attack in attacks * 5:
-                with socket.create_connection(("localhost", port), timeout=10) as connection:
-                    connection.sendall(attack)
+                with socket.create_connection(("localhost", port), timeout=10) as attacker:
+                    attacker.sendall(attack)
             held += [socket.create_connection(("localhost", port), timeout=10) for _ in range(100)]
         with cluster.followers()[0].connect() as connection:
             expect("create", create_topics(connection, {"calm": (9, 3)})["calm"][0], 0)
@@ -538,10 +654,10 @@ def hostile_bytes_on_the_raft_port() -> None:
         leader.kill()
         leader.spawn()
         cluster.wait_until_ready()
-        for connection in held:
-            connection.close()
+        for silent in held:
+            silent.close()
         for node in cluster.nodes:
-            resident_kib = int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{node.process.pid}/status").read_text())[0])
+            resident_kib = int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{node.pid()}/status").read_text())[0])
             expect("memory", resident_kib < 100_000, True)
         cluster.check_logs()
 
@@ -642,6 +758,10 @@ CASES: list[Callable[[], None]] = [
     kafka_python_sees_the_same_on_every_node,
     the_log_says_what_people_look_for,
     any_node_takes_any_request,
+    any_legal_id_and_address_will_do,
+    one_two_or_five_nodes_are_a_cluster_too,
+    racks_and_advertised_addresses_count,
+    records_and_groups_work_across_nodes,
     internal_topics_are_made_as_asked_for,
     configs_change_through_followers,
     the_quorum_is_told_on_every_node,
@@ -649,6 +769,7 @@ CASES: list[Callable[[], None]] = [
     restarts_change_nothing,
     nodes_may_start_far_apart,
     the_leader_dies_amid_two_hundred_topics,
+    a_leader_that_sleeps_is_replaced,
     a_follower_far_behind_catches_up_by_snapshot,
     a_torn_frame_is_cut_and_a_flipped_byte_stops_the_node,
     a_full_disk_under_the_metadata_log,
@@ -660,7 +781,7 @@ CASES: list[Callable[[], None]] = [
 
 def main() -> int:
     """Run the cases that are asked for."""
-    global BINARY, LIBS  # noqa: PLW0603
+    global BINARY, LIBS
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(BINARY))
     parser.add_argument("--libs", default=os.environ.get("KAFKA_LIBS", ""))

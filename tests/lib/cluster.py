@@ -170,6 +170,12 @@ class Node(Chronik):
                 start_new_session=True,
             )
 
+    def pid(self) -> int:
+        """The number of the process."""
+        if self.process is None:
+            raise AssertionError(f"node {self.node_id} was not started")
+        return self.process.pid
+
     def connect(self, timeout_s: float = 30.0) -> wire.Connection:
         """A connection to this node and no other."""
         return wire.Connection(self.bootstrap, timeout_s)
@@ -197,14 +203,23 @@ class Node(Chronik):
 class Cluster:
     """Some nodes that know of each other."""
 
-    def __init__(self, binary: Path, node_count: int = 3, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        ids: list[int] | None = None,
+        settings: dict[str, str] | None = None,
+        host: str = "localhost",
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="chronik-cluster-"))
-        ports = free_ports(2 * node_count)
-        self.kafka_ports, self.raft_ports = ports[:node_count], ports[node_count:]
-        places = zip(self.kafka_ports, self.raft_ports, strict=True)
-        self.peers = ",".join(f"localhost:{kafka}:{raft}" for kafka, raft in places)
+        numbers = ids or [1, 2, 3]
+        ports = free_ports(2 * len(numbers))
+        self.kafka_ports, self.raft_ports = ports[: len(numbers)], ports[len(numbers) :]
+        places = zip(numbers, self.kafka_ports, self.raft_ports, strict=True)
+        named = "{0}@{3}:{1}:{2}" if ids else "{3}:{1}:{2}"
+        self.peers = ",".join(named.format(*place, host) for place in places)
         self.nodes = [
-            Node(binary, self.directory, number, port, self.peers) for number, port in enumerate(self.kafka_ports, 1)
+            Node(binary, self.directory, number, port, self.peers)
+            for number, port in zip(numbers, self.kafka_ports, strict=True)
         ]
         for node in self.nodes:
             node.settings |= settings or {}
@@ -232,9 +247,11 @@ class Cluster:
             node.wait_until_ready()
         ids = sorted(node.node_id for node in self.running())
         for node in self.running():
-            eventually(
-                f"node {node.node_id} sees {ids}", lambda node=node: sorted(node.metadata([]).brokers) == ids
-            )
+
+            def sees_all(node: Node = node) -> bool:
+                return sorted(node.metadata([]).brokers) == ids
+
+            eventually(f"node {node.node_id} sees {ids}", sees_all)
 
     def stop(self) -> None:
         """SIGTERM to all, together."""

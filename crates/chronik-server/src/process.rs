@@ -31,8 +31,8 @@ pub const DRAIN_MS_MAX: u64 = 3_000;
 
 /// What sets the ports of further listeners.
 const EXTERNAL_LISTENERS: &str = "CHRONIK_EXTERNAL_LISTENERS";
-/// What sets the port of the metadata log.
-const RAFT_PORT: &str = "CHRONIK_RAFT_PORT";
+/// What sets the port of the metadata log: all nodes must know of another.
+const RAFT_PORT: &str = "CHRONIK_CLUSTER_PEERS on every node";
 
 /// The exit code when the process cannot start or go on.
 const EXIT_FAILURE: u8 = 1;

@@ -7,6 +7,7 @@
 //! | waiting | all listed nodes are in service, or have had their time, or nothing is unassigned | proposing |
 //! | proposing | all topics are assigned | done |
 //! | proposing | a proposal fails | waiting, for a moment |
+//! | done | the first topic is gone | waiting |
 //!
 //! Placement is decided here and proposed; the state machine refuses what another leader has assigned meanwhile, so
 //! that nothing is assigned twice (META-4).
@@ -103,11 +104,15 @@ impl Broker {
         if !quorum.is_leader {
             return None;
         }
+        let is_meta_missing = image.topic(META_TOPIC).is_none();
+        if is_meta_missing && matches!(state.phase, Phase::Done) {
+            // Somebody has deleted it, and nodes that start wait for it.
+            state.phase = Phase::Waiting { until: now.monotonic };
+        }
         let Phase::Waiting { until } = state.phase else { return None };
         let unassigned = unassigned(&image);
         let live: Vec<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
         let are_missing = self.config.cluster_nodes.iter().any(|node| !live.contains(&node.id));
-        let is_meta_missing = image.topic(META_TOPIC).is_none();
         let has_work = is_meta_missing || !unassigned.is_empty();
         if live.is_empty() || image.cluster_id().is_none() || has_work && are_missing && now.monotonic < until
         {

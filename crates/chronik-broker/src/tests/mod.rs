@@ -3,6 +3,7 @@
 
 mod cluster;
 mod configs;
+mod duties;
 mod groups;
 mod log_dirs;
 mod offers;
@@ -28,7 +29,9 @@ use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::metadata::{
     CommandBatch, Endpoint, FenceBroker, MetadataImage, RegisterBroker, UnfenceBroker,
 };
-use chronik_raft::{BarrierDone, InMemoryMetadata, MetadataListener, MetadataLog, ProposalDone, QuorumState};
+use chronik_raft::{
+    BarrierDone, InMemoryMetadata, LivenessChange, MetadataListener, MetadataLog, ProposalDone, QuorumState,
+};
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now, Offset, Term, TimestampMs};
 use parking_lot::Mutex;
 
@@ -168,6 +171,8 @@ impl Fixture {
             }
         }));
         broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+        // A single node is in service once it is registered; in a cluster the controller has to hear of it.
+        broker.liveness_changed(Term(1), &[LivenessChange::Returned { node: NODE }]);
         let fixture = Self { broker, metadata, clock, connection: connection(1), disk };
         assert!(fixture.image().broker(NODE).is_some_and(|broker| !broker.fenced));
         fixture
