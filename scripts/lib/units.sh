@@ -130,7 +130,7 @@ execute_unit() {
         docker)
             install_docker
             install_venv kafka-python $clients/kafka-python/requirements.txt
-            timeout --kill-after=60 360 "$python/kafka-python/bin/python" tests/docker/suite.py \
+            timeout --kill-after=60 480 "$python/kafka-python/bin/python" tests/docker/suite.py \
                 --binary "$BINARY" --cache "$CACHE/docker"
             ;;
         cluster-figures)

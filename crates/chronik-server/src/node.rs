@@ -97,13 +97,12 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let logs = open_logs(
-        config.manager_options(),
+        manager_options(&config, open_files_max),
         &disk,
         &data_dir,
         &metadata,
         &broker_config.topic_values,
         clock,
-        open_files_max,
         &telemetry.health,
     )?;
 
@@ -235,24 +234,28 @@ fn log_end(driver: &RaftDriver) -> (LogIndex, Term) {
     (index, term)
 }
 
-fn open_logs(
-    mut options: ManagerOptions,
-    disk: &Arc<dyn Disk>,
-    data_dir: &Path,
-    metadata: &RaftHandle,
-    values: &chronik_broker::config::BrokerValues,
-    clock: Clock,
-    open_files_max: Option<u64>,
-    health: &Health,
-) -> Result<Arc<LogManager>, Box<dyn Error>> {
-    let image = metadata.image();
-    let values = values.clone();
-    options.boot_id = system::boot_id();
+/// What the logs of a process that may have `open_files_max` files open are told.
+fn manager_options(config: &crate::config::Config, open_files_max: Option<u64>) -> ManagerOptions {
+    let mut options = ManagerOptions { boot_id: system::boot_id(), ..config.manager_options() };
     if let Some(max) = open_files_max {
         // Connections have first claim on three quarters of the descriptors.
         options.open_files_max =
             options.open_files_max.min(usize::try_from(max / 8).unwrap_or(usize::MAX)).max(16);
     }
+    options
+}
+
+fn open_logs(
+    options: ManagerOptions,
+    disk: &Arc<dyn Disk>,
+    data_dir: &Path,
+    metadata: &RaftHandle,
+    values: &chronik_broker::config::BrokerValues,
+    clock: Clock,
+    health: &Health,
+) -> Result<Arc<LogManager>, Box<dyn Error>> {
+    let image = metadata.image();
+    let values = values.clone();
     let source = move |topic: &str| topic_log_config(&image, &values, topic);
     let starting = LogManager::open(
         Arc::clone(disk),

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::config::{self, Command, Config, LogFormat};
+use crate::config::{self, Command, Config, ExternalListeners, LogFormat};
 use crate::health::Step;
 use crate::http::{self, HealthCheck};
 use crate::metrics::Telemetry;
@@ -173,7 +173,7 @@ fn start_and_wait(
         }
     };
     let mut sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
-    for external in config.external_listeners.iter().flat_map(|listeners| listeners.as_slice()) {
+    for external in config.external_listeners.iter().flat_map(ExternalListeners::as_slice) {
         let options = SocketOptions { port_variable: EXTERNAL_LISTENERS, ..config.socket_options() };
         let name: Arc<str> = external.name.as_str().into();
         let bound = runtime.block_on(net::bind(&config.bind.0, external.port, options))?;

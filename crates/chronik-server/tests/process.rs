@@ -220,7 +220,13 @@ fn what_keeps_it_from_starting_is_one_line() {
         2,
         &["did you mean CHRONIK_NUM_PARTITIONS?"],
     );
-    complains("", dir.path(), &[("CHRONIK_CLUSTER_ENABLED", "true")], 2, &["CHRONIK_CLUSTER_PEERS is not set"]);
+    complains(
+        "",
+        dir.path(),
+        &[("CHRONIK_CLUSTER_ENABLED", "true")],
+        2,
+        &["CHRONIK_CLUSTER_PEERS is not set"],
+    );
     complains("", dir.path(), &[("CHRONIK_BIND", "192.0.2.1")], 1, &["192.0.2.1", "CHRONIK_BIND"]);
 }
 

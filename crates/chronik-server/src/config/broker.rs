@@ -7,6 +7,7 @@ use chronik_broker::config::{
 
 use chronik_log::ManagerOptions;
 
+use super::external::ExternalListeners;
 use super::load::Origin;
 use super::options::{Config, OPTIONS, OptionSpec};
 use super::peers::{Peer, Peers};
@@ -26,7 +27,7 @@ impl Config {
             external_endpoints: self
                 .external_listeners
                 .iter()
-                .flat_map(|listeners| listeners.as_slice())
+                .flat_map(ExternalListeners::as_slice)
                 .map(|listener| ExternalEndpoint {
                     listener: listener.name.clone(),
                     host: listener.advertised_host.clone(),
