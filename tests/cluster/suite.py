@@ -534,6 +534,45 @@ def a_leader_that_sleeps_is_replaced() -> None:
         cluster.check_logs()
 
 
+def brokers_are_fenced_once_and_return_once() -> None:
+    with Cluster(BINARY) as cluster:
+        cluster.start()
+        leader = cluster.leader()
+
+        def changes(position: int) -> list[str]:
+            return re.findall(r"((?:F|Unf)encing broker \d+)", leader.log_since(position))
+
+        for index, node in enumerate(cluster.followers()):
+            sizes = leader.log_size()
+            node.kill() if index else node.stop()
+            killed = time.monotonic()
+
+            def is_fenced(node: Node = node) -> bool:
+                return node.node_id not in leader.metadata([]).brokers
+
+            eventually("fenced", is_fenced, 5)
+            took_s = time.monotonic() - killed
+            print(f"# fenced after {took_s:.3f} s", flush=True)
+            expect("at once", took_s < 1.0, True)
+            time.sleep(2.5)
+            expect("and no more is said of it", changes(sizes), [f"Fencing broker {node.node_id}"])
+            node.spawn()
+            cluster.wait_until_ready()
+            time.sleep(1)
+            wanted = [f"Fencing broker {node.node_id}", f"Unfencing broker {node.node_id}"]
+            expect("until it returns", changes(sizes), wanted)
+        node = cluster.followers()[0]
+        sizes = leader.log_size()
+        os.kill(node.pid(), signal.SIGSTOP)
+        time.sleep(5)
+        os.kill(node.pid(), signal.SIGCONT)
+        cluster.wait_until_ready()
+        time.sleep(1)
+        wanted = [f"Fencing broker {node.node_id}", f"Unfencing broker {node.node_id}"]
+        expect("one that sleeps is fenced once, too", changes(sizes), wanted)
+        cluster.check_logs()
+
+
 def a_follower_far_behind_catches_up_by_snapshot() -> None:
     with Cluster(BINARY) as cluster:
         cluster.start()
@@ -770,6 +809,7 @@ CASES: list[Callable[[], None]] = [
     nodes_may_start_far_apart,
     the_leader_dies_amid_two_hundred_topics,
     a_leader_that_sleeps_is_replaced,
+    brokers_are_fenced_once_and_return_once,
     a_follower_far_behind_catches_up_by_snapshot,
     a_torn_frame_is_cut_and_a_flipped_byte_stops_the_node,
     a_full_disk_under_the_metadata_log,

@@ -21,22 +21,24 @@ from daemon import STOP_TIMEOUT_S, Chronik, answers
 # Below the ports that the system gives to outgoing connections: a node that connects to a peer that is away must not
 # be given that peer's own port.
 FIRST_PORT, LAST_PORT = 20_000, 32_000
-READY_TIMEOUT_S = 60.0
+GIVEN_OUT: set[int] = set()
 FORBIDDEN = ("Failed to elect leader", "Failed to propose", "panicked")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
+    """Ports of loopback that nobody listens on now, and that were not given out before."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(FIRST_PORT, LAST_PORT)
+        if port in GIVEN_OUT:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in found:
-            found.append(port)
+        GIVEN_OUT.add(port)
+        found.append(port)
     return found
 
 

@@ -83,6 +83,7 @@ struct Shared {
     listener: Mutex<Option<MetadataListener>>,
     liveness_listener: Mutex<Option<LivenessListener>>,
     metrics: Mutex<RaftMetrics>,
+    cluster_id: Mutex<Option<Arc<str>>>,
     /// Whether this node is the only one that there is, so that its image is always the newest.
     alone: AtomicBool,
     inbox: Mutex<Inbox>,
@@ -140,6 +141,7 @@ impl RaftDriver {
             listener: Mutex::new(None),
             liveness_listener: Mutex::new(None),
             metrics: Mutex::new(RaftMetrics::default()),
+            cluster_id: Mutex::new(None),
             alone: AtomicBool::new(false),
             inbox: Mutex::new(Inbox::default()),
             arrived: Condvar::new(),
@@ -148,6 +150,7 @@ impl RaftDriver {
         let node = RaftNode::open(config, disk, dir, transport, publisher)?;
         shared.image.store(Arc::clone(node.image()));
         shared.quorum.store(Arc::new(node.quorum()));
+        *shared.cluster_id.lock() = node.cluster_id().cloned();
         Ok(Self { node, shared, last_tick: None, stopped: None })
     }
 
@@ -215,6 +218,7 @@ impl RaftDriver {
         }
         self.shared.alone.store(self.is_alone(), Ordering::Release);
         *self.shared.metrics.lock() = self.node.metrics();
+        *self.shared.cluster_id.lock() = self.node.cluster_id().cloned();
         Ok(())
     }
 
@@ -374,6 +378,12 @@ impl RaftHandle {
     pub fn set_liveness_listener(&self, listener: LivenessListener) {
         *self.shared.liveness_listener.lock() = Some(listener);
         self.wake();
+    }
+
+    /// The cluster that this node belongs to: what its directory remembers, even before the log has been applied
+    /// again, and `None` only until the first entry that names the cluster is applied. Peers compare it.
+    pub fn cluster_id(&self) -> Option<Arc<str>> {
+        self.shared.cluster_id.lock().clone()
     }
 
     /// What the node has counted.

@@ -188,12 +188,16 @@ pub(crate) fn put_hard_state(out: &mut BytesMut, hard_state: &HardState) {
 
 pub(crate) fn put_conf_state(out: &mut BytesMut, state: &ConfState) {
     for list in [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next] {
-        put_len(out, list.len());
-        for id in list {
-            out.put_u64(*id);
-        }
+        put_ids(out, list);
     }
     out.put_u8(u8::from(state.auto_leave));
+}
+
+pub(crate) fn put_ids(out: &mut BytesMut, ids: &[u64]) {
+    put_len(out, ids.len());
+    for id in ids {
+        out.put_u64(*id);
+    }
 }
 
 pub(crate) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
@@ -293,7 +297,7 @@ impl Reader {
         })
     }
 
-    fn ids(&mut self) -> Result<Vec<u64>, WireError> {
+    pub(crate) fn ids(&mut self) -> Result<Vec<u64>, WireError> {
         let count = self.u32()? as usize;
         // All of them at once, so that a hostile count allocates nothing.
         let mut list = self.take(count.saturating_mul(size_of::<u64>()))?;

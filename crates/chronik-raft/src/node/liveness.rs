@@ -71,7 +71,7 @@ pub type LivenessListener = Box<dyn Fn(Term, &[LivenessChange]) + Send + Sync>;
 pub(super) struct Liveness {
     /// The incarnation under which the broker on this node registers, once it has one.
     own_incarnation: Option<u128>,
-    next_heartbeat: Option<MonotonicMs>,
+    last_heartbeat: Option<MonotonicMs>,
     /// Whom the last heartbeat went to.
     heartbeat_to: u64,
     heard: BTreeMap<NodeId, Heard>,
@@ -87,11 +87,14 @@ pub(super) struct Liveness {
 }
 
 /// The last heartbeat of a broker.
+#[derive(Clone, Copy)]
 struct Heard {
     at: MonotonicMs,
     incarnation: u128,
     broker_epoch: i64,
-    /// What was committed when this incarnation was heard of first, until it has applied that.
+    /// Whether the broker was fenced at the time: what it said before says nothing of whether it is back.
+    fenced: bool,
+    /// What was committed when it was heard of first, as it is now, until it has applied that.
     catching_up_to: Option<u64>,
 }
 
@@ -100,7 +103,7 @@ impl RaftNode {
     /// registered.
     pub fn set_broker_incarnation(&mut self, incarnation: u128) {
         self.liveness.own_incarnation = Some(incarnation);
-        self.liveness.next_heartbeat = None;
+        self.liveness.last_heartbeat = None;
     }
 
     /// The process on a node has ended: its connection was closed and a probe refused.
@@ -119,48 +122,48 @@ impl RaftNode {
     pub(super) fn pump_heartbeat(&mut self, now: MonotonicMs) -> bool {
         let leader = self.leadership().leader;
         let Some(broker) = self.own_registration() else { return false };
-        let (broker_epoch, incarnation, fenced) = (broker.epoch.get(), broker.incarnation, broker.fenced);
-        let soon = now.plus_ms(FENCED_HEARTBEAT_MS);
-        let due = match self.liveness.next_heartbeat {
-            // A new leader has heard of nobody yet.
-            Some(next) if self.liveness.heartbeat_to == leader => {
-                if fenced {
-                    next.min(soon)
-                } else {
-                    next
-                }
-            }
-            Some(_) | None => now,
-        };
-        if leader == 0 || leader == raft_id(self.config.node_id) || now < due {
+        let (broker_epoch, incarnation) = (broker.epoch.get(), broker.incarnation);
+        let (to, due) = (self.liveness.heartbeat_to, self.heartbeat_due());
+        // A new leader has heard of nobody yet.
+        let is_due = to != leader || due.is_none_or(|due| due <= now);
+        if leader == 0 || leader == raft_id(self.config.node_id) || !is_due {
             return false;
         }
-        let interval_ms = if fenced { FENCED_HEARTBEAT_MS } else { HEARTBEAT_MS };
-        self.liveness.next_heartbeat = Some(now.plus_ms(interval_ms));
+        self.liveness.last_heartbeat = Some(now);
         self.liveness.heartbeat_to = leader;
         let applied_index = self.image.applied_index().get();
         self.send_frame(leader, Body::Heartbeat { broker_epoch, incarnation, applied_index })
+    }
+
+    /// When the next heartbeat is due, after one that was sent.
+    fn heartbeat_due(&self) -> Option<MonotonicMs> {
+        let fenced = self.own_registration()?.fenced;
+        let interval_ms = if fenced { FENCED_HEARTBEAT_MS } else { HEARTBEAT_MS };
+        self.liveness.last_heartbeat.map(|last| last.plus_ms(interval_ms))
     }
 
     /// A broker lives.
     pub(super) fn take_heartbeat(&mut self, from: u64, heartbeat: (i64, u128, u64)) {
         let (broker_epoch, incarnation, applied_index) = heartbeat;
         let Some(node) = node_id(from).filter(|_| self.is_leader()) else { return };
-        let registered = self.image.broker(node);
-        if registered
-            .is_none_or(|broker| broker.incarnation != incarnation || broker.epoch.get() != broker_epoch)
-        {
+        let Some(registered) = self
+            .image
+            .broker(node)
+            .filter(|broker| broker.incarnation == incarnation && broker.epoch.get() == broker_epoch)
+        else {
             return;
-        }
-        let commit_index = self.raw.raft.raft_log.committed;
-        let heard = self.liveness.heard.entry(node).or_insert(Heard {
+        };
+        let first = Heard {
             at: self.now,
             incarnation,
             broker_epoch,
-            catching_up_to: Some(commit_index),
-        });
-        if heard.incarnation != incarnation || heard.broker_epoch != broker_epoch {
-            *heard = Heard { at: self.now, incarnation, broker_epoch, catching_up_to: Some(commit_index) };
+            fenced: registered.fenced,
+            catching_up_to: Some(self.raw.raft.raft_log.committed),
+        };
+        let heard = self.liveness.heard.entry(node).or_insert(first);
+        let same_broker = heard.incarnation == incarnation && heard.broker_epoch == broker_epoch;
+        if !same_broker || heard.fenced != first.fenced {
+            *heard = first;
         }
         heard.at = self.now;
         if heard.catching_up_to.is_some_and(|target| target <= applied_index) {
@@ -240,7 +243,14 @@ impl RaftNode {
                 heard.incarnation == broker.incarnation && heard.broker_epoch == broker.epoch.get()
             });
             if broker.fenced {
-                if own_lives || heard.is_some_and(|heard| heard.catching_up_to.is_none()) {
+                // One that has fallen silent since, or whose process has ended, is not back.
+                let is_back = heard.is_some_and(|heard| {
+                    heard.fenced
+                        && heard.catching_up_to.is_none()
+                        && now.since_ms(heard.at) < SESSION_TIMEOUT_MS
+                        && !self.liveness.gone.contains(&node)
+                });
+                if own_lives || is_back {
                     differences.insert(LivenessChange::Returned { node });
                 }
                 continue;
@@ -264,8 +274,7 @@ impl RaftNode {
 
     /// When this node is to be woken for a heartbeat or a comparison.
     pub(super) fn next_liveness(&self) -> Option<MonotonicMs> {
-        let heartbeat = self.own_registration().and(self.liveness.next_heartbeat);
-        let heartbeat = heartbeat.filter(|_| !self.is_leader());
+        let heartbeat = self.heartbeat_due().filter(|_| !self.is_leader() && self.leader().is_some());
         let check = self.liveness.next_check.filter(|_| self.is_leader());
         [heartbeat, check].into_iter().flatten().min()
     }

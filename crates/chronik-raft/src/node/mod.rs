@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use chronik_disk::Disk;
 use chronik_types::{LogIndex, MonotonicMs, NodeId, Term};
-use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, Message, MessageType};
 use raft::{GetEntriesContext, RawNode, Ready, SnapshotStatus, StateRole};
 use thiserror::Error;
 
@@ -125,6 +125,18 @@ pub enum RaftError {
         last_index: LogIndex,
         /// What it had confirmed.
         counted_index: LogIndex,
+    },
+    /// The metadata is that of another cluster.
+    #[error(
+        "the data directory of node {node} belongs to cluster '{own}', and the leader's metadata is of cluster '{found}'; check the list of peers, or give the node another data directory"
+    )]
+    OtherCluster {
+        /// This node.
+        node: NodeId,
+        /// The cluster that its directory names.
+        own: String,
+        /// The cluster that the metadata names.
+        found: String,
     },
     /// Raft refused.
     #[error("raft failed")]
@@ -454,7 +466,23 @@ impl RaftNode {
             }
         }
         self.note_role();
+        self.leave_joint();
+        self.remember_cluster()?;
         self.compact()
+    }
+
+    /// Ends a joint configuration that raft itself would leave as it is: it does so when its leader applies the
+    /// entry that began it, and a leader that comes after that never does.
+    fn leave_joint(&mut self) {
+        let joint = !self.conf_state.voters_outgoing.is_empty() && self.conf_state.auto_leave;
+        let change_pending = self.image.applied_index().get() < self.raw.raft.pending_conf_index;
+        if joint
+            && self.is_leader()
+            && !change_pending
+            && let Err(error) = self.raw.propose_conf_change(Vec::new(), ConfChangeV2::default())
+        {
+            tracing::debug!(%error, "the joint configuration stays until the next turn");
+        }
     }
 
     /// Writes what a step asks for, then sends and applies what may follow it. `false` says that the disk is full
@@ -470,6 +498,7 @@ impl RaftNode {
         } else {
             // Decoded before it is written: a node must not replace what it has by what it cannot use.
             let image = MetadataImage::decode_snapshot(&ready.snapshot().data)?;
+            self.check_cluster(&image)?;
             let (snapshot, hard_state) = (ready.snapshot().clone(), ready.hs().cloned());
             let installed = self.raw.mut_store().install(&snapshot, hard_state.as_ref(), ready.entries());
             if installed.is_ok() {
@@ -559,6 +588,36 @@ impl RaftNode {
         Ok(())
     }
 
+    /// Refuses metadata of a cluster that this node's directory does not belong to.
+    fn check_cluster(&self, image: &MetadataImage) -> Result<(), RaftError> {
+        match (self.raw.store().cluster_id(), image.cluster_id()) {
+            (Some(own), Some(found)) if **own != *found => Err(RaftError::OtherCluster {
+                node: self.config.node_id,
+                own: own.to_string(),
+                found: found.to_owned(),
+            }),
+            (Some(_) | None, Some(_) | None) => Ok(()),
+        }
+    }
+
+    /// The cluster that this node belongs to. Known from the disk before anything is applied.
+    pub fn cluster_id(&self) -> Option<&Arc<str>> {
+        self.raw.store().cluster_id()
+    }
+
+    /// Has the directory remember the cluster once the image names it.
+    fn remember_cluster(&mut self) -> Result<(), RaftError> {
+        self.check_cluster(&self.image)?;
+        if self.raw.store().cluster_id().is_none()
+            && self.stalled.is_none()
+            && let Some(cluster_id) = self.image.cluster_id()
+        {
+            let cluster_id = Arc::from(cluster_id);
+            self.raw.mut_store().set_cluster_id(&cluster_id)?;
+        }
+        Ok(())
+    }
+
     /// Makes an image the newest. Without a delta, it is worked out.
     fn publish(&mut self, image: MetadataImage, delta: Option<Delta>) {
         let delta = delta.unwrap_or_else(|| Delta::between(&self.image, &image));
@@ -625,3 +684,6 @@ impl RaftNode {
         found.into_iter().next().map(|entry| (Term(entry.term), entry.data))
     }
 }
+
+#[cfg(test)]
+mod tests;

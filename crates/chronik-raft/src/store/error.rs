@@ -66,6 +66,16 @@ pub enum StoreError {
         /// This node.
         expected: Option<NodeId>,
     },
+    /// The node was first started as one of other voters.
+    #[error("{} was made for a cluster of nodes {found:?}, and this node is started for one of nodes {expected:?}; give it the list of peers that it was first started with, or another data directory", path.display())]
+    OtherVoters {
+        /// The file that says so.
+        path: PathBuf,
+        /// The voters that it names.
+        found: Vec<NodeId>,
+        /// Those of this start.
+        expected: Vec<NodeId>,
+    },
     /// A newer node wrote the file.
     #[error("{} has version {found}, and this build knows up to {known}: upgrade this node", path.display())]
     UnknownVersion {

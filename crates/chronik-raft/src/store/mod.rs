@@ -39,6 +39,10 @@ const ENTRY_OVERHEAD_BYTES: usize = 32;
 const RECORD_BASE: u8 = 1;
 const RECORD_HARD_STATE: u8 = 2;
 const RECORD_ENTRY: u8 = 3;
+/// The voters that the node was first started with.
+const RECORD_VOTERS: u8 = 4;
+/// The cluster that the node belongs to.
+const RECORD_CLUSTER: u8 = 5;
 
 /// A place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +69,22 @@ pub(crate) struct LogStore {
     snapshot_bytes: u64,
     snapshot_conf_state: ConfState,
     hard_state: HardState,
+    /// The voters that this node was first started with; `None` in a directory of a build that did not note them.
+    first_voters: Option<Vec<u64>>,
+    /// The cluster that this node belongs to, once it is known.
+    cluster_id: Option<Arc<str>>,
+    /// Whether the cluster's id is still to be written.
+    cluster_id_unwritten: bool,
 }
 
 /// A node's raft id. Raft reserves 0, which is a legal node id.
 pub(crate) fn raft_id(node: NodeId) -> u64 {
     u64::from(node.get().unsigned_abs()).saturating_add(1)
+}
+
+fn sorted_ids(nodes: &[NodeId]) -> Vec<u64> {
+    let ids: BTreeSet<u64> = nodes.iter().copied().map(raft_id).collect();
+    ids.into_iter().collect()
 }
 
 /// The node that a raft id stands for, where it stands for one.
@@ -102,11 +117,22 @@ impl LogStore {
             return Ok((Self::bootstrap(disk, dir, node, voters), Self::first_image()));
         };
         let (wal, frames) = Wal::open(disk.as_ref(), dir, sequence)?;
+        let expected = sorted_ids(voters);
         disk.sync_dir(dir).map_err(|source| StoreError::io("sync", dir, source))?;
         let mut store = Self::bootstrap(Arc::clone(&disk), dir, node, &[]);
+        store.first_voters = None;
         store.next_sequence = sequence.saturating_add(1);
         for frame in frames {
             store.replay(&wal, frame.position_bytes, frame.payload)?;
+        }
+        if let Some(found) =
+            store.first_voters.as_ref().filter(|found| !voters.is_empty() && **found != expected)
+        {
+            return Err(StoreError::OtherVoters {
+                path: wal.path().to_owned(),
+                found: found.iter().filter_map(|id| node_id(*id)).collect(),
+                expected: expected.iter().filter_map(|id| node_id(*id)).collect(),
+            });
         }
         if store.last_index() < store.hard_state.commit || store.snapshot.index < store.base.index {
             let reason = format!(
@@ -128,8 +154,8 @@ impl LogStore {
 
     fn bootstrap(disk: Arc<dyn Disk>, dir: &Path, node: NodeId, voters: &[NodeId]) -> Self {
         let start = Place { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM };
-        let voters: BTreeSet<u64> = voters.iter().copied().map(raft_id).collect();
-        let conf_state = ConfState { voters: voters.into_iter().collect(), ..ConfState::default() };
+        let voters = sorted_ids(voters);
+        let conf_state = ConfState { voters: voters.clone(), ..ConfState::default() };
         let hard_state = HardState { commit: BOOTSTRAP_INDEX, ..HardState::default() };
         Self {
             disk,
@@ -144,6 +170,25 @@ impl LogStore {
             snapshot_bytes: 0,
             snapshot_conf_state: conf_state,
             hard_state,
+            first_voters: Some(voters),
+            cluster_id: None,
+            cluster_id_unwritten: false,
+        }
+    }
+
+    /// The cluster that this node belongs to, once it is known.
+    pub(crate) fn cluster_id(&self) -> Option<&Arc<str>> {
+        self.cluster_id.as_ref()
+    }
+
+    /// Notes, durably, which cluster this node belongs to. Where the disk is full it is written with what comes
+    /// next.
+    pub(crate) fn set_cluster_id(&mut self, cluster_id: &Arc<str>) -> Result<(), StoreError> {
+        self.cluster_id = Some(Arc::clone(cluster_id));
+        self.cluster_id_unwritten = true;
+        match self.append(None, &[]) {
+            Err(StoreError::NoSpace { .. }) => Ok(()),
+            written => written,
         }
     }
 
@@ -178,15 +223,17 @@ impl LogStore {
     ) -> Result<(), StoreError> {
         let hard_state = hard_state.unwrap_or(&self.hard_state).clone();
         if let Some(wal) = &mut self.wal {
-            wal.append(&frame_of(None, &hard_state, entries))?;
+            let cluster_id = self.cluster_id.as_ref().filter(|_| self.cluster_id_unwritten);
+            wal.append(&frame_of(None, cluster_id, &hard_state, entries))?;
         } else {
             let base = self.base_record();
-            let first_frame = frame_of(Some(base), &hard_state, entries);
+            let first_frame = frame_of(Some(base), self.cluster_id.as_ref(), &hard_state, entries);
             let (sequence, disk) = (self.next_sequence, Arc::clone(&self.disk));
             self.wal = Some(Wal::create(disk.as_ref(), &self.dir, sequence, &first_frame)?);
             self.next_sequence = sequence.saturating_add(1);
         }
         self.hard_state = hard_state;
+        self.cluster_id_unwritten = false;
         self.take(entries);
         Ok(())
     }
@@ -266,8 +313,9 @@ impl LogStore {
             snapshot,
             snapshot_sequence: sequence,
             conf_state: conf_state.clone(),
+            first_voters: self.first_voters.clone(),
         };
-        let first_frame = frame_of(Some(record), &hard_state, &entries);
+        let first_frame = frame_of(Some(record), self.cluster_id.as_ref(), &hard_state, &entries);
         let wal = Wal::create(disk.as_ref(), &self.dir, sequence, &first_frame)?;
         self.wal = Some(wal);
         self.next_sequence = sequence.saturating_add(1);
@@ -277,6 +325,7 @@ impl LogStore {
         self.snapshot_bytes = data.len() as u64;
         self.snapshot_conf_state = conf_state;
         self.hard_state = hard_state;
+        self.cluster_id_unwritten = false;
         self.entries = entries.into();
         match disk.read_dir(&self.dir) {
             Ok(listed) => self.remove_leftovers(&listed.into_iter().map(|entry| entry.name).collect()),
@@ -316,6 +365,7 @@ impl LogStore {
             snapshot: self.snapshot,
             snapshot_sequence: self.snapshot_sequence(),
             conf_state: self.snapshot_conf_state.clone(),
+            first_voters: self.first_voters.clone(),
         }
     }
 
@@ -340,6 +390,13 @@ impl LogStore {
                     self.snapshot = record.snapshot;
                     self.snapshot_in_file = record.snapshot_sequence != 0;
                     self.snapshot_conf_state = record.conf_state;
+                }
+                RECORD_VOTERS => self.first_voters = Some(reader.ids().map_err(from_wire)?),
+                RECORD_CLUSTER => {
+                    let cluster_id = reader.bytes().map_err(from_wire)?;
+                    let cluster_id = std::str::from_utf8(&cluster_id)
+                        .map_err(|_| damaged("the cluster id is no text".to_owned()))?;
+                    self.cluster_id = Some(cluster_id.into());
                 }
                 RECORD_HARD_STATE => self.hard_state = reader.hard_state().map_err(from_wire)?,
                 RECORD_ENTRY => {
@@ -486,6 +543,8 @@ struct BaseRecord {
     /// Part of the snapshot's file name; 0 where it has no file.
     snapshot_sequence: u64,
     conf_state: ConfState,
+    /// A record of its own, which logs of earlier builds do not have.
+    first_voters: Option<Vec<u64>>,
 }
 
 impl BaseRecord {
@@ -498,6 +557,10 @@ impl BaseRecord {
         }
         out.put_u64(self.snapshot_sequence);
         wire::put_conf_state(out, &self.conf_state);
+        if let Some(voters) = &self.first_voters {
+            out.put_u8(RECORD_VOTERS);
+            wire::put_ids(out, voters);
+        }
     }
 
     fn read(reader: &mut Reader) -> Result<Self, WireError> {
@@ -507,15 +570,25 @@ impl BaseRecord {
             snapshot: Place { index: reader.u64()?, term: reader.u64()? },
             snapshot_sequence: reader.u64()?,
             conf_state: reader.conf_state()?,
+            first_voters: None,
         })
     }
 }
 
-fn frame_of(base: Option<BaseRecord>, hard_state: &HardState, entries: &[Entry]) -> Bytes {
+fn frame_of(
+    base: Option<BaseRecord>,
+    cluster_id: Option<&Arc<str>>,
+    hard_state: &HardState,
+    entries: &[Entry],
+) -> Bytes {
     let entry_bytes: usize = entries.iter().map(cost_bytes).sum();
     let mut out = BytesMut::with_capacity(entry_bytes.saturating_add(256));
     if let Some(base) = base {
         base.put(&mut out);
+    }
+    if let Some(cluster_id) = cluster_id {
+        out.put_u8(RECORD_CLUSTER);
+        wire::put_bytes(&mut out, cluster_id.as_bytes());
     }
     out.put_u8(RECORD_HARD_STATE);
     wire::put_hard_state(&mut out, hard_state);

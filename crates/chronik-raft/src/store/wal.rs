@@ -23,7 +23,8 @@ use super::snapshot_file::write_whole;
 use crate::wire::Reader;
 
 const FILE_MAGIC: [u8; 8] = *b"CHRONIKW";
-const FILE_VERSION: u32 = 1;
+/// Version 2 has records of the first voters and of the cluster, version 1 had none.
+const FILE_VERSION: u32 = 2;
 const FILE_HEADER_BYTES: usize = 24;
 const FRAME_MAGIC: u32 = 0x4348_5246;
 const FRAME_HEADER_BYTES: usize = 16;

@@ -106,7 +106,10 @@ async fn run(shared: Arc<Shared>, mut stream: TcpStream, permit: OwnedSemaphoreP
     let ended = if hello.stream == Stream::Snapshot {
         race(receive_snapshot(&shared, &hello, stream), replaced.notified()).await
     } else {
-        race(receive_messages(&shared, &hello, stream), replaced.notified()).await
+        shared.receiving_from(hello.from, 1);
+        let ended = race(receive_messages(&shared, &hello, stream), replaced.notified()).await;
+        shared.receiving_from(hello.from, -1);
+        ended
     };
     match ended {
         Either::First(FrameError::Closed) => {}

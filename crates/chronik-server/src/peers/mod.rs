@@ -87,6 +87,8 @@ struct Shared {
     raft: RaftHandle,
     /// The newest incoming connection of each peer and kind; notified when a newer one takes its place.
     incoming: Mutex<BTreeMap<(NodeId, Stream), Arc<Notify>>>,
+    /// How many connections each peer's messages are being read from.
+    receiving: Mutex<BTreeMap<NodeId, isize>>,
     /// Peers that have agreed to speak with this node.
     agreed: Mutex<BTreeSet<NodeId>>,
     /// What peers have said when they refused, so that each is logged once.
@@ -114,6 +116,7 @@ impl PeerNetwork {
             links: Arc::clone(&links.links),
             raft,
             incoming: Mutex::default(),
+            receiving: Mutex::default(),
             agreed: Mutex::default(),
             refusals: Mutex::default(),
             disagreement,
@@ -163,7 +166,7 @@ impl PeerNetwork {
 
 impl Shared {
     fn cluster_id(&self) -> Option<String> {
-        self.raft.image().cluster_id().map(str::to_owned)
+        self.raft.cluster_id().map(|id| id.to_string())
     }
 
     /// A peer speaks with this node.
@@ -195,11 +198,28 @@ impl Shared {
         }
     }
 
+    /// Notes that a connection with a peer's messages is read from now on, or no longer.
+    fn receiving_from(&self, peer: NodeId, change: isize) {
+        let mut receiving = self.receiving.lock();
+        let count = receiving.entry(peer).or_default();
+        *count = count.saturating_add(change);
+    }
+
     /// A peer's process is gone: its port refuses connections.
     fn gone(self: &Arc<Self>, peer: NodeId) {
         let quorum = self.raft.quorum();
         if quorum.is_leader {
-            self.raft.peer_gone(peer);
+            let shared = Arc::clone(self);
+            tokio::spawn(async move {
+                // What it sent before it ended is heard first: it must not sound like a return.
+                for _ in 0..LAST_WORDS_CHECKS_MAX {
+                    if shared.receiving.lock().get(&peer).is_none_or(|count| *count <= 0) {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(LAST_WORDS_CHECK_MS)).await;
+                }
+                shared.raft.peer_gone(peer);
+            });
         }
         if quorum.leader != Some(peer) {
             return;
@@ -216,6 +236,12 @@ impl Shared {
         });
     }
 }
+
+/// How often to look whether the last words of a peer that is gone have been read, in milliseconds. The system has closed
+/// its end already, so that this takes no longer than reading them.
+const LAST_WORDS_CHECK_MS: u64 = 5;
+/// How many times to look at most: half a second.
+const LAST_WORDS_CHECKS_MAX: u64 = 100;
 
 /// Distinct refusals that are remembered.
 const REFUSALS_REMEMBERED_MAX: usize = 256;
