@@ -48,6 +48,15 @@ install_kafkajs() {
     touch "$stamp"
 }
 
+# A Docker engine and what makes a base image for it. Where they cannot be installed the unit says so itself.
+install_docker() {
+    install_apt docker docker.io || true
+    install_apt dockerd docker.io || true
+    install_apt docker-compose docker-compose || true
+    install_apt iptables iptables || true
+    install_apt debootstrap debootstrap || true
+}
+
 install_go_suite() {
     (cd tests/clients/go && go build -o "$CACHE/go-suite" .)
 }

@@ -21,6 +21,7 @@ use crate::producer_ids::ProducerIds;
 use crate::random::Random;
 use crate::replication::{Fetchers, PeerClient};
 use crate::reply::Responder;
+use crate::stats::{PartitionChangeCounters, PartitionChanges, TopicTraffic};
 use crate::timers::Timers;
 use crate::topics::Topics;
 
@@ -60,6 +61,7 @@ pub struct Broker {
     assignment_lines: AssignmentLines,
     pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
+    changes: PartitionChangeCounters,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
     next_parked_id: AtomicU64,
@@ -94,6 +96,7 @@ impl Broker {
             assignment_lines: AssignmentLines::default(),
             controller_link: OnceLock::new(),
             timers: Timers::default(),
+            changes: PartitionChangeCounters::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),
             is_stopping: AtomicBool::new(false),
@@ -167,10 +170,27 @@ impl Broker {
     /// is part of the change is answered.
     pub fn metadata_changed(self: &Arc<Self>, image: &Arc<MetadataImage>, delta: &Delta) {
         self.assignment_lines.tell(self, image, delta);
+        self.changes.note(delta);
         let broker_configs_changed = self.configs.apply(image, delta);
         self.topics.apply(self, image, delta, broker_configs_changed);
         self.follow_image(image, delta);
         self.groups.apply(self, delta);
+    }
+
+    /// What clients have written and read, by topic and in all.
+    pub fn traffic(&self) -> TopicTraffic {
+        self.topics.traffic()
+    }
+
+    /// How often leaders and in-sync replicas have changed since this process started.
+    pub fn partition_changes(&self) -> PartitionChanges {
+        self.changes.read()
+    }
+
+    /// Whether this broker is in the image under its present incarnation: registered, and whether it is fenced.
+    pub fn registration(&self, image: &MetadataImage) -> Option<bool> {
+        let registered = image.broker(self.node_id())?;
+        (registered.incarnation == self.incarnation).then_some(registered.fenced)
     }
 
     /// This broker's node id.

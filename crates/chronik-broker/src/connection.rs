@@ -27,6 +27,8 @@ pub struct Connection {
     pub local: SocketAddr,
     /// The client's address.
     pub peer: SocketAddr,
+    /// The name of the listener that the client came by; `None` for the one that every broker has.
+    pub listener: Option<Arc<str>>,
     /// Name and version of the client's software, once `ApiVersions` v3 or later has told them (KIP-511).
     pub client_software: OnceLock<(String, String)>,
     closed: AtomicBool,
@@ -52,10 +54,17 @@ impl Connection {
             id,
             local,
             peer,
+            listener: None,
             client_software: OnceLock::new(),
             closed: AtomicBool::new(false),
             parked: Mutex::default(),
         }
+    }
+
+    /// The same connection, by the listener of this name.
+    #[must_use]
+    pub fn by_listener(self, listener: Option<Arc<str>>) -> Self {
+        Self { listener, ..self }
     }
 
     /// Says that the client is gone; nothing is parked for it from now on.

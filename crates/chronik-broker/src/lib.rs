@@ -18,6 +18,7 @@ mod producer_ids;
 mod random;
 mod replication;
 mod reply;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -25,10 +26,12 @@ mod topics;
 
 pub use api::{OFFERS, Offer};
 pub use broker::{Broker, BrokerParts};
+pub use chronik_coordinator::GroupStats;
 pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
 pub use controller::{Answered, ControllerLink};
 pub use replication::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
 pub use reply::{Reply, Responder, Response, ResponsePart};
+pub use stats::{PartitionChanges, TopicTraffic, Traffic};
 pub use topics::topic_log_config;

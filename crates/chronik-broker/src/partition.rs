@@ -23,6 +23,7 @@ use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Now, Offset, PartitionIndex,
 use parking_lot::Mutex;
 
 use crate::clock::SharedClock;
+use crate::stats::TrafficCounters;
 
 pub(crate) use replication::{Applied, LeaderAnswer, Standing, position_in};
 
@@ -54,6 +55,7 @@ pub(crate) struct Partition {
     pub(crate) topic: Arc<str>,
     pub(crate) topic_id: TopicId,
     pub(crate) index: PartitionIndex,
+    pub(crate) traffic: TrafficCounters,
     log: Arc<Log>,
     services: Arc<PartitionServices>,
     leader_epoch: AtomicI32,
@@ -102,6 +104,7 @@ impl Partition {
             topic,
             topic_id,
             index,
+            traffic: TrafficCounters::default(),
             log,
             services,
             leader_epoch: AtomicI32::new(LeaderEpoch::NONE.get()),
@@ -235,6 +238,12 @@ impl Partition {
         waiting: Vec<(Confirmation, AppendDone)>,
     ) {
         debug_assert_eq!(results.len(), waiting.len(), "append_many answers each batch");
+        let appended = results.iter().flatten().filter(|appended| !appended.is_duplicate);
+        let records: i64 =
+            appended.map(|appended| appended.last_offset.get() - appended.first_offset.get() + 1).sum();
+        let failed_count = results.iter().filter(|result| result.is_err()).count();
+        let bytes = written.as_ref().map_or(0, |written| written.bytes);
+        self.traffic.produced(results.len(), failed_count, records, bytes);
         self.watch_disk(&results);
         if let Some(written) = &written {
             // Followers fetch what is in the log, committed or not.

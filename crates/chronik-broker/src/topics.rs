@@ -15,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::broker::Broker;
 use crate::config::{BrokerValues, TopicOverrides, log_config};
 use crate::partition::{Partition, PartitionServices, Standing, position_in};
+use crate::stats::{TopicTraffic, Traffic};
 
 /// The config that says it, on topics and on the broker alike.
 const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -25,11 +26,25 @@ pub(crate) struct Topics {
     open: RwLock<HashMap<(TopicId, PartitionIndex), Arc<Partition>>>,
     /// Held while a partition is opened or retired, so that none is opened for a topic that has just gone.
     changing: Mutex<()>,
+    /// What the partitions that are gone have done, so that the broker's sums never go back.
+    gone: Mutex<Traffic>,
 }
 
 impl Topics {
     pub(crate) fn new(services: Arc<PartitionServices>) -> Self {
-        Self { services, open: RwLock::default(), changing: Mutex::new(()) }
+        Self { services, open: RwLock::default(), changing: Mutex::new(()), gone: Mutex::default() }
+    }
+
+    /// What clients have written and read, by topic and in all. Only topics that have been asked for are told.
+    #[expect(clippy::iter_over_hash_type, reason = "sums do not depend on the order, and are kept by name")]
+    pub(crate) fn traffic(&self) -> TopicTraffic {
+        let mut told = TopicTraffic { total: *self.gone.lock(), ..TopicTraffic::default() };
+        for partition in self.open.read().values() {
+            let traffic = partition.traffic.read();
+            told.total += traffic;
+            *told.topics.entry(Arc::clone(&partition.topic)).or_default() += traffic;
+        }
+        told
     }
 
     fn get(&self, topic_id: TopicId, index: PartitionIndex) -> Option<Arc<Partition>> {
@@ -102,6 +117,7 @@ impl Topics {
             let partition = self.open.write().remove(&(topic.id, index));
             if let Some(partition) = partition {
                 partition.retire(now);
+                *self.gone.lock() += partition.traffic.read();
             }
             let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
             if let Err(error) = broker.logs.delete(now, &name) {
@@ -203,6 +219,11 @@ impl Broker {
             },
             |log| position_in(&log, leader_epoch),
         )
+    }
+
+    /// How many replicas of a topic's partitions must be in sync for `acks=all`.
+    pub fn min_insync_replicas_of(&self, image: &MetadataImage, topic: &TopicImage) -> usize {
+        self.min_insync_replicas(image, &topic.name)
     }
 
     /// The partition of a topic known by name.

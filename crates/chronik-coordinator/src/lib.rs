@@ -51,6 +51,7 @@ mod member_id;
 mod offsets;
 mod partition;
 mod records;
+mod stats;
 mod timers;
 
 pub use api::{offset_fetch_groups, offset_fetch_response};
@@ -59,3 +60,4 @@ pub use coordinator::GroupCoordinator;
 pub use effects::{Completion, Effects, Record, RequestContext, RequestId, Response, Topics, Write, WriteId};
 pub use partition::partition_for;
 pub use records::ReplayError;
+pub use stats::GroupStats;

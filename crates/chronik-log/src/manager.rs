@@ -267,6 +267,12 @@ impl LogManager {
         self.dirs.iter().map(describe).collect()
     }
 
+    /// The directories that can no longer be written to, with the reason.
+    pub fn offline_dirs(&self) -> Vec<(PathBuf, Arc<str>)> {
+        let offline = |home: &ManagedDir| Some((home.dir.path.clone(), home.dir.offline_reason()?));
+        self.dirs.iter().filter_map(offline).collect()
+    }
+
     /// The queue that the server's syncing thread drives.
     pub fn flush_queue(&self) -> &Arc<FlushQueue> {
         &self.flush_queue

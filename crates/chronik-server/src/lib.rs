@@ -5,8 +5,11 @@
 
 pub mod clock;
 pub mod config;
+pub mod health;
+pub mod http;
 pub mod loggers;
 pub mod logging;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod peers;

@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::clock::Clock;
+use crate::health::{Health, Step};
+use crate::metrics::NodeSources;
 use crate::net::{LiveLimits, Service};
 use crate::peers::{PeerLinks, PeerNetwork};
 use crate::process::{ClusterContext, Context, Node};
@@ -86,7 +88,8 @@ impl chronik_broker::Clock for BrokerClock {
 
 /// Opens everything that lies in the data directory and starts what runs beside the connections.
 pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
-    let Context { config, kafka_port, clock, open_files_max, on_panic, cluster, loggers } = context;
+    let Context { config, kafka_port, clock, open_files_max, on_panic, telemetry, cluster, loggers } =
+        context;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let data_dir = config.data_dir.clone();
     let broker_config = config.broker(kafka_port);
@@ -96,12 +99,20 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         Some(links) => Box::new(links.transport()),
         None => Box::new(NoPeers),
     };
-    let (metadata, metadata_thread) = open_metadata(&config, &disk, &data_dir, clock, transport)?;
+    let (metadata, metadata_thread) =
+        open_metadata(&config, &disk, &data_dir, clock, transport, &telemetry.health)?;
     let replayed_to = log_end(&metadata_thread.driver);
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
-    let logs =
-        open_logs(&config, &disk, &data_dir, &metadata, &broker_config.topic_values, clock, open_files_max)?;
+    let logs = open_logs(
+        manager_options(&config, open_files_max),
+        &disk,
+        &data_dir,
+        &metadata,
+        &broker_config.topic_values.at(&metadata.image(), config.node_id),
+        clock,
+        &telemetry.health,
+    )?;
 
     let flusher = Waker::new();
     let flusher_waker = flusher.clone();
@@ -122,6 +133,11 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     if let Some(loggers) = loggers {
         broker.set_loggers(Box::new(loggers));
     }
+    telemetry.set_node(NodeSources {
+        broker: Arc::clone(&broker),
+        logs: Arc::clone(&logs),
+        metadata: metadata.clone(),
+    });
     broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let duties = Waker::new();
     let duties_waker = duties.clone();
@@ -232,6 +248,7 @@ fn open_metadata(
     data_dir: &Path,
     clock: Clock,
     transport: Box<dyn Transport>,
+    health: &Arc<Health>,
 ) -> Result<(RaftHandle, MetadataThread), Box<dyn Error>> {
     let dir = data_dir.join(METADATA_DIR);
     disk.create_dir_all(&dir)?;
@@ -252,7 +269,7 @@ fn open_metadata(
     let mut driver = RaftDriver::open(raft, Arc::clone(disk), &dir, transport)?;
     driver.poll(clock.monotonic())?;
     let handle = driver.handle();
-    Ok((handle.clone(), MetadataThread { driver, handle, clock, lock }))
+    Ok((handle.clone(), MetadataThread { driver, handle, clock, health: Arc::clone(health), lock }))
 }
 
 /// The last entry of the metadata log, and its term.
@@ -264,23 +281,28 @@ fn log_end(driver: &RaftDriver) -> (LogIndex, Term) {
     (index, term)
 }
 
-fn open_logs(
-    config: &crate::config::Config,
-    disk: &Arc<dyn Disk>,
-    data_dir: &Path,
-    metadata: &RaftHandle,
-    values: &chronik_broker::config::BrokerValues,
-    clock: Clock,
-    open_files_max: Option<u64>,
-) -> Result<Arc<LogManager>, Box<dyn Error>> {
-    let image = metadata.image();
-    let values = values.at(&image, config.node_id);
+/// What the logs of a process that may have `open_files_max` files open are told.
+fn manager_options(config: &crate::config::Config, open_files_max: Option<u64>) -> ManagerOptions {
     let mut options = ManagerOptions { boot_id: system::boot_id(), ..config.manager_options() };
     if let Some(max) = open_files_max {
         // Connections have first claim on three quarters of the descriptors.
         options.open_files_max =
             options.open_files_max.min(usize::try_from(max / 8).unwrap_or(usize::MAX)).max(16);
     }
+    options
+}
+
+fn open_logs(
+    options: ManagerOptions,
+    disk: &Arc<dyn Disk>,
+    data_dir: &Path,
+    metadata: &RaftHandle,
+    values: &chronik_broker::config::BrokerValues,
+    clock: Clock,
+    health: &Health,
+) -> Result<Arc<LogManager>, Box<dyn Error>> {
+    let image = metadata.image();
+    let values = values.clone();
     let source = move |topic: &str| topic_log_config(&image, &values, topic);
     let starting = LogManager::open(
         Arc::clone(disk),
@@ -290,12 +312,19 @@ fn open_logs(
         clock.now(),
     )?;
     let threads = system::core_count().min(RECOVERY_THREADS_MAX);
+    health.recovering(starting.partition_count());
+    let recover = || {
+        while starting.recover_next(clock.now()) {
+            health.recovered_one();
+        }
+    };
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| while starting.recover_next(clock.now()) {});
+            scope.spawn(recover);
         }
-        while starting.recover_next(clock.now()) {}
+        recover();
     });
+    health.enter(Step::Registering);
     Ok(starting.finish(clock.now()))
 }
 

@@ -15,9 +15,12 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-use crate::config::{self, Command, Config, LogFormat};
+use crate::config::{self, Command, Config, ExternalListeners, LogFormat};
+use crate::health::Step;
+use crate::http::{self, HealthCheck};
 use crate::loggers::ProcessLoggers;
-use crate::net::{self, Listener, LiveLimits, Service, SocketOptions};
+use crate::metrics::Telemetry;
+use crate::net::{self, Listener, LiveLimits, Service, Socket, SocketOptions};
 use crate::race::{Either, race};
 use crate::signals::{self, Stop};
 use crate::threads::{OnPanic, Worker};
@@ -27,6 +30,8 @@ use crate::{logging, system};
 /// wait for half a second by default.
 pub const DRAIN_MS_MAX: u64 = 3_000;
 
+/// What sets the ports of further listeners.
+const EXTERNAL_LISTENERS: &str = "CHRONIK_EXTERNAL_LISTENERS";
 /// What sets the port of the metadata log: all nodes must know of another.
 const RAFT_PORT: &str = "CHRONIK_CLUSTER_PEERS on every node";
 
@@ -47,6 +52,8 @@ pub struct Context {
     pub open_files_max: Option<u64>,
     /// For the threads that the node starts.
     pub on_panic: OnPanic,
+    /// What is told of the node; it hears of the node's parts as they come.
+    pub telemetry: Arc<Telemetry>,
     /// How to reach the other nodes; `None` for a single node.
     pub cluster: Option<ClusterContext>,
     /// What changes the log levels, where the process has logging.
@@ -98,6 +105,7 @@ pub fn run(
                 Err(_) => ExitCode::from(EXIT_FAILURE),
             };
         }
+        Ok(Command::Health(url)) => return check_health(&url),
         Err(error) => {
             complain(&error);
             return ExitCode::from(EXIT_USAGE);
@@ -107,6 +115,21 @@ pub fn run(
         Ok(code) => code,
         Err(error) => {
             complain(error.as_ref());
+            ExitCode::from(EXIT_FAILURE)
+        }
+    }
+}
+
+/// Prints what a node says of itself.
+fn check_health(url: &http::Url) -> ExitCode {
+    match HealthCheck::run(url) {
+        Ok(check) => {
+            // Whoever runs this looks at the exit code; nobody may be reading.
+            drop(writeln!(io::stdout().lock(), "{}", check.body));
+            if check.is_healthy { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURE) }
+        }
+        Err(error) => {
+            complain(&error);
             ExitCode::from(EXIT_FAILURE)
         }
     }
@@ -160,6 +183,17 @@ fn start_and_wait(
             Some(ClusterContext { sockets, runtime: runtime.handle().clone() })
         }
     };
+    let mut sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
+    for external in config.external_listeners.iter().flat_map(ExternalListeners::as_slice) {
+        let options = SocketOptions { port_variable: EXTERNAL_LISTENERS, ..config.socket_options() };
+        let name: Arc<str> = external.name.as_str().into();
+        let bound = runtime.block_on(net::bind(&config.bind.0, external.port, options))?;
+        sockets.extend(bound.into_iter().map(|socket| Socket { name: Some(Arc::clone(&name)), socket }));
+    }
+    let http = match config.http_port {
+        None => None,
+        Some(port) => Some(http::open(&config.http_bind.as_ref().unwrap_or(&config.bind).0, port)?),
+    };
     let data_dir = system::prepare_data_dir(&config.data_dir)?;
 
     let on_panic: OnPanic = Arc::new(move |name, text| {
@@ -168,17 +202,39 @@ fn start_and_wait(
             tracing::debug!("The process is ending already");
         }
     });
+    let telemetry = Telemetry::new(clock, threads);
+    let http_worker = match http {
+        None => None,
+        Some(http) => {
+            let addresses: Vec<String> = http.addresses().iter().map(ToString::to_string).collect();
+            let worker = http.serve(Arc::clone(&telemetry), Arc::clone(&on_panic))?;
+            tracing::info!("Health and metrics over HTTP on {}", addresses.join(", "));
+            Some(worker)
+        }
+    };
     let limits = config.limits(open_files_max);
     let start_up = StartUp::of(&config, &addresses, data_dir);
-    let node = open(Context { config, kafka_port, clock, open_files_max, on_panic, cluster, loggers })?;
+    let node = open(Context {
+        config,
+        kafka_port,
+        clock,
+        open_files_max,
+        on_panic,
+        telemetry: Arc::clone(&telemetry),
+        cluster,
+        loggers,
+    })?;
     // A node of a cluster waits for the others as long as it takes; it can be told to end meanwhile.
     let (listener, reason) = match runtime.block_on(race(node.ready, stopped.recv())) {
         Either::First(Ok(())) => {
             let listener = {
                 let _runtime = runtime.enter();
-                Listener::start(sockets, limits, Arc::clone(&node.service), clock)
+                let stats = Arc::clone(&telemetry.requests);
+                Listener::start(sockets, limits, Arc::clone(&node.service), stats, clock)
             };
             (node.listening)(Arc::clone(listener.live_limits()));
+            telemetry.set_sockets(listener.gauges());
+            telemetry.health.enter(Step::Serving);
             start_up.tell();
             (Some(listener), runtime.block_on(stopped.recv()).unwrap_or(Stop::Failed))
         }
@@ -188,6 +244,7 @@ fn start_and_wait(
         }
         Either::Second(reason) => (None, reason.unwrap_or(Stop::Failed)),
     };
+    telemetry.health.enter(Step::Stopping);
     tracing::info!("Shutting down: {reason}");
     node.service.stopping(clock.now());
     if let Some(listener) = listener {
@@ -202,6 +259,8 @@ fn start_and_wait(
         worker.stop();
     }
     (node.shut_down)(clock.now())?;
+    // Up to here it says that this node is stopping.
+    drop(http_worker);
     runtime.shutdown_background();
     tracing::info!("Shut down");
     Ok(match reason {

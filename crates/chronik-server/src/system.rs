@@ -112,6 +112,51 @@ pub(crate) fn raise_open_files_limit() -> Option<u64> {
     limit.current
 }
 
+/// What this process uses of the machine; `None` where the system does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Processor time, in milliseconds.
+    pub(crate) cpu_ms: Option<u64>,
+    /// Memory in use.
+    pub(crate) resident_bytes: Option<u64>,
+    /// Memory mapped.
+    pub(crate) virtual_bytes: Option<u64>,
+    /// Threads.
+    pub(crate) thread_count: Option<u64>,
+    /// Open descriptors.
+    pub(crate) open_file_count: Option<u64>,
+    /// How many may be open.
+    pub(crate) open_files_max: Option<u64>,
+}
+
+/// Asks the system what this process uses.
+#[expect(clippy::disallowed_methods, reason = "the kernel's own files, of which no simulated disk knows")]
+pub(crate) fn usage() -> Usage {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let open_file_count = std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
+    let open_files_max = getrlimit(Resource::Nofile).current;
+    Usage { open_file_count, open_files_max, ..parse_stat(&stat, rustix::param::page_size() as u64) }
+}
+
+/// Reads a line of `/proc/PID/stat`. The second field, the program's name, may hold anything, so fields are counted from
+/// behind it.
+fn parse_stat(stat: &str, page_bytes: u64) -> Usage {
+    let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let fields: Vec<&str> = behind_name.split_ascii_whitespace().collect();
+    // Numbered as in proc(5), where the state is field 3.
+    let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<u64>().ok());
+    let ticks = field(14).zip(field(15)).map(|(user, system)| user.saturating_add(system));
+    Usage {
+        cpu_ms: ticks.map(|ticks| {
+            ticks.saturating_mul(1_000 / rustix::param::clock_ticks_per_second().clamp(1, 1_000))
+        }),
+        thread_count: field(20),
+        virtual_bytes: field(23),
+        resident_bytes: field(24).map(|pages| pages.saturating_mul(page_bytes)),
+        ..Usage::default()
+    }
+}
+
 /// The cores that this process may use.
 pub(crate) fn core_count() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -120,6 +165,18 @@ pub(crate) fn core_count() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_process_uses_is_read_behind_its_name() {
+        let line = "7 (a) b (c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 1000 4096000 300 1";
+        let usage = parse_stat(line, 4096);
+        assert_eq!((usage.thread_count, usage.virtual_bytes), (Some(9), Some(4_096_000)));
+        assert_eq!(usage.resident_bytes, Some(300 * 4096));
+        assert_eq!(usage.cpu_ms, Some(300 * (1_000 / rustix::param::clock_ticks_per_second())));
+        let nothing = parse_stat("", 4096);
+        assert!(nothing.cpu_ms.is_none() && nothing.resident_bytes.is_none());
+        assert!(super::usage().resident_bytes.is_some_and(|bytes| bytes > 0));
+    }
 
     #[test]
     fn data_directories() {

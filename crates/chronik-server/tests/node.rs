@@ -17,6 +17,7 @@ use chronik_protocol::messages::{
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_server::clock::Clock;
 use chronik_server::config::{self, Command};
+use chronik_server::metrics::Telemetry;
 use chronik_server::net::Service;
 use chronik_server::node;
 use chronik_server::process::{Context, Node};
@@ -34,6 +35,7 @@ fn open(data_dir: &Path) -> Result<Node, String> {
         clock: Clock::start(),
         open_files_max: None,
         on_panic: Arc::new(|name, text| panic!("{name}: {text}")),
+        telemetry: Telemetry::new(Clock::start(), 1),
         cluster: None,
         loggers: None,
     };

@@ -34,6 +34,17 @@ pub(crate) mod resource_type {
     pub(crate) const ALL: [i8; 5] = [TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP];
 }
 
+/// Where clients of one listener find this broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalEndpoint {
+    /// The listener's name.
+    pub listener: String,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
 /// A node that the cluster starts with, and where the metadata log reaches it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterNode {
@@ -56,6 +67,8 @@ pub struct BrokerConfig {
     pub advertised: Option<(String, u16)>,
     /// Where other brokers, and clients that found another broker first, reach this one when nothing is advertised.
     pub reached_at: (String, u16),
+    /// What clients are told who come by listeners other than the first.
+    pub external_endpoints: Vec<ExternalEndpoint>,
     /// This node's rack.
     pub rack: Option<String>,
     /// Partitions of a topic that is created without a number.
@@ -101,6 +114,7 @@ impl Default for BrokerConfig {
             cluster_nodes: Vec::new(),
             advertised: None,
             reached_at: ("localhost".to_owned(), 9092),
+            external_endpoints: Vec::new(),
             rack: None,
             num_partitions: 3,
             default_replication_factor: 3,

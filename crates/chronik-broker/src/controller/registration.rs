@@ -12,7 +12,7 @@ use chronik_types::NodeId;
 use crate::broker::Broker;
 use crate::connection::Connection;
 
-/// The name of the one listener.
+/// The name of the listener that every broker has.
 const LISTENER: &str = "PLAINTEXT";
 
 impl Broker {
@@ -38,7 +38,14 @@ impl Broker {
             port: u32::from(*port),
             security_protocol: 0,
         };
-        let mut registration = RegisterBroker::new(self.node_id(), self.incarnation, vec![endpoint]);
+        let external = self.config.external_endpoints.iter().map(|external| Endpoint {
+            listener: external.listener.clone(),
+            host: external.host.clone(),
+            port: u32::from(external.port),
+            security_protocol: 0,
+        });
+        let endpoints = std::iter::once(endpoint).chain(external).collect();
+        let mut registration = RegisterBroker::new(self.node_id(), self.incarnation, endpoints);
         registration.rack.clone_from(&self.config.rack);
         let mut commands = Vec::new();
         if self.metadata.image().cluster_id().is_none() {
@@ -53,12 +60,18 @@ impl Broker {
     }
 
     /// Where the client behind `connection` finds a broker. This broker, unless it advertises something else, is
-    /// found where that client has found it already: it works for every name and address that leads here.
+    /// found where that client has found it already: it works for every name and address that leads here. A client
+    /// that came by a listener with a name of its own is told what brokers advertise for that name, and nothing of
+    /// brokers that have no such listener.
     pub(crate) fn endpoint_for(
         &self,
         registered: &BrokerImage,
         connection: &Connection,
     ) -> Option<(String, i32)> {
+        if let Some(listener) = &connection.listener {
+            let endpoint = registered.endpoints.iter().find(|endpoint| *endpoint.listener == **listener)?;
+            return Some((endpoint.host.clone(), i32::try_from(endpoint.port).ok()?));
+        }
         if registered.id == self.node_id() && self.config.advertised.is_none() {
             let host = match connection.local.ip() {
                 IpAddr::V4(address) => address.to_string(),

@@ -14,8 +14,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use chronik_coordinator::{
-    Effects, GroupConfig, GroupCoordinator, RequestContext as GroupContext, RequestId, Response, Topics,
-    partition_for,
+    Effects, GroupConfig, GroupCoordinator, GroupStats, RequestContext as GroupContext, RequestId, Response,
+    Topics, partition_for,
 };
 use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
 use chronik_types::{ErrorCode, Now, PartitionIndex, TopicId};
@@ -206,6 +206,21 @@ impl Broker {
     /// The settings of groups that are in force.
     pub fn group_config(&self) -> GroupConfig {
         self.groups.config()
+    }
+
+    /// The groups that this broker coordinates, shard by shard and in the order of their ids within each. Shards that
+    /// nobody has asked for yet are left alone.
+    pub fn group_stats(&self) -> Vec<GroupStats> {
+        let mut shards = self
+            .groups
+            .shards
+            .read()
+            .iter()
+            .map(|(key, shard)| (*key, Arc::clone(shard)))
+            .collect::<Vec<_>>();
+        shards.sort_by_key(|(key, _)| *key);
+        let now = self.clock.now();
+        shards.iter().flat_map(|(_, shard)| shard.read(now, GroupCoordinator::group_stats)).collect()
     }
 
     fn shard_of(

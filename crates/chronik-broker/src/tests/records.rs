@@ -1,7 +1,9 @@
 //! `DeleteRecords`.
 
 use chronik_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
-use chronik_protocol::messages::{DeleteRecordsRequest, DeleteRecordsResponse};
+use chronik_protocol::messages::{
+    DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+};
 use chronik_protocol::records::BatchOptions;
 use chronik_types::ErrorCode;
 
@@ -62,4 +64,26 @@ fn a_partition_that_is_elsewhere_is_not_deleted_from_here() {
     let topic = image.topic("a").unwrap();
     let elsewhere = topic.partitions().find(|(_, found)| !found.replicas.contains(&super::NODE)).unwrap().0;
     assert_eq!(delete(&fixture, 2, "a", elsewhere.get(), 0), (ErrorCode::NotLeaderOrFollower, -1));
+}
+
+#[test]
+fn traffic_is_counted_by_topic_and_outlives_it() {
+    let fixture = Fixture::new();
+    fixture.create_topic("a", 2, &[]);
+    fixture.create_topic("b", 1, &[]);
+    fixture.append("a", 0, &[1, 2, 3], BatchOptions::default());
+    fixture.append("a", 1, &[4], BatchOptions::default());
+    fixture.append("b", 0, &[5], BatchOptions::default());
+    let traffic = fixture.broker.traffic();
+    let messages =
+        |topic: &str| traffic.topics.get(topic).map(|topic| (topic.messages_in, topic.produce_requests));
+    assert_eq!((messages("a"), messages("b")), (Some((4, 2)), Some((1, 1))));
+    assert_eq!(traffic.total.messages_in, 5);
+    assert_eq!(traffic.total.bytes_in, traffic.topics.values().map(|topic| topic.bytes_in).sum::<u64>());
+
+    let request = DeleteTopicsRequest { topic_names: vec!["a".to_owned()], ..Default::default() };
+    let _: DeleteTopicsResponse = fixture.call(5, &request);
+    let traffic = fixture.broker.traffic();
+    assert!(!traffic.topics.contains_key("a"));
+    assert_eq!(traffic.total.messages_in, 5, "sums never go back");
 }

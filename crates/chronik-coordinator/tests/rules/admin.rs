@@ -143,3 +143,18 @@ fn a_group_that_is_used_again_while_it_is_deleted_lives_on() {
     harness.fail_over();
     assert_eq!((harness.state("h").as_str(), harness.fetched("h", "t0", 1)), ("Empty", 6));
 }
+
+#[test]
+fn metrics_are_told_of_members_and_offsets() {
+    let mut harness = Harness::new();
+    harness.stable_group("a", 2);
+    harness.commit(&Commit { group: "b", ..Commit::default() });
+    let told = harness.coordinator.group_stats();
+    let groups: Vec<_> = told
+        .iter()
+        .map(|group| (&*group.group_id, group.state, group.member_count, group.offsets.len()))
+        .collect();
+    assert_eq!(groups, [("a", "Stable", 2, 0), ("b", "Empty", 0, 1)]);
+    drop(harness.coordinator.unload());
+    assert!(harness.coordinator.group_stats().is_empty());
+}

@@ -1,12 +1,13 @@
 //! What the broker and the connection layer are told of the settings.
 
 use chronik_broker::config::{
-    Allowed, BrokerConfig, BrokerConfigEntry, BrokerValues, ClusterNode, ConfigType, GroupConfig,
-    TOPIC_CONFIGS, is_kafka_broker_config,
+    Allowed, BrokerConfig, BrokerConfigEntry, BrokerValues, ClusterNode, ConfigType, ExternalEndpoint,
+    GroupConfig, TOPIC_CONFIGS, is_kafka_broker_config,
 };
 
 use chronik_log::{CleanerOptions, ManagerOptions};
 
+use super::external::ExternalListeners;
 use super::load::Origin;
 use super::options::{Config, OPTIONS, OptionSpec};
 use super::peers::{Peer, Peers};
@@ -23,6 +24,16 @@ impl Config {
     pub fn broker(&self, kafka_port: u16) -> BrokerConfig {
         BrokerConfig {
             node_id: self.node_id,
+            external_endpoints: self
+                .external_listeners
+                .iter()
+                .flat_map(ExternalListeners::as_slice)
+                .map(|listener| ExternalEndpoint {
+                    listener: listener.name.clone(),
+                    host: listener.advertised_host.clone(),
+                    port: listener.advertised_port,
+                })
+                .collect(),
             cluster_nodes: self.cluster_nodes(),
             advertised: self
                 .advertise
@@ -175,7 +186,7 @@ impl Config {
                 ValueType::Boolean => ConfigType::Boolean,
                 ValueType::Integer if spec.range.1 > i64::from(i32::MAX) => ConfigType::Long,
                 ValueType::Integer => ConfigType::Int,
-                ValueType::Peers | ValueType::ListOf(_) => ConfigType::List,
+                ValueType::Peers | ValueType::ListOf(_) | ValueType::ExternalListeners => ConfigType::List,
                 ValueType::Number => ConfigType::Double,
                 ValueType::Text
                 | ValueType::Path
@@ -211,6 +222,7 @@ fn allowed(spec: &OptionSpec) -> Option<Allowed> {
         | ValueType::Host
         | ValueType::Advertise
         | ValueType::Peers
+        | ValueType::ExternalListeners
         | ValueType::LogFilter => None,
     }
 }

@@ -19,12 +19,16 @@ use super::value::ValueType;
 pub(super) enum Arguments {
     /// To print this.
     Print(String),
+    /// To ask a node how it is: at this address, or at the one that the environment names.
+    Health(Option<String>),
     /// To run with these flags, by the names of their settings.
     Flags(BTreeMap<String, String>),
 }
 
 /// The hidden subcommand that prints `docs/configuration.md`.
 const CONFIG_DOCS: &str = "config-docs";
+/// The subcommand that asks a node how it is.
+const HEALTH: &str = "health";
 
 fn command() -> Command {
     let mut command = Command::new("chronik-server")
@@ -37,6 +41,17 @@ fn command() -> Command {
         .disable_help_subcommand(true)
         .max_term_width(110)
         .subcommand(Command::new(CONFIG_DOCS).hide(true))
+        .subcommand(
+            Command::new(HEALTH)
+                .about("Asks a node whether it is ready; the exit code is 0 if so, and else 1.")
+                .arg(
+                    Arg::new("url")
+                        .long("url")
+                        .value_name("URL")
+                        .value_parser(NonEmptyStringValueParser::new())
+                        .help("What to ask. [default: http://localhost:9644/health/ready, or with CHRONIK_HTTP_PORT]"),
+                ),
+        )
         .arg(
             Arg::new("config")
                 .long("config")
@@ -91,7 +106,7 @@ fn value_name(spec: &OptionSpec) -> &'static str {
         ValueType::Path => "DIR",
         ValueType::Host => "ADDRESS",
         ValueType::Advertise => "HOST[:PORT]",
-        ValueType::Peers => "LIST",
+        ValueType::Peers | ValueType::ExternalListeners => "LIST",
         ValueType::LogFilter => "FILTER",
         ValueType::OneOf(_) => "WORD",
         ValueType::ListOf(_) => "WORDS",
@@ -111,6 +126,9 @@ pub(super) fn parse_arguments(
     };
     if matches.subcommand_name() == Some(CONFIG_DOCS) {
         return Ok(Arguments::Print(markdown()));
+    }
+    if let Some((HEALTH, health)) = matches.subcommand() {
+        return Ok(Arguments::Health(health.get_one::<String>("url").cloned()));
     }
     let names = OPTIONS
         .iter()

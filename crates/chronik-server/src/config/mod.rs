@@ -4,6 +4,7 @@ mod advertise;
 mod broker;
 mod cluster;
 mod docs;
+mod external;
 mod load;
 mod options;
 mod peers;
@@ -18,8 +19,11 @@ use std::path::{Path, PathBuf};
 
 use chronik_broker::config::TOPIC_CONFIGS;
 
+use crate::http::Url;
+
 pub use advertise::{Advertise, AdvertiseError};
 pub use docs::markdown;
+pub use external::{ExternalError, ExternalListener, ExternalListeners};
 pub use load::{ConfigError, Origin, Values, Written};
 pub use options::{Config, OPTIONS, OptionSpec, option};
 pub use peers::{Peer, Peers, PeersError};
@@ -31,6 +35,9 @@ pub const CONFIG_VARIABLE: &str = "CHRONIK_CONFIG";
 /// The variable that names a property file of Kafka's.
 pub const PROPERTIES_VARIABLE: &str = "CHRONIK_PROPERTIES";
 
+/// The port that is asked where nothing names one; the examples and the container image use it.
+const DEFAULT_HTTP_PORT: &str = "9644";
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
@@ -38,6 +45,8 @@ pub enum Command {
     Run(Box<Config>),
     /// Print a text and end.
     Print(String),
+    /// Ask a node how it is, and end.
+    Health(Url),
 }
 
 /// Reads the command line, the environment and the files that they name, which `read` opens.
@@ -48,6 +57,7 @@ pub fn load(
 ) -> Result<Command, ConfigError> {
     let flags = match docs::parse_arguments(arguments)? {
         docs::Arguments::Print(text) => return Ok(Command::Print(text)),
+        docs::Arguments::Health(url) => return health(url, environment).map(Command::Health),
         docs::Arguments::Flags(flags) => flags,
     };
     let mut variables = BTreeMap::new();
@@ -88,6 +98,19 @@ pub fn load(
     config.check()?;
     config.take_from_peers();
     Ok(Command::Run(Box::new(config)))
+}
+
+/// The node to ask: the one that `--url` names, or the one that the same environment would start.
+fn health(
+    url: Option<String>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Url, ConfigError> {
+    let text = url.unwrap_or_else(|| {
+        let port = environment.into_iter().find(|(name, _)| name == "CHRONIK_HTTP_PORT");
+        let port = port.and_then(|(_, port)| port.into_string().ok()).filter(|port| !port.is_empty());
+        format!("http://localhost:{}/health/ready", port.as_deref().unwrap_or(DEFAULT_HTTP_PORT))
+    });
+    text.parse().map_err(ConfigError::Arguments)
 }
 
 impl Config {

@@ -10,6 +10,7 @@ use chronik_broker::config::TOPIC_CONFIGS;
 use chronik_types::NodeId;
 
 use super::advertise::Advertise;
+use super::external::ExternalListeners;
 use super::load::Values;
 use super::peers::Peers;
 use super::value::{
@@ -121,6 +122,16 @@ options! {
         /// is told the address that it has dialled, which is right unless something between rewrites addresses, as a
         /// published container port does; in a cluster all are told the host and port that `cluster.peers` gives.
         "advertise" advertise: Option<Advertise> = "", shown "the address that the client dialled";
+        /// Further listeners, each as `NAME:port=host:port`: the port to listen on, and what clients who come by it
+        /// are told of this node. Such a client is told of every node what that node advertises for the same name.
+        /// It serves clients outside of the network that the nodes share, as with published container ports.
+        "external.listeners" external_listeners: Option<ExternalListeners> = "";
+        /// The port for operators: `/health/live`, `/health/ready` and `/metrics` over HTTP. Unset, there is none; 0 has
+        /// the system choose one, which the log then shows.
+        "http.port" http_port: Option<u16> = "" in 0..=65_535, shown "none";
+        /// The address or host name that the HTTP port listens on. It knows no passwords; where strangers reach `bind`,
+        /// set this to an address that they do not.
+        "http.bind" http_bind: Option<Host> = "", shown "`bind`";
         /// The threads that serve connections.
         "num.network.threads" num_network_threads: Option<usize> = "" in 1..=1024, shown "the number of cores";
         /// The longest request that is accepted, in bytes; a longer one closes its connection.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use chronik_types::NodeId;
 
 use super::advertise::Advertise;
+use super::external::ExternalListeners;
 use super::peers::Peers;
 
 /// A kind of value.
@@ -24,6 +25,8 @@ pub enum ValueType {
     Advertise,
     /// See [`Peers`].
     Peers,
+    /// See [`ExternalListeners`].
+    ExternalListeners,
     /// A filter of log lines.
     LogFilter,
     /// One of these words.
@@ -50,6 +53,9 @@ impl ValueType {
             Self::Peers => {
                 "a list of host:kafka_port:raft_port, such as node1:9092:9093,node2:9092:9093,node3:9092:9093"
                     .to_owned()
+            }
+            Self::ExternalListeners => {
+                "a list of NAME:port=host:port, such as EXTERNAL:19092=localhost:9092".to_owned()
             }
             Self::LogFilter => {
                 "a level (off, error, warn, info, debug, trace) or a list such as info,chronik_log=debug"
@@ -159,6 +165,13 @@ impl Value for Peers {
     const TYPE: ValueType = ValueType::Peers;
     fn parse(text: &str, _range: (i64, i64)) -> Result<Self, Invalid> {
         text.parse().map_err(|error: super::peers::PeersError| Some(error.to_string()))
+    }
+}
+
+impl Value for ExternalListeners {
+    const TYPE: ValueType = ValueType::ExternalListeners;
+    fn parse(text: &str, _range: (i64, i64)) -> Result<Self, Invalid> {
+        text.parse().map_err(|error: super::external::ExternalError| Some(error.to_string()))
     }
 }
 

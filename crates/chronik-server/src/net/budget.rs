@@ -64,6 +64,11 @@ impl Budget {
         self.used_bytes.load(Ordering::Relaxed)
     }
 
+    /// What it holds.
+    pub fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes
+    }
+
     /// How many connections wait for memory.
     pub fn waiting_count(&self) -> usize {
         self.waiting_count.load(Ordering::SeqCst)

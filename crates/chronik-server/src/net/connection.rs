@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, BytesMut};
-use chronik_broker::Connection;
+use chronik_broker::{Connection, Reply};
 use thiserror::Error;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
@@ -36,6 +36,7 @@ use super::registry::{Phase, Place};
 use super::sender::Sender;
 use super::service::Service;
 use crate::clock::Clock;
+use crate::metrics::{Outcome, RequestStats};
 use crate::threads::panic_text;
 
 /// The buffer that the connections of a thread read small frames into.
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) clock: Clock,
+    pub(crate) stats: Arc<RequestStats>,
     /// Lets through some of the lines about clients that misbehave.
     pub(crate) client_faults: LogGate,
 }
@@ -113,8 +115,9 @@ pub(crate) async fn run(
     stream: TcpStream,
     local: SocketAddr,
     peer: SocketAddr,
+    listener: Option<Arc<str>>,
 ) {
-    let connection = Arc::new(Connection::new(place.id(), local, peer));
+    let connection = Arc::new(Connection::new(place.id(), local, peer).by_listener(listener));
     let mut task = Task::new(shared, place, stream, connection);
     let reason = poll_fn(|cx| task.poll(cx)).await;
     log_end(&task.shared, &task.connection, &reason);
@@ -484,7 +487,11 @@ impl Task {
         let ticket = self.outbox.open(lease);
         let now = self.shared.clock.now();
         catch_unwind(AssertUnwindSafe(|| {
-            let responder = Box::new(move |reply| ticket.answer(reply));
+            let counted = Counted::of(&self.shared.stats, &bytes, self.deadlines.active_at);
+            let responder = Box::new(move |reply| {
+                counted.end(&reply);
+                ticket.answer(reply);
+            });
             self.shared.service.handle(now, &self.connection, bytes, responder);
         }))
         .map_err(|panic| CloseReason::HandlerPanicked(panic_text(panic.as_ref())))
@@ -539,6 +546,32 @@ impl Task {
         }
         let deadline = self.deadlines.active_at + idle;
         if deadline <= now { Err(CloseReason::Idle(limits.idle_ms_max)) } else { Ok(deadline) }
+    }
+}
+
+/// What the counters need to know of a request once it ends.
+struct Counted {
+    stats: Arc<RequestStats>,
+    api_key: i16,
+    request_bytes: u64,
+    arrived_at: Instant,
+}
+
+impl Counted {
+    fn of(stats: &Arc<RequestStats>, frame: &BytesMut, arrived_at: Instant) -> Self {
+        // Every frame is long enough for its key; one that were not would be counted with the unknown ones.
+        let api_key = frame.first_chunk().map_or(-1, |key| i16::from_be_bytes(*key));
+        Self { stats: Arc::clone(stats), api_key, request_bytes: frame.len() as u64, arrived_at }
+    }
+
+    fn end(self, reply: &Reply) {
+        let (outcome, response_bytes) = match reply {
+            Reply::Response(response) => (Outcome::Answered, response.len_bytes()),
+            Reply::Nothing => (Outcome::Answered, 0),
+            Reply::Close(_) => (Outcome::Closed, 0),
+        };
+        let latency = self.arrived_at.elapsed();
+        self.stats.ended(self.api_key, outcome, latency, self.request_bytes, response_bytes);
     }
 }
 

@@ -17,6 +17,7 @@ use super::log_gate::LogGate;
 use super::registry::{Phase, Registry};
 use super::service::Service;
 use crate::clock::Clock;
+use crate::metrics::RequestStats;
 
 /// The first pause after a failed accept; it doubles up to [`ACCEPT_PAUSE_MS_MAX`].
 const ACCEPT_PAUSE_MS_MIN: u64 = 10;
@@ -187,6 +188,50 @@ fn listen(address: SocketAddr, options: SocketOptions) -> io::Result<TcpListener
     socket.listen(options.backlog)
 }
 
+/// A socket that listens, and whose clients it is for.
+#[derive(Debug)]
+pub struct Socket {
+    /// The listener's name; `None` for the one that every node has.
+    pub name: Option<Arc<str>>,
+    /// The socket.
+    pub socket: TcpListener,
+}
+
+impl From<TcpListener> for Socket {
+    fn from(socket: TcpListener) -> Self {
+        Self { name: None, socket }
+    }
+}
+
+/// How the sockets are doing at any moment.
+#[derive(Clone, Debug)]
+pub struct Gauges {
+    registry: Arc<Registry>,
+    budget: Arc<Budget>,
+}
+
+impl Gauges {
+    /// How many clients are connected.
+    pub fn connection_count(&self) -> usize {
+        self.registry.connection_count()
+    }
+
+    /// Bytes of requests and unsent answers of all connections.
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.budget.used_bytes()
+    }
+
+    /// What those bytes may come to.
+    pub fn bytes_in_flight_max(&self) -> u64 {
+        self.budget.capacity_bytes()
+    }
+
+    /// How many connections wait for memory.
+    pub fn waiting_count(&self) -> usize {
+        self.budget.waiting_count()
+    }
+}
+
 /// Accepts clients on some sockets and runs their connections.
 #[derive(Debug)]
 pub struct Listener {
@@ -199,7 +244,13 @@ pub struct Listener {
 
 impl Listener {
     /// Begins to accept. Called within a tokio runtime, which then runs the connections.
-    pub fn start(sockets: Vec<TcpListener>, limits: Limits, service: Arc<dyn Service>, clock: Clock) -> Self {
+    pub fn start(
+        sockets: impl IntoIterator<Item = impl Into<Socket>>,
+        limits: Limits,
+        service: Arc<dyn Service>,
+        stats: Arc<RequestStats>,
+        clock: Clock,
+    ) -> Self {
         let live = LiveLimits::new(&limits);
         let registry = Registry::new(Arc::clone(&live));
         let budget = Budget::new(limits.bytes_in_flight_max);
@@ -208,9 +259,11 @@ impl Listener {
             limits,
             budget: Arc::clone(&budget),
             clock,
+            stats,
             client_faults: LogGate::default(),
         });
-        let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+        let sockets: Vec<Socket> = sockets.into_iter().map(Into::into).collect();
+        let addresses = sockets.iter().filter_map(|socket| socket.socket.local_addr().ok()).collect();
         let accepting = sockets
             .into_iter()
             .map(|socket| {
@@ -229,6 +282,11 @@ impl Listener {
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// What shows how the sockets are doing, also once the listener is shut down.
+    pub fn gauges(&self) -> Gauges {
+        Gauges { registry: Arc::clone(&self.registry), budget: Arc::clone(&self.budget) }
     }
 
     /// How many clients are connected.
@@ -274,7 +332,8 @@ impl Drop for Listener {
     }
 }
 
-async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared>, limits: Arc<LiveLimits>) {
+async fn accept(socket: Socket, registry: Arc<Registry>, shared: Arc<Shared>, limits: Arc<LiveLimits>) {
+    let Socket { name, socket } = socket;
     let mut pause_ms = ACCEPT_PAUSE_MS_MIN;
     loop {
         // Held before accepting: clients over the limit wait in the backlog, as in Kafka (KIP-402).
@@ -310,6 +369,7 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         };
         let Some(place) = registry.admit(peer.ip()) else {
             limits.release(permit);
+            shared.stats.refused();
             shared.client_faults.log(shared.clock.monotonic(), || {
                 tracing::warn!(
                     "Refused a connection from {}: it has as many as one address may have \
@@ -322,9 +382,10 @@ async fn accept(socket: TcpListener, registry: Arc<Registry>, shared: Arc<Shared
         if let Err(error) = set_up(&stream) {
             tracing::debug!("Setting up the connection from {peer} failed: {error}");
         }
-        let (shared, limits) = (Arc::clone(&shared), Arc::clone(&limits));
+        shared.stats.accepted();
+        let (shared, limits, name) = (Arc::clone(&shared), Arc::clone(&limits), name.clone());
         tokio::spawn(async move {
-            connection::run(shared, place, stream, local, peer).await;
+            connection::run(shared, place, stream, local, peer, name).await;
             limits.release(permit);
         });
     }

@@ -17,6 +17,6 @@ mod service;
 
 pub use budget::{Admission, Budget, Lease, SMALL_FRAME_BYTES_MAX};
 pub use limits::*;
-pub use listener::{BindError, Listener, SocketOptions, bind};
+pub use listener::{BindError, Gauges, Listener, Socket, SocketOptions, bind};
 pub use live::LiveLimits;
 pub use service::Service;

@@ -11,6 +11,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use chronik_broker::{Connection, Reply, Responder, Response, ResponsePart};
 use chronik_disk::DiskFile;
 use chronik_server::clock::Clock;
+use chronik_server::metrics::RequestStats;
 use chronik_server::net::{Limits, Listener, Service, SocketOptions, bind};
 use chronik_types::Now;
 use parking_lot::Mutex;
@@ -181,7 +182,7 @@ impl Server {
         let service: Arc<dyn Service> = Arc::clone(&toy) as Arc<dyn Service>;
         let listener = runtime.block_on(async {
             let sockets = bind(host, 0, SocketOptions::default()).await.unwrap();
-            Listener::start(sockets, limits, service, Clock::start())
+            Listener::start(sockets, limits, service, Arc::new(RequestStats::new(2)), Clock::start())
         });
         let address = listener.addresses().first().copied().unwrap();
         Self { runtime, toy, listener: Some(listener), address }

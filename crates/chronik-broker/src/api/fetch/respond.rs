@@ -68,6 +68,9 @@ pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan
     let image = broker.metadata.image();
     let mut hints = LeaderHints::default();
     for (target, outcome) in plan.targets.iter().zip(reading.outcomes) {
+        if let Ok(partition) = &target.partition {
+            partition.traffic.fetched(outcome.error.is_none(), outcome.len_bytes);
+        }
         let is_news = session.as_mut().is_none_or(|session| session.tell(&target.key, &outcome.told()));
         if !says_everything && !is_news {
             continue;
