@@ -18,9 +18,11 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from daemon import free_port
+import kafka
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewTopic
+
+from daemon import free_port
 from report import expect, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,7 +134,9 @@ def make_base(engine: Engine, archive: Path) -> None:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="chronik-base-", dir=archive.parent) as made:
             root = Path(made) / "root"
-            engine.run("debootstrap", "--variant=minbase", "--include=python3-minimal,libpython3-stdlib", DEBIAN, str(root))
+            engine.run(
+                "debootstrap", "--variant=minbase", "--include=python3-minimal,libpython3-stdlib", DEBIAN, str(root)
+            )
             partial = archive.with_suffix(".partial")
             engine.run("tar", "-C", str(root), "--exclude=./var/cache/apt/archives", "-cf", str(partial), ".")
             partial.rename(archive)
@@ -202,41 +206,66 @@ def broker_addresses(bootstrap: str) -> list[tuple[int, str, int]]:
         admin.close()
 
 
-def cases(cluster: Cluster, site_packages: Path) -> list[tuple[str, Callable[[], None]]]:
-    """What is tested, in order."""
-    engine = cluster.engine
+class Suite:
+    """What is tested, of one cluster."""
 
-    def up() -> None:
-        engine.compose("up", "-d")
-        cluster.await_healthy(*NODES)
+    def __init__(self, cluster: Cluster, site_packages: Path) -> None:
+        self.cluster = cluster
+        self.engine = cluster.engine
+        self.site_packages = site_packages
 
-    def runs_as_a_user_of_its_own() -> None:
-        expect("user", engine.run("docker", "exec", "chronik-node-1", "id", "-u").strip(), "10001")
+    def cases(self) -> list[tuple[str, Callable[[], None]]]:
+        """All cases, in order."""
+        return [
+            ("build", self.cluster.build),
+            ("up", self.up),
+            ("runs as a user of its own", self.runs_as_a_user_of_its_own),
+            ("client on the host", self.host_client),
+            ("client in a container", self.container_client),
+            ("one node dies and comes back", self.one_dies_and_comes_back),
+            ("again with the same data", self.again_with_the_same_data),
+            ("down leaves nothing", self.down_leaves_nothing),
+            ("docker compose reads the file", self.second_compose_reads_it),
+        ]
 
-    def host_client() -> None:
-        wanted = [(node, "localhost", cluster.kafka_ports[node]) for node in NODES]
+    def up(self) -> None:
+        """All nodes come up."""
+        self.engine.compose("up", "-d")
+        self.cluster.await_healthy(*NODES)
+
+    def runs_as_a_user_of_its_own(self) -> None:
+        """The node is not root."""
+        expect("user", self.engine.run("docker", "exec", "chronik-node-1", "id", "-u").strip(), "10001")
+
+    def host_client(self) -> None:
+        """A client on the host is told ports of the host."""
+        wanted = [(node, "localhost", self.cluster.kafka_ports[node]) for node in NODES]
         for node in NODES:
-            expect(f"brokers by node {node}", broker_addresses(cluster.address(node)), wanted)
-        admin = KafkaAdminClient(bootstrap_servers=cluster.address(2))
+            expect(f"brokers by node {node}", broker_addresses(self.cluster.address(node)), wanted)
+        admin = KafkaAdminClient(bootstrap_servers=self.cluster.address(2))
         admin.create_topics([NewTopic("orders", 9, 3)])
         partitions = admin.describe_topics(["orders"])[0]["partitions"]
         admin.close()
         found = sorted((part["partition_index"], part["leader_id"], part["replica_nodes"]) for part in partitions)
         want = [(i, i % 3 + 1, [(i + r) % 3 + 1 for r in range(3)]) for i in range(9)]
         expect("placement", found, want)
-        producer = KafkaProducer(bootstrap_servers=cluster.address(1), acks="all")
+        producer = KafkaProducer(bootstrap_servers=self.cluster.address(1), acks="all")
         sent = [producer.send("orders", f"{i}".encode(), partition=i % 9) for i in range(90)]
         for future in sent:
             future.get(20)
         producer.close()
         consumer = KafkaConsumer(
-            "orders", bootstrap_servers=cluster.address(3), auto_offset_reset="earliest", consumer_timeout_ms=15_000
+            "orders",
+            bootstrap_servers=self.cluster.address(3),
+            auto_offset_reset="earliest",
+            consumer_timeout_ms=15_000,
         )
         values = {next(consumer).value for _ in range(90)}
         consumer.close()
         expect("records", len(values), 90)
 
-    def container_client() -> None:
+    def container_client(self) -> None:
+        """A client in a container is told the containers' names."""
         program = (
             "import json; from kafka import KafkaAdminClient, KafkaProducer\n"
             "admin = KafkaAdminClient(bootstrap_servers='chronik-node-2:9092')\n"
@@ -245,60 +274,52 @@ def cases(cluster: Cluster, site_packages: Path) -> list[tuple[str, Callable[[],
             "[producer.send('orders', b'x', partition=i).get(20) for i in range(9)]\n"
             "print(json.dumps(sorted((b['broker_id'], b['host'], b['port']) for b in brokers)))\n"
         )
-        said = engine.run(
-            *("docker", "run", "--rm", "--network=chronik", f"--volume={site_packages}:/site:ro"),
+        said = self.engine.run(
+            *("docker", "run", "--rm", "--network=chronik", f"--volume={self.site_packages}:/site:ro"),
             *("--env=PYTHONPATH=/site", BASE_IMAGE, "python3", "-W", "ignore", "-c", program),
         )
         wanted = [[node, f"chronik-node-{node}", 9092] for node in NODES]
         expect("brokers inside", json.loads(said.splitlines()[-1]), wanted)
 
-    def one_dies_and_comes_back() -> None:
-        engine.run("docker", "kill", "chronik-node-2")
+    def one_dies_and_comes_back(self) -> None:
+        """A container is killed and started again."""
+        self.engine.run("docker", "kill", "chronik-node-2")
         deadline = time.monotonic() + 20
-        while "chronik_brokers_fenced 1" not in cluster.metrics(1):
+        while "chronik_brokers_fenced 1" not in self.cluster.metrics(1):
             if time.monotonic() > deadline:
                 raise AssertionError("node 1 does not tell that a broker is out of service")
             time.sleep(0.2)
-        admin = KafkaAdminClient(bootstrap_servers=[cluster.address(1), cluster.address(3)])
+        admin = KafkaAdminClient(bootstrap_servers=[self.cluster.address(1), self.cluster.address(3)])
         admin.create_topics([NewTopic("meanwhile", 2, 2)])
         admin.close()
-        engine.run("docker", "start", "chronik-node-2")
-        cluster.await_healthy(2)
-        admin = KafkaAdminClient(bootstrap_servers=cluster.address(2))
+        self.engine.run("docker", "start", "chronik-node-2")
+        self.cluster.await_healthy(2)
+        admin = KafkaAdminClient(bootstrap_servers=self.cluster.address(2))
         expect("topics", {"orders", "meanwhile"} <= set(admin.list_topics()), True)
         admin.close()
 
-    def again_with_the_same_data() -> None:
-        engine.compose("down")
-        up()
-        admin = KafkaAdminClient(bootstrap_servers=cluster.address(1))
+    def again_with_the_same_data(self) -> None:
+        """The volumes keep everything."""
+        self.engine.compose("down")
+        self.up()
+        admin = KafkaAdminClient(bootstrap_servers=self.cluster.address(1))
         expect("topics", {"orders", "meanwhile"} <= set(admin.list_topics()), True)
         admin.close()
 
-    def down_leaves_nothing() -> None:
-        engine.compose("down", "-v")
+    def down_leaves_nothing(self) -> None:
+        """All is gone after down -v."""
+        self.engine.compose("down", "-v")
         for kind, *listing in (("containers", "ps", "-a"), ("volumes", "volume", "ls"), ("networks", "network", "ls")):
-            left = engine.run("docker", *listing, "-q", "--filter", f"label=com.docker.compose.project={PROJECT}")
+            left = self.engine.run("docker", *listing, "-q", "--filter", f"label=com.docker.compose.project={PROJECT}")
             expect(kind, left.split(), [])
 
-    def second_compose_reads_it() -> None:
+    def second_compose_reads_it(self) -> None:
+        """The file is in the newer tool's form too."""
         has_it = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0
         if not has_it:
             print("docker compose (v2) is not installed; only docker-compose has read the file", flush=True)
             return
-        engine.run("docker", "compose", "-f", str(COMPOSE_FILE), "config", "--quiet")
-
-    return [
-        ("build", cluster.build),
-        ("up", up),
-        ("runs as a user of its own", runs_as_a_user_of_its_own),
-        ("client on the host", host_client),
-        ("client in a container", container_client),
-        ("one node dies and comes back", one_dies_and_comes_back),
-        ("again with the same data", again_with_the_same_data),
-        ("down leaves nothing", down_leaves_nothing),
-        ("docker compose reads the file", second_compose_reads_it),
-    ]
+        self.engine.run("docker", "compose", "-f", str(COMPOSE_FILE), "config", "--quiet")
 
 
 def main() -> int:
@@ -315,12 +336,10 @@ def main() -> int:
         shutil.rmtree(directory, ignore_errors=True)
         print(f"skip docker: {reason}", flush=True)
         return SKIPPED
-    import kafka
-
     cluster = Cluster(engine, Path(options.binary))
     try:
         make_base(engine, Path(options.cache) / f"{DEBIAN}.tar")
-        return run(cases(cluster, Path(kafka.__file__).parents[1]))
+        return run(Suite(cluster, Path(kafka.__file__).parents[1]).cases())
     finally:
         with contextlib.suppress(Exception):
             engine.compose("down", "-v", check=False)
