@@ -138,6 +138,10 @@ execute_unit() {
             timeout --kill-after=20 600 "$python/kafka-python/bin/python" tests/cluster/suite.py \
                 --binary "$BINARY" --libs "$KAFKA_LIBS"
             ;;
+        cluster-replication)
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            timeout --kill-after=20 900 "$python/kafka-python/bin/python" tests/cluster/replication.py --binary "$BINARY"
+            ;;
         metrics)
             install_venv metrics tests/metrics/requirements.txt
             timeout --kill-after=20 300 "$python/metrics/bin/python" tests/metrics/suite.py --binary "$BINARY"

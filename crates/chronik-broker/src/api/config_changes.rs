@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chronik_raft::ProposeError;
-use chronik_raft::metadata::{Command, CommandBatch, CommandError};
+use chronik_raft::metadata::{Command, CommandBatch, CommandError, MetadataImage};
 use chronik_types::ErrorCode;
 
 use crate::broker::Broker;
@@ -46,9 +46,26 @@ struct Planned {
     result: Result<Option<usize>, CreationError>,
 }
 
-/// Plans and proposes everything; `finish` makes the answer of it.
+/// Plans everything on an image as new as any answer that the client may have seen, and proposes it; `finish` makes
+/// the answer of it.
 pub(super) fn run(
     broker: &Arc<Broker>,
+    context: RequestContext,
+    validate_only: bool,
+    resources: Vec<AskedResource>,
+    finish: impl FnOnce(RequestContext, Vec<ResourceAnswer>) + Send + 'static,
+) {
+    let again = Arc::clone(broker);
+    broker.with_fresh_image(move |image| {
+        // Without a quorum nothing can be proposed either, and the proposals say so.
+        let image = image.unwrap_or_else(|_| again.metadata.image());
+        run_on(&again, &image, context, validate_only, resources, finish);
+    });
+}
+
+fn run_on(
+    broker: &Arc<Broker>,
+    image: &MetadataImage,
     context: RequestContext,
     validate_only: bool,
     resources: Vec<AskedResource>,
@@ -68,7 +85,6 @@ pub(super) fn run(
     }
     let is_too_large = RESOURCES_PER_REQUEST_MAX < order.len();
     // All resources of a request are judged by the same image.
-    let image = broker.metadata.image();
     let mut proposals = Vec::new();
     let planned: Vec<Planned> = order
         .into_iter()
@@ -85,7 +101,7 @@ pub(super) fn run(
                     ErrorCode::InvalidRequest,
                     format!("One request may change {RESOURCES_PER_REQUEST_MAX} resources at most."),
                 )),
-                Some(wanted) => broker.plan_configs(&image, kind, &name, &wanted).map(|plan| (plan, wanted)),
+                Some(wanted) => broker.plan_configs(image, kind, &name, &wanted).map(|plan| (plan, wanted)),
             };
             let result = plan.map(|(plan, wanted)| match plan {
                 _ if validate_only => None,

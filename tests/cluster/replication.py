@@ -1,0 +1,308 @@
+"""Clusters of three real nodes that lose leaders, followers and all of themselves under load.
+
+replication.py --binary target/release/chronik-server [PART-OF-A-NAME]
+
+A producer waits for all replicas in sync and notes what was acknowledged. Afterwards every acknowledged record must be
+where it was acknowledged, once, and the segments of all replicas must be the same below the high watermark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import report
+from cluster import Cluster, Node, create_topics, eventually
+from report import expect
+
+BINARY = Path("target/release/chronik-server")
+SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2"}
+PARTITIONS = 3
+KILL_ROUNDS = 5
+# How long a producer may take to be served again after its leader was killed. The goal is a second; this bound is for
+# machines that do other things too, and fails what hangs.
+SERVED_AGAIN_S_MAX = 20.0
+
+
+class Load:
+    """A producer with acks=all on a thread of its own, and what it was told."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        self.kafka: Any = importlib.import_module("kafka")
+        self.cluster, self.topic = cluster, topic
+        self.bootstrap = [node.bootstrap for node in cluster.nodes]
+        self.acknowledged: dict[tuple[int, int], int] = {}
+        self.sent_count = 0
+        self.failed_count = 0
+        self.slowest_s = 0.0
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> Load:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more, and wait until all that was sent has an outcome."""
+        self.stopping.set()
+        self.thread.join(120)
+
+    def run(self) -> None:
+        """Send records one after the other, a few at a time under way."""
+        producer = self.kafka.KafkaProducer(
+            bootstrap_servers=self.bootstrap,
+            acks="all",
+            enable_idempotence=True,
+            retries=1_000_000,
+            delivery_timeout_ms=60_000,
+            request_timeout_ms=5_000,
+            retry_backoff_ms=20,
+            reconnect_backoff_ms=20,
+            reconnect_backoff_max_ms=100,
+            metadata_max_age_ms=1_000,
+            linger_ms=0,
+        )
+        waiting: list[tuple[int, float, Any]] = []
+        while not self.stopping.is_set():
+            number = self.sent_count
+            self.sent_count += 1
+            future = producer.send(self.topic, f"{number}".encode(), partition=number % PARTITIONS)
+            waiting.append((number, time.monotonic(), future))
+            if len(waiting) >= 30:
+                self.settle(waiting)
+            time.sleep(0.002)
+        self.settle(waiting)
+        producer.close()
+
+    def settle(self, waiting: list[tuple[int, float, Any]]) -> None:
+        """Note what became of records."""
+        for number, began, future in waiting:
+            try:
+                told = future.get(90)
+            except self.kafka.errors.KafkaError:
+                self.failed_count += 1
+                continue
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+            with self.lock:
+                self.acknowledged[told.partition, told.offset] = number
+        waiting.clear()
+
+    def count(self) -> int:
+        """How many records were acknowledged so far."""
+        with self.lock:
+            return len(self.acknowledged)
+
+    def wait_for_more(self, count: int = 60) -> float:
+        """Wait until so many more are acknowledged; how long that took."""
+        began, target = time.monotonic(), self.count() + count
+        eventually("the producer is served", lambda: self.count() >= target, SERVED_AGAIN_S_MAX + 60)
+        return time.monotonic() - began
+
+    def check(self) -> None:
+        """Everything that was acknowledged is there, where it was acknowledged, and nothing is there twice."""
+        self.stop()
+        consumer = self.kafka.KafkaConsumer(bootstrap_servers=self.bootstrap, auto_offset_reset="earliest")
+        partitions = [self.kafka.TopicPartition(self.topic, index) for index in range(PARTITIONS)]
+        consumer.assign(partitions)
+        ends = consumer.end_offsets(partitions)
+        found: dict[tuple[int, int], int] = {}
+        deadline = time.monotonic() + 60
+        while any(consumer.position(partition) < ends[partition] for partition in partitions):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"only {len(found)} records could be read back, up to {ends}")
+            for partition, records in consumer.poll(500).items():
+                for record in records:
+                    found[partition.partition, record.offset] = int(record.value)
+        consumer.close()
+        wrong = {
+            place: (number, found.get(place))
+            for place, number in self.acknowledged.items()
+            if found.get(place) != number
+        }
+        expect("every acknowledged record is where it was", dict(list(wrong.items())[:5]), {})
+        expect("and nothing is there twice", len(set(found.values())), len(found))
+        expect("something was acknowledged", len(self.acknowledged) > 100, True)
+        print(
+            f"# {len(self.acknowledged)} acknowledged, {self.failed_count} failed, "
+            f"slowest answer {self.slowest_s * 1000:.0f} ms",
+            flush=True,
+        )
+
+
+def started(cluster: Cluster, topic: str) -> None:
+    """A cluster with a topic on all of its nodes."""
+    cluster.start()
+    with cluster.nodes[0].connect() as connection:
+        expect("a topic is made", create_topics(connection, {topic: (PARTITIONS, 3)})[topic][0], 0)
+
+
+def leader_of(cluster: Cluster, topic: str, index: int) -> Node:
+    """The node that leads a partition."""
+    node = next(cluster.running())
+    wanted = node.metadata([topic]).topics[topic][index].leader
+    return next(node for node in cluster.nodes if node.node_id == wanted)
+
+
+def all_in_sync(cluster: Cluster, topic: str) -> None:
+    """Wait until every replica of every partition is in sync, as every node sees it."""
+    for node in cluster.running():
+
+        def is_so(node: Node = node) -> bool:
+            partitions = node.metadata([topic]).topics[topic]
+            return len(partitions) == PARTITIONS and all(len(found.isr) == 3 for found in partitions)
+
+        eventually(f"node {node.node_id} sees all in sync", is_so, 60)
+
+
+def segments(node: Node, topic: str, index: int) -> bytes:
+    """The records of a partition as they lie on a node's disk."""
+    directory = node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
+    return b"".join(path.read_bytes() for path in sorted(directory.glob("*.log")))
+
+
+def replicas_are_the_same(cluster: Cluster, topic: str) -> None:
+    """REPL-3, with nothing under way: the segments are equal byte for byte."""
+    for index in range(PARTITIONS):
+
+        def are_equal(index: int = index) -> bool:
+            copies = [segments(node, topic, index) for node in cluster.nodes]
+            return len(copies[0]) > 0 and copies.count(copies[0]) == len(copies)
+
+        eventually(f"the replicas of {topic}-{index} are the same", are_equal, 30)
+
+
+def acknowledged_records_are_on_every_replica() -> None:
+    with Cluster(BINARY, settings=SETTINGS) as cluster:
+        started(cluster, "quiet")
+        with Load(cluster, "quiet") as load:
+            load.wait_for_more(300)
+            load.check()
+        all_in_sync(cluster, "quiet")
+        replicas_are_the_same(cluster, "quiet")
+        cluster.check_logs()
+
+
+def leaders_that_are_killed_are_replaced_and_nothing_is_lost() -> None:
+    slowest = 0.0
+    with Cluster(BINARY, settings=SETTINGS) as cluster:
+        started(cluster, "killed")
+        with Load(cluster, "killed") as load:
+            load.wait_for_more()
+            for number in range(KILL_ROUNDS):
+                victim = leader_of(cluster, "killed", number % PARTITIONS)
+                victim.kill()
+                took_s = load.wait_for_more()
+                slowest = max(slowest, took_s)
+                expect(f"served again in round {number}", took_s < SERVED_AGAIN_S_MAX, True)
+                victim.spawn()
+                victim.wait_until_ready()
+                all_in_sync(cluster, "killed")
+            load.check()
+        replicas_are_the_same(cluster, "killed")
+        cluster.check_logs()
+    print(f"# 60 more records acknowledged within {slowest * 1000:.0f} ms of each kill", flush=True)
+
+
+def two_of_three_are_killed_and_writes_wait() -> None:
+    with Cluster(BINARY, settings=SETTINGS) as cluster:
+        started(cluster, "pair")
+        with Load(cluster, "pair") as load:
+            load.wait_for_more()
+            victims = [leader_of(cluster, "pair", 0)]
+            victims.append(next(node for node in cluster.nodes if node is not victims[0]))
+            for victim in victims:
+                victim.kill()
+            time.sleep(2)
+            for victim in victims:
+                victim.spawn()
+            for victim in victims:
+                victim.wait_until_ready()
+            load.wait_for_more()
+            all_in_sync(cluster, "pair")
+            load.check()
+        replicas_are_the_same(cluster, "pair")
+
+
+def all_three_are_killed_at_once() -> None:
+    with Cluster(BINARY, settings=SETTINGS) as cluster:
+        started(cluster, "all")
+        with Load(cluster, "all") as load:
+            for _ in range(2):
+                load.wait_for_more()
+                for node in cluster.nodes:
+                    node.kill()
+                for node in cluster.nodes:
+                    node.spawn()
+                cluster.wait_until_ready()
+            load.wait_for_more()
+            all_in_sync(cluster, "all")
+            load.check()
+        replicas_are_the_same(cluster, "all")
+
+
+def a_leader_that_sleeps_is_fenced_and_acknowledges_nothing() -> None:
+    with Cluster(BINARY, settings=SETTINGS) as cluster:
+        started(cluster, "asleep")
+        with Load(cluster, "asleep") as load:
+            load.wait_for_more()
+            sleeper = leader_of(cluster, "asleep", 0)
+            assert sleeper.process is not None
+            sleeper.process.send_signal(signal.SIGSTOP)
+            load.wait_for_more()
+            sleeper.process.send_signal(signal.SIGCONT)
+            all_in_sync(cluster, "asleep")
+            load.wait_for_more()
+            load.check()
+        replicas_are_the_same(cluster, "asleep")
+
+
+def nodes_that_are_stopped_one_by_one_lose_nothing() -> None:
+    with Cluster(BINARY, settings=SETTINGS) as cluster:
+        started(cluster, "rolled")
+        with Load(cluster, "rolled") as load:
+            load.wait_for_more()
+            for node in cluster.nodes:
+                node.stop()
+                node.spawn()
+                node.wait_until_ready()
+                all_in_sync(cluster, "rolled")
+            load.wait_for_more()
+            load.check()
+            expect("no send fails", load.failed_count, 0)
+        replicas_are_the_same(cluster, "rolled")
+
+
+CASES: list[Callable[[], None]] = [
+    acknowledged_records_are_on_every_replica,
+    leaders_that_are_killed_are_replaced_and_nothing_is_lost,
+    two_of_three_are_killed_and_writes_wait,
+    all_three_are_killed_at_once,
+    a_leader_that_sleeps_is_fenced_and_acknowledges_nothing,
+    nodes_that_are_stopped_one_by_one_lose_nothing,
+]
+
+
+def main() -> int:
+    """Run the cases that are asked for."""
+    global BINARY
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=str(BINARY))
+    parser.add_argument("only", nargs="?", default="")
+    options = parser.parse_args()
+    BINARY = Path(options.binary)
+    return report.run([(case.__name__.replace("_", " "), case) for case in CASES], options.only.replace("_", " "))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
