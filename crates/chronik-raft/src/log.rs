@@ -37,6 +37,9 @@ pub trait MetadataLog: Send + Sync {
 
     /// From now on, the broker of this incarnation lives on this node. Told before that broker registers: once it
     /// has, the node's heartbeats tell the leader that it lives. A log without heartbeats has no use for it.
+    ///
+    /// A late message of the node's last process may register that one again. A broker that finds another
+    /// incarnation under its id in the image registers anew; until then it is not heard of.
     fn set_broker_incarnation(&self, incarnation: u128) {
         let _: u128 = incarnation;
     }

@@ -35,7 +35,7 @@ struct Node {
     incarnation: u64,
     wake_at: u64,
     restart_at: u64,
-    /// When a broker that has not registered tries again.
+    /// When the broker looks again whether it is registered.
     register_at: u64,
     outbox: Arc<Mutex<Vec<(NodeId, PeerMessage)>>>,
 }
@@ -160,7 +160,16 @@ impl World {
                     .map(|node| node.driver.as_ref().map(|driver| driver.node().quorum()))
                     .collect();
                 let idle = self.client.lock().is_idle();
-                let text = format!("not settled, clients answered: {idle}, {quorums:?}");
+                let brokers: Vec<_> = self
+                    .nodes
+                    .iter()
+                    .map(|node| {
+                        let image = node.driver.as_ref().map(|driver| driver.handle().image());
+                        let broker = image.as_ref().and_then(|image| image.broker(node.id));
+                        (node.incarnation, broker.map(|broker| (broker.incarnation, broker.fenced)))
+                    })
+                    .collect();
+                let text = format!("not settled, clients answered: {idle}, brokers {brokers:?}, {quorums:?}");
                 self.checkers.lock().report(Rule::Liveness, text);
             }
         }
@@ -368,7 +377,8 @@ impl World {
         }
     }
 
-    /// A broker registers once it has started, and again where that came to nothing.
+    /// A broker registers once it has started, and again where that came to nothing, or where a late message of its
+    /// node's last process has registered that one in its place.
     fn register(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let Some(driver) = &node.driver else { return };
@@ -378,7 +388,7 @@ impl World {
         let handle = driver.handle();
         let incarnation = u128::from(node.incarnation);
         if handle.image().broker(node.id).is_some_and(|broker| broker.incarnation == incarnation) {
-            node.register_at = u64::MAX;
+            node.register_at = self.now_ms + 200;
             return;
         }
         let endpoint =
