@@ -65,6 +65,9 @@ pub struct Broker {
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
     next_parked_id: AtomicU64,
+    /// This broker has asked to be registered, and may find that an earlier life of it is.
+    pub(crate) has_registered: AtomicBool,
+    pub(crate) is_registering: AtomicBool,
     is_stopping: AtomicBool,
 }
 
@@ -99,6 +102,8 @@ impl Broker {
             changes: PartitionChangeCounters::default(),
             incarnation: random.next_u128(),
             next_parked_id: AtomicU64::new(1),
+            has_registered: AtomicBool::new(false),
+            is_registering: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             random,
             config,

@@ -73,6 +73,7 @@ impl Broker {
         if !self.is_in_cluster() {
             return None;
         }
+        self.mind_registration(&self.metadata.image());
         let initialized = self.initialize(now);
         let overseen = self.oversee(now);
         initialized.into_iter().chain(overseen).min()

@@ -1,6 +1,8 @@
 //! How a broker enters the cluster, and where clients are told to find it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use chronik_raft::ProposalDone;
 use chronik_raft::metadata::{
@@ -28,9 +30,31 @@ impl Broker {
         own.is_some_and(|broker| broker.incarnation == self.incarnation && !broker.fenced)
     }
 
+    /// Registers this broker anew where the image shows an earlier life of it: a message of that life that was late has
+    /// put it back, and nobody would hear of this one.
+    pub(super) fn mind_registration(self: &Arc<Self>, image: &MetadataImage) {
+        let is_ours =
+            image.broker(self.node_id()).is_none_or(|broker| broker.incarnation == self.incarnation);
+        if is_ours
+            || !self.has_registered.load(Ordering::Acquire)
+            || self.is_registering.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        tracing::warn!("An earlier life of this node is registered in its place; registering again");
+        let broker = Arc::clone(self);
+        self.register(Box::new(move |outcome| {
+            if let Err(error) = outcome {
+                tracing::debug!("Registration is tried again: {error}");
+            }
+            broker.is_registering.store(false, Ordering::Release);
+        }));
+    }
+
     /// Registers this broker; names the cluster where it has no name yet. `done` is called once this is so. A single
     /// node is in service then; in a cluster the controller puts it into service when it has heard of it.
     pub fn register(&self, done: ProposalDone) {
+        self.has_registered.store(true, Ordering::Release);
         let (host, port) = self.config.advertised.as_ref().unwrap_or(&self.config.reached_at);
         let endpoint = Endpoint {
             listener: LISTENER.to_owned(),
