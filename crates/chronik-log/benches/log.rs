@@ -1,6 +1,6 @@
 //! What the log costs on a real disk: appends, reads, idle partitions, a restart after the process died, compaction.
 //!
-//! `cargo bench -p chronik-log [-- [--compaction] [DIRECTORY]]`. The figures are for reading; nothing is asserted.
+//! `cargo bench -p chronik-log --bench log [-- [--compaction] [DIRECTORY]]`. The figures are for reading; nothing is asserted.
 #![expect(
     clippy::disallowed_methods,
     reason = "a benchmark reads the clock and the process's own statistics"
