@@ -1,6 +1,6 @@
-//! What the log costs on a real disk: appends, reads, idle partitions, and a restart after the process died.
+//! What the log costs on a real disk: appends, reads, idle partitions, a restart after the process died, compaction.
 //!
-//! `cargo bench -p chronik-log [-- DIRECTORY]`. The figures are for reading; nothing is asserted.
+//! `cargo bench -p chronik-log --bench log [-- [--compaction] [DIRECTORY]]`. The figures are for reading; nothing is asserted.
 #![expect(
     clippy::disallowed_methods,
     reason = "a benchmark reads the clock and the process's own statistics"
@@ -16,9 +16,10 @@ use std::time::Instant;
 use bytes::BytesMut;
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{
-    AppendOrigin, Log, LogConfig, LogManager, ManagerOptions, PendingBatch, ReadData, ReadRequest,
+    AppendOrigin, Cleaner, CleanerOptions, CleanupPolicy, Log, LogConfig, LogManager, ManagerOptions,
+    PendingBatch, ReadData, ReadRequest,
 };
-use chronik_protocol::records::{BatchBuilder, BatchOptions};
+use chronik_protocol::records::{BatchBuilder, BatchOptions, Compression};
 use chronik_types::{LeaderEpoch, MonotonicMs, Now, Offset, TimestampMs, TopicId, TopicPartition};
 
 const WALL_MS: i64 = 1_700_000_000_000;
@@ -157,10 +158,54 @@ fn restart(dir: &Path, what: &str) {
     assert_eq!(manager.logs().len(), PARTITIONS.unsigned_abs() as usize);
 }
 
+/// Cleans a log of which a tenth is left.
+fn compaction(path: &Path) {
+    let manager = open(&path.join("compaction"));
+    let config = Arc::new(LogConfig {
+        segment_bytes: 64 * 1024 * 1024,
+        cleanup_policy: CleanupPolicy::COMPACT,
+        min_cleanable_dirty_ratio: 0.0,
+        ..LogConfig::default()
+    });
+    for codec in [Compression::None, Compression::Lz4] {
+        let partition = TopicPartition::new(format!("compact-{codec:?}"), 0);
+        let log = manager.get_or_create(&partition, TopicId(7), Arc::clone(&config)).unwrap();
+        let mut number = 0_u64;
+        while log.segment_count() < 5 {
+            let options = BatchOptions { compression: codec, ..BatchOptions::default() };
+            let mut builder = BatchBuilder::new(options);
+            for _ in 0..100 {
+                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let key = ((number >> 33) % 20_000).to_be_bytes();
+                let value = number.to_be_bytes().repeat(15);
+                builder.append(TimestampMs(WALL_MS), Some(&key), Some(&value), &[]).unwrap();
+            }
+            log.append(now(), builder.finish().unwrap(), AppendOrigin::Client, LeaderEpoch(0)).unwrap();
+        }
+        log.set_high_watermark(log.log_end_offset());
+        log.sync().unwrap();
+        let (before, start) = (log.size_bytes(), Instant::now());
+        let mut worker = Cleaner::new(Arc::clone(&manager), CleanerOptions::default()).worker();
+        while worker.step(now()) <= now().monotonic || worker.is_busy() {}
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "{:<44} {:>8.0} MB/s  {} MB become {} MB",
+            format!("compact, 120 B values, {codec:?}"),
+            before as f64 / seconds / 1e6,
+            before / 1_000_000,
+            log.size_bytes() / 1_000_000
+        );
+    }
+}
+
 fn main() {
     let named = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let temp = tempfile::tempdir_in(named.unwrap_or_else(|| ".".to_owned())).unwrap();
+    if std::env::args().any(|argument| argument == "--compaction") {
+        return compaction(temp.path());
+    }
     // Partitions first, as their memory is measured by the process's growth.
     partitions(temp.path());
     appends(temp.path());
+    compaction(temp.path());
 }

@@ -277,9 +277,9 @@ fn configs_are_set_and_removed() {
     let onto_one = change.clone().expecting(Some(&one));
     assert_eq!(accept(&set.image, vec![onto_one.clone().into()]).config(&resource, "a"), Some("2"));
     assert!(matches!(refuse(&removed, onto_one), CommandError::ConfigChanged { .. }));
-    let onto_none = change.expecting(None);
-    assert_eq!(accept(&removed, vec![onto_none.clone().into()]).config(&resource, "a"), Some("2"));
-    assert!(matches!(refuse(&set.image, onto_none), CommandError::ConfigChanged { .. }));
+    let onto_nothing = change.expecting(None);
+    assert_eq!(accept(&removed, vec![onto_nothing.clone().into()]).config(&resource, "a"), Some("2"));
+    assert!(matches!(refuse(&set.image, onto_nothing), CommandError::ConfigChanged { .. }));
     let nameless = SetConfig::new(&resource, "", None);
     assert!(matches!(refuse(&image, nameless), CommandError::EmptyConfigKey));
     let absent = SetConfig::new(&ConfigResource::Topic("none".into()), "a", None);
