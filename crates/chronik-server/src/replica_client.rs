@@ -97,13 +97,12 @@ async fn exchange(
     frame: &Bytes,
     response_bytes_max: usize,
 ) -> io::Result<(TcpStream, Bytes)> {
-    let mut stream = match stream {
-        Some(stream) => stream,
-        None => {
-            let stream = limited(CONNECT_MAX, TcpStream::connect((address.0.as_str(), address.1))).await?;
-            stream.set_nodelay(true)?;
-            stream
-        }
+    let mut stream = if let Some(stream) = stream {
+        stream
+    } else {
+        let stream = limited(CONNECT_MAX, TcpStream::connect((address.0.as_str(), address.1))).await?;
+        stream.set_nodelay(true)?;
+        stream
     };
     limited(SILENCE_MAX, stream.write_all(frame)).await?;
     let mut length = [0; LENGTH_BYTES];

@@ -27,11 +27,13 @@ const LAG_CHECKS_PER_LIMIT: u64 = 4;
 /// The longest pause between two looks, in milliseconds: proposals whose outcome is unknown are made again then.
 const CHECK_MS_MAX: u64 = 1_000;
 
+type SharedLane = Arc<Mutex<LaneState>>;
+
 /// What this broker follows.
 pub(crate) struct Fetchers {
     peers: Arc<dyn PeerClient>,
     followed: Mutex<BTreeMap<Key, (NodeId, LeaderEpoch)>>,
-    lanes: Mutex<BTreeMap<(NodeId, Lane), Arc<Mutex<LaneState>>>>,
+    lanes: Mutex<BTreeMap<(NodeId, Lane), SharedLane>>,
 }
 
 impl Fetchers {
@@ -39,7 +41,7 @@ impl Fetchers {
         Self { peers, followed: Mutex::default(), lanes: Mutex::default() }
     }
 
-    fn lane(&self, leader: NodeId, lane: Lane) -> Arc<Mutex<LaneState>> {
+    fn lane(&self, leader: NodeId, lane: Lane) -> SharedLane {
         Arc::clone(self.lanes.lock().entry((leader, lane)).or_default())
     }
 
