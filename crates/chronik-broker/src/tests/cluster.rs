@@ -1,5 +1,7 @@
 //! What concerns several brokers: `DescribeCluster`, `DescribeQuorum`, `ListPartitionReassignments`, hints of leaders.
 
+use std::sync::Arc;
+
 use chronik_protocol::messages::describe_quorum_request;
 use chronik_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use chronik_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
@@ -10,7 +12,9 @@ use chronik_protocol::messages::{
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_types::{ErrorCode, TimestampMs};
 
-use super::{Fixture, code};
+use super::{Fixture, NODE, code, connection};
+use crate::config::{BrokerConfig, ExternalEndpoint};
+use crate::connection::Connection;
 
 fn ids(response: &DescribeClusterResponse) -> Vec<(i32, bool)> {
     response.brokers.iter().map(|broker| (broker.broker_id, broker.is_fenced)).collect()
@@ -141,4 +145,23 @@ fn a_producer_at_the_wrong_broker_is_told_the_leader() {
             response.node_endpoints.iter().map(|node| (node.node_id, node.host.as_str())).collect();
         assert_eq!(endpoints, if version >= 10 { vec![(2, "host-2")] } else { Vec::new() });
     }
+}
+
+#[test]
+fn who_comes_by_another_listener_is_told_its_addresses_and_of_brokers_that_have_it() {
+    let external =
+        ExternalEndpoint { listener: "EXTERNAL".to_owned(), host: "outside".to_owned(), port: 1_234 };
+    let mut fixture =
+        Fixture::with_config(BrokerConfig { external_endpoints: vec![external], ..BrokerConfig::default() });
+    fixture.add_broker(2, false);
+    let told = |fixture: &Fixture| -> Vec<(i32, String, i32)> {
+        let response: DescribeClusterResponse = fixture.call(2, &DescribeClusterRequest::default());
+        response.brokers.into_iter().map(|broker| (broker.broker_id, broker.host, broker.port)).collect()
+    };
+    let inside = [(1, "127.0.0.1".to_owned(), 9092), (2, "host-2".to_owned(), 9092)];
+    assert_eq!(told(&fixture), inside);
+    let by_default = connection(9);
+    let outside = Connection::new(by_default.id, by_default.local, by_default.peer);
+    fixture.connection = Arc::new(outside.by_listener(Some("EXTERNAL".into())));
+    assert_eq!(told(&fixture), [(NODE.get(), "outside".to_owned(), 1_234)], "broker 2 has no such listener");
 }
