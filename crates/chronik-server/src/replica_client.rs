@@ -159,7 +159,7 @@ mod tests {
                         b"close" => return,
                         b"huge" => stream.write_all(&[0x7f, 0xff, 0xff, 0xff]).await.expect("is written"),
                         _ => {
-                            stream.write_all(&[length.as_slice(), &body].concat()).await.expect("is written")
+                            stream.write_all(&[length.as_slice(), &body].concat()).await.expect("is written");
                         }
                     }
                 }
