@@ -22,7 +22,7 @@ import report
 from cluster import Cluster, Node, create_topics, eventually
 from report import expect
 
-BINARY = Path("target/release/chronik-server")
+WHAT = {"binary": Path("target/release/chronik-server")}
 SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2"}
 PARTITIONS = 3
 KILL_ROUNDS = 5
@@ -183,7 +183,7 @@ def replicas_are_the_same(cluster: Cluster, topic: str) -> None:
 
 
 def acknowledged_records_are_on_every_replica() -> None:
-    with Cluster(BINARY, settings=SETTINGS) as cluster:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "quiet")
         with Load(cluster, "quiet") as load:
             load.wait_for_more(300)
@@ -195,7 +195,7 @@ def acknowledged_records_are_on_every_replica() -> None:
 
 def leaders_that_are_killed_are_replaced_and_nothing_is_lost() -> None:
     slowest = 0.0
-    with Cluster(BINARY, settings=SETTINGS) as cluster:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "killed")
         with Load(cluster, "killed") as load:
             load.wait_for_more()
@@ -215,7 +215,7 @@ def leaders_that_are_killed_are_replaced_and_nothing_is_lost() -> None:
 
 
 def two_of_three_are_killed_and_writes_wait() -> None:
-    with Cluster(BINARY, settings=SETTINGS) as cluster:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "pair")
         with Load(cluster, "pair") as load:
             load.wait_for_more()
@@ -235,7 +235,7 @@ def two_of_three_are_killed_and_writes_wait() -> None:
 
 
 def all_three_are_killed_at_once() -> None:
-    with Cluster(BINARY, settings=SETTINGS) as cluster:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "all")
         with Load(cluster, "all") as load:
             for _ in range(2):
@@ -252,7 +252,7 @@ def all_three_are_killed_at_once() -> None:
 
 
 def a_leader_that_sleeps_is_fenced_and_acknowledges_nothing() -> None:
-    with Cluster(BINARY, settings=SETTINGS) as cluster:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "asleep")
         with Load(cluster, "asleep") as load:
             load.wait_for_more()
@@ -268,7 +268,7 @@ def a_leader_that_sleeps_is_fenced_and_acknowledges_nothing() -> None:
 
 
 def nodes_that_are_stopped_one_by_one_lose_nothing() -> None:
-    with Cluster(BINARY, settings=SETTINGS) as cluster:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "rolled")
         with Load(cluster, "rolled") as load:
             load.wait_for_more()
@@ -295,12 +295,11 @@ CASES: list[Callable[[], None]] = [
 
 def main() -> int:
     """Run the cases that are asked for."""
-    global BINARY
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", default=str(BINARY))
+    parser.add_argument("--binary", default=str(WHAT["binary"]))
     parser.add_argument("only", nargs="?", default="")
     options = parser.parse_args()
-    BINARY = Path(options.binary)
+    WHAT["binary"] = Path(options.binary)
     return report.run([(case.__name__.replace("_", " "), case) for case in CASES], options.only.replace("_", " "))
 
 
