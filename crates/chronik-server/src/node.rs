@@ -5,15 +5,17 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use chronik_broker::config::BrokerValues;
 use chronik_broker::{
     Broker, BrokerParts, Connection, ControllerLink, NoPeerClient, Responder, topic_log_config,
 };
 use chronik_disk::{Disk, RealDisk};
-use chronik_log::{Cleaner, LogManager, ManagerOptions};
+use chronik_log::{Cleaner, CleanerOptions, LogManager, ManagerOptions};
 use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
 use chronik_types::{LogIndex, MonotonicMs, Now, Term};
 use tokio::sync::oneshot;
@@ -202,12 +204,17 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let maintenance_worker =
         start_maintenance(clock, upkeep, move |now| maintained.maintain(now), Arc::clone(&on_panic))?;
     let mut workers = vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker];
-    workers.extend(start_cleaners(&config, &logs, clock, &on_panic)?);
+    let cleaners_at_start = config.cleaner_options(hash_secret()?);
+    let cleaner = Cleaner::new(Arc::clone(&logs), cleaners_at_start.clone());
+    workers.extend(start_cleaners(&config, &cleaner, clock, &on_panic)?);
 
     let configured = Arc::clone(&broker);
     let at_start = config.limits(open_files_max);
     let listening = move |limits: Arc<LiveLimits>| {
-        configured.set_values_listener(Box::new(move |values| limits.follow(&at_start, values)));
+        configured.set_values_listener(Box::new(move |values| {
+            limits.follow(&at_start, values);
+            cleaner.update_options(cleaner_options_in_force(&cleaners_at_start, values));
+        }));
     };
 
     Ok(Node {
@@ -222,21 +229,42 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     })
 }
 
+/// What keys are hashed with while logs are compacted.
+fn hash_secret() -> Result<[u64; 2], Box<dyn Error>> {
+    let seed = system::random_seed()?;
+    let (words, _) = seed.as_chunks::<8>();
+    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
+    Ok([words.next().unwrap_or(0), words.next().unwrap_or(0)])
+}
+
+/// The cleaner's settings as the broker configs have them, and where those say nothing as they were at start.
+fn cleaner_options_in_force(at_start: &CleanerOptions, values: &BrokerValues) -> CleanerOptions {
+    fn set<T: FromStr>(values: &BrokerValues, name: &str) -> Option<T> {
+        values.get(name).and_then(|value| value.parse().ok())
+    }
+    CleanerOptions {
+        dedupe_buffer_bytes: set(values, "log.cleaner.dedupe.buffer.size")
+            .unwrap_or(at_start.dedupe_buffer_bytes),
+        dedupe_buffer_load_factor: set(values, "log.cleaner.io.buffer.load.factor")
+            .unwrap_or(at_start.dedupe_buffer_load_factor),
+        io_buffer_bytes: set(values, "log.cleaner.io.buffer.size").unwrap_or(at_start.io_buffer_bytes),
+        io_max_bytes_per_second: set(values, "log.cleaner.io.max.bytes.per.second")
+            .unwrap_or(at_start.io_max_bytes_per_second),
+        backoff_ms: set(values, "log.cleaner.backoff.ms").unwrap_or(at_start.backoff_ms),
+        ..at_start.clone()
+    }
+}
+
 /// Starts the threads that compact logs, if any are wanted.
 fn start_cleaners(
     config: &crate::config::Config,
-    logs: &Arc<LogManager>,
+    cleaner: &Arc<Cleaner>,
     clock: Clock,
     on_panic: &OnPanic,
 ) -> Result<Vec<Worker>, Box<dyn Error>> {
     if !config.log_cleaner_enable {
         return Ok(Vec::new());
     }
-    let seed = system::random_seed()?;
-    let (words, _) = seed.as_chunks::<8>();
-    let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
-    let hash_secret = [words.next().unwrap_or(0), words.next().unwrap_or(0)];
-    let cleaner = Cleaner::new(Arc::clone(logs), config.cleaner_options(hash_secret));
     let start = |_| Ok(start_cleaner(clock, cleaner.worker(), Arc::clone(on_panic))?);
     (0..config.log_cleaner_threads).map(start).collect()
 }
@@ -297,7 +325,7 @@ fn open_logs(
     disk: &Arc<dyn Disk>,
     data_dir: &Path,
     metadata: &RaftHandle,
-    values: &chronik_broker::config::BrokerValues,
+    values: &BrokerValues,
     clock: Clock,
     health: &Health,
 ) -> Result<Arc<LogManager>, Box<dyn Error>> {

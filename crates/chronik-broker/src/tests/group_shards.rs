@@ -1,7 +1,9 @@
 //! Shards of groups come and go with the lead of their partitions, and are loaded in the background.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use chronik_log::AppendOrigin;
+use chronik_log::{AppendOrigin, Cleaner, CleanerOptions};
 use chronik_protocol::messages::{
     HeartbeatRequest, JoinGroupResponse, ListGroupsRequest, ListGroupsResponse,
 };
@@ -16,7 +18,7 @@ use super::groups::{
 };
 use super::{Fixture, NODE, code, response};
 use crate::clock::Clock;
-use crate::config::GroupConfig;
+use crate::config::{BrokerConfig, GroupConfig};
 use crate::groups::OFFSETS_TOPIC;
 
 /// The partition that the group `g` lives in.
@@ -272,4 +274,33 @@ fn a_static_member_that_was_replaced_is_fenced_after_a_load_too() {
     };
     assert_eq!(beat(&joined), ErrorCode::FencedInstanceId);
     assert_eq!(beat(&again), ErrorCode::None);
+}
+
+#[test]
+fn what_later_commits_replace_goes_when_the_topic_is_compacted() {
+    // Segments as small as they may be, so that few commits fill several.
+    let config = BrokerConfig { offsets_topic_segment_bytes: 1 << 20, ..BrokerConfig::default() };
+    let fixture = Fixture::with_config(config);
+    fixture.create_topic("t", 2, &[]);
+    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
+    load_all(&fixture);
+    let note = "n".repeat(4_000);
+    for offset in 0..800 {
+        let noted = super::groups::commit_noted(&fixture, "g", None, offset, &note);
+        assert_eq!(noted, ErrorCode::None);
+    }
+    let log = Arc::clone(fixture.partition(OFFSETS_TOPIC, home().get()).log());
+    let before = log.size_bytes();
+    assert!(3 << 20 < before, "{before} bytes");
+    let mut worker = Cleaner::new(Arc::clone(&fixture.broker.logs), CleanerOptions::default()).worker();
+    let mut step_count = 0;
+    while step_count == 0 || worker.is_busy() {
+        worker.step(fixture.clock.now());
+        step_count += 1;
+        assert!(step_count < 100_000, "a clean comes to its end");
+    }
+    assert!(log.size_bytes() < before / 2, "{} of {before} bytes are left", log.size_bytes());
+    let fixture = loading(fixture);
+    load_all(&fixture);
+    assert_eq!(committed(&fixture, &["g"]), [799], "and what counts is still there");
 }

@@ -295,7 +295,15 @@ options! {
 }
 
 /// What can be changed at run time beside the defaults of topic configs.
-const DYNAMIC: &[&str] = &["max.connections", "max.connections.per.ip"];
+const DYNAMIC: &[&str] = &[
+    "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.max.bytes.per.second",
+    "max.connections",
+    "max.connections.per.ip",
+];
 
 impl OptionSpec {
     /// The environment variable that sets it.
