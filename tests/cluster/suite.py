@@ -762,6 +762,28 @@ def a_list_that_disagrees_stops_the_node() -> None:
         cluster.wait_until_ready()
 
 
+def an_id_that_is_used_twice_stops_the_second_node() -> None:
+    # As with containers: every host uses the same ports, so that only the id is wrong.
+    with Cluster(BINARY) as cluster:
+        kafka_port, raft_port = free_ports(2)
+        for number, node in enumerate(cluster.nodes, 1):
+            node.port = kafka_port
+            node.settings["CHRONIK_BIND"] = f"127.0.0.{number}"
+            node.settings["CHRONIK_DATA_DIR"] = str(cluster.directory / f"host-{number}")
+            node.settings["CHRONIK_CLUSTER_PEERS"] = ",".join(
+                f"127.0.0.{other}:{kafka_port}:{raft_port}" for other in (1, 2, 3)
+            )
+        impostor = cluster.nodes[1]
+        impostor.settings["CHRONIK_NODE_ID"] = "1"
+        for node in cluster.nodes:
+            node.spawn()
+        eventually("the second node 1 stops", lambda: not impostor.alive(), 20)
+        line = lines_of(impostor.log(), "chronik-server: ")
+        expect("one line", len(line), 1)
+        expect("it says what to write", "set CHRONIK_NODE_ID=2" in line[0], True)
+        expect("the others go on", [node.alive() for node in cluster.nodes], [True, False, True])
+
+
 def a_data_directory_remembers_whose_it_is() -> None:
     with Cluster(BINARY) as cluster, Cluster(BINARY) as stranger:
         cluster.start()
@@ -815,6 +837,7 @@ CASES: list[Callable[[], None]] = [
     a_full_disk_under_the_metadata_log,
     hostile_bytes_on_the_raft_port,
     a_list_that_disagrees_stops_the_node,
+    an_id_that_is_used_twice_stops_the_second_node,
     a_data_directory_remembers_whose_it_is,
 ]
 

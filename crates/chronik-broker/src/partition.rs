@@ -61,6 +61,8 @@ pub(crate) struct Partition {
     leader_epoch: AtomicI32,
     is_leader: AtomicBool,
     is_deleted: AtomicBool,
+    /// The disk has kept it from becoming what the image says.
+    pub(crate) is_behind: AtomicBool,
     /// The last append found the disk full. The log says so once, not for each batch that is refused.
     is_disk_full: AtomicBool,
     /// The last read failed.
@@ -110,6 +112,7 @@ impl Partition {
             leader_epoch: AtomicI32::new(LeaderEpoch::NONE.get()),
             is_leader: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
+            is_behind: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             is_unreadable: AtomicBool::new(false),
             high_watermark: AtomicI64::new(high_watermark.get()),
@@ -224,8 +227,9 @@ impl Partition {
                     written.sync_up_to.is_some().then_some(written.first),
                 );
             }
+            let epoch = self.leader_epoch();
             drop(appending);
-            self.settle(now, written, results, waiting);
+            self.settle(now, epoch, written, results, waiting);
         }
     }
 
@@ -233,6 +237,7 @@ impl Partition {
     fn settle(
         self: &Arc<Self>,
         now: Now,
+        epoch: LeaderEpoch,
         written: Option<Written>,
         results: Vec<Result<Appended, AppendError>>,
         waiting: Vec<(Confirmation, AppendDone)>,
@@ -251,7 +256,7 @@ impl Partition {
         }
         let sync_up_to = results.iter().flatten().filter_map(|appended| appended.sync_up_to).max();
         let Some(sync_up_to) = sync_up_to else {
-            self.confirm(now, results, waiting);
+            self.confirm(now, epoch, results, waiting);
             return;
         };
         let partition = Arc::clone(self);
@@ -260,9 +265,12 @@ impl Partition {
             match synced {
                 Ok(_) => {
                     if let Some(written) = &written {
-                        partition.replicas.lock().synced(written.first);
+                        let mut replicas = partition.replicas.lock();
+                        if replicas.leads_in(epoch) {
+                            replicas.synced(written.first);
+                        }
                     }
-                    partition.confirm(now, results, waiting);
+                    partition.confirm(now, epoch, results, waiting);
                 }
                 // LOG-3: the directory is offline. What waits for this sync, or behind it, is never committed.
                 Err(error) => {
@@ -286,34 +294,35 @@ impl Partition {
             && self.is_unreadable.swap(!succeeded, Ordering::Relaxed) == succeeded
     }
 
-    /// Counts what this broker has written, and answers those who wait for no more than that, or for what is
-    /// committed by now. The others wait on.
+    /// Counts what this broker has written in `epoch`, and answers those who wait for no more than that, or for what is
+    /// committed by now. The others wait on. Where another epoch has begun meanwhile, what was written may have been cut
+    /// away, and others' records may stand in its place.
     fn confirm(
         self: &Arc<Self>,
         now: Now,
+        epoch: LeaderEpoch,
         results: Vec<Result<Appended, AppendError>>,
         waiting: Vec<(Confirmation, AppendDone)>,
     ) {
         let mut ready = Vec::with_capacity(results.len());
         let deferred = {
             let mut replicas = self.replicas.lock();
+            let leads = replicas.leads_in(epoch);
             let end = replicas.counted_end();
-            let effects = replicas.leader().map(|leader| leader.appended(now.monotonic, end));
+            let effects =
+                replicas.leader().filter(|_| leads).map(|leader| leader.appended(now.monotonic, end));
             let deferred = self.follow_up(&mut replicas, effects.unwrap_or_default());
             let high_watermark = self.high_watermark();
-            let leads = replicas.leader().is_some();
             for ((confirmation, done), result) in waiting.into_iter().zip(results) {
                 match result {
+                    Ok(_) if confirmation == Confirmation::Committed && !leads => {
+                        ready.push((done, Err(deposed(epoch, self.leader_epoch()))));
+                    }
                     Ok(appended)
                         if confirmation == Confirmation::Committed
                             && high_watermark <= appended.last_offset =>
                     {
-                        if leads {
-                            replicas.wait(Committing { appended, done });
-                        } else {
-                            let epoch = self.leader_epoch();
-                            ready.push((done, Err(deposed(epoch, epoch))));
-                        }
+                        replicas.wait(Committing { appended, done });
                     }
                     result => ready.push((done, result)),
                 }

@@ -192,6 +192,18 @@ impl Broker {
         own.and_then(|value| value.parse().ok()).unwrap_or_else(|| self.configs.min_insync_replicas())
     }
 
+    /// Tries once more to make a partition what the image says; a disk has kept it from that before.
+    pub(crate) fn take_up_again(&self, now: Now, partition: &Arc<Partition>) {
+        let image = self.metadata.image();
+        let state = image
+            .topic_by_id(partition.topic_id)
+            .and_then(|topic| topic.partition(partition.index))
+            .map(Arc::clone);
+        if let Some(state) = state {
+            take_up(partition, now, &state, &self.standing(&image, &partition.topic));
+        }
+    }
+
     /// What the image says of the brokers, and of what `topic` asks of its replicas.
     pub(crate) fn standing<'a>(&self, image: &'a MetadataImage, topic: &Arc<str>) -> Standing<'a> {
         let settings = LeaderSettings {

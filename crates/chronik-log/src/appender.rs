@@ -132,7 +132,11 @@ impl Log {
         let first_offset = batches.first().map_or(before, |(header, _)| header.base_offset);
         let mut appending = Appending::new(self, &mut writer, &config, now, batches.len());
         for (index, (header, bytes)) in batches.into_iter().enumerate() {
-            appending.add_replica_batch(index, &header, bytes)?;
+            if let Err(error) = appending.add_replica_batch(index, &header, bytes) {
+                // What was taken before it is in the producers' state, and so must be in the log, or undone.
+                drop(appending.write_group());
+                return Err(error);
+            }
         }
         appending.write_group()?;
         let sync_up_to = appending
@@ -316,6 +320,8 @@ impl<'a> Appending<'a> {
         }
         let facts = self.make_room(base_offset, header)?;
         if epoch > latest_epoch {
+            // The epoch is only known to begin here once everything before it is in the log.
+            self.write_group()?;
             self.log.assign_epoch(self.writer, epoch.get(), base_offset)?;
         }
         let marker = marker_epoch(header, &bytes);

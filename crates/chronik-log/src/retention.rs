@@ -31,12 +31,15 @@ impl Log {
         let view = self.view.lock();
         let mut size_left = self.size_bytes();
         let mut count = 0;
-        for segment in &view.segments {
+        for (at, segment) in view.segments.iter().enumerate() {
             let last_is_empty = segment.size_bytes == 0 && count + 1 == view.segments.len();
             if last_is_empty || high_watermark < segment.next_offset {
                 break;
             }
-            let below_start = segment.next_offset <= log_start_offset;
+            // Compaction may leave a first segment with nothing in it, at the start of the log: what comes after its
+            // gap begins with the next one, and the start must not move there.
+            let end = view.segments.get(at + 1).map_or(segment.next_offset, |next| next.base_offset);
+            let below_start = end <= log_start_offset;
             let too_old = config.cleanup_policy.delete
                 && config.retention_ms.is_some_and(|limit| age_ms(segment, now) > limit);
             let too_much = config.cleanup_policy.delete

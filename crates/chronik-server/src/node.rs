@@ -48,8 +48,6 @@ const WAITING_SAID_MS: u64 = 3_000;
 /// The longest answer of a leader that a follower takes, in bytes: a batch may be as large as a request, and comes whole
 /// however little was asked for.
 const REPLICA_RESPONSE_BYTES_MAX: usize = 256 << 20;
-/// Threads that recover partitions at start.
-const RECOVERY_THREADS_MAX: usize = 8;
 
 /// The broker, as the listener calls it.
 struct BrokerService {
@@ -107,9 +105,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let logs = open_logs(
+        &config,
         manager_options(&config, open_files_max),
         &disk,
-        &data_dir,
         &metadata,
         &broker_config.topic_values.at(&metadata.image(), config.node_id),
         clock,
@@ -124,9 +122,11 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         metadata: Arc::new(metadata.clone()),
         logs: Arc::clone(&logs),
         peers: match &cluster {
-            Some(cluster) => {
-                Arc::new(ReplicaClient::new(cluster.runtime.clone(), REPLICA_RESPONSE_BYTES_MAX))
-            }
+            Some(cluster) => Arc::new(ReplicaClient::new(
+                cluster.runtime.clone(),
+                REPLICA_RESPONSE_BYTES_MAX,
+                Duration::from_millis(u64::try_from(config.replica_fetch_wait_max_ms).unwrap_or(0)),
+            )),
             None => Arc::new(NoPeerClient),
         },
         clock: Arc::new(BrokerClock(clock)),
@@ -321,9 +321,9 @@ fn manager_options(config: &crate::config::Config, open_files_max: Option<u64>) 
 }
 
 fn open_logs(
+    config: &crate::config::Config,
     options: ManagerOptions,
     disk: &Arc<dyn Disk>,
-    data_dir: &Path,
     metadata: &RaftHandle,
     values: &BrokerValues,
     clock: Clock,
@@ -334,12 +334,11 @@ fn open_logs(
     let source = move |topic: &str| topic_log_config(&image, &values, topic);
     let starting = LogManager::open(
         Arc::clone(disk),
-        vec![data_dir.to_owned()],
+        vec![config.data_dir.clone()],
         options,
         Arc::new(source),
         clock.now(),
     )?;
-    let threads = system::core_count().min(RECOVERY_THREADS_MAX);
     health.recovering(starting.partition_count());
     let recover = || {
         while starting.recover_next(clock.now()) {
@@ -347,7 +346,7 @@ fn open_logs(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads {
+        for _ in 1..config.num_recovery_threads_per_data_dir {
             scope.spawn(recover);
         }
         recover();

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long a leader may be silent beyond what it was allowed to hold a request for. A host that has gone without a word
 /// is given up after this.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
+const SILENCE_EXTRA: Duration = Duration::from_secs(5);
 /// The bytes of the length before each frame.
 const LENGTH_BYTES: usize = 4;
 /// What is read at a time into an answer's buffer, so that a length alone allocates nothing.
@@ -36,17 +36,26 @@ struct Call {
     done: PeerAnswer,
 }
 
+/// What bounds an answer.
+#[derive(Clone, Copy)]
+struct Bounds {
+    response_bytes_max: usize,
+    silence_max: Duration,
+}
+
 /// The connections to all leaders.
 pub(crate) struct ReplicaClient {
     runtime: Handle,
-    response_bytes_max: usize,
+    bounds: Bounds,
     connections: Mutex<BTreeMap<(NodeId, Lane), mpsc::Sender<Call>>>,
 }
 
 impl ReplicaClient {
     /// No connections yet. An answer is at most `response_bytes_max` long; one that claims to be longer is refused.
-    pub(crate) fn new(runtime: Handle, response_bytes_max: usize) -> Self {
-        Self { runtime, response_bytes_max, connections: Mutex::default() }
+    /// Leaders may hold requests for `held_max`.
+    pub(crate) fn new(runtime: Handle, response_bytes_max: usize, held_max: Duration) -> Self {
+        let bounds = Bounds { response_bytes_max, silence_max: held_max.saturating_add(SILENCE_EXTRA) };
+        Self { runtime, bounds, connections: Mutex::default() }
     }
 }
 
@@ -58,7 +67,7 @@ impl PeerClient for ReplicaClient {
             .entry((to, lane))
             .or_insert_with(|| {
                 let (sender, calls) = mpsc::channel(WAITING_MAX);
-                self.runtime.spawn(serve(calls, self.response_bytes_max));
+                self.runtime.spawn(serve(calls, self.bounds));
                 sender
             })
             .clone();
@@ -73,11 +82,11 @@ impl PeerClient for ReplicaClient {
 }
 
 /// Sends one request after the other.
-async fn serve(mut calls: mpsc::Receiver<Call>, response_bytes_max: usize) {
+async fn serve(mut calls: mpsc::Receiver<Call>, bounds: Bounds) {
     let mut connection: Option<((String, u16), TcpStream)> = None;
     while let Some(Call { address, frame, done }) = calls.recv().await {
         let open = connection.take().filter(|(known, _)| *known == address);
-        let outcome = exchange(open.map(|(_, stream)| stream), &address, &frame, response_bytes_max).await;
+        let outcome = exchange(open.map(|(_, stream)| stream), &address, &frame, bounds).await;
         match outcome {
             Ok((stream, answer)) => {
                 connection = Some((address, stream));
@@ -95,7 +104,7 @@ async fn exchange(
     stream: Option<TcpStream>,
     address: &(String, u16),
     frame: &Bytes,
-    response_bytes_max: usize,
+    Bounds { response_bytes_max, silence_max }: Bounds,
 ) -> io::Result<(TcpStream, Bytes)> {
     let mut stream = if let Some(stream) = stream {
         stream
@@ -104,9 +113,9 @@ async fn exchange(
         stream.set_nodelay(true)?;
         stream
     };
-    limited(SILENCE_MAX, stream.write_all(frame)).await?;
+    limited(silence_max, stream.write_all(frame)).await?;
     let mut length = [0; LENGTH_BYTES];
-    limited(SILENCE_MAX, stream.read_exact(&mut length)).await?;
+    limited(silence_max, stream.read_exact(&mut length)).await?;
     let len_bytes = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
     if len_bytes > response_bytes_max {
         let text = format!("an answer of {len_bytes} bytes is longer than {response_bytes_max}");
@@ -117,7 +126,7 @@ async fn exchange(
         let missing = len_bytes - answer.len();
         answer.reserve(missing.min(READ_BYTES));
         let mut part = (&mut stream).take(u64::try_from(missing).unwrap_or(u64::MAX));
-        if limited(SILENCE_MAX, part.read_buf(&mut answer)).await? == 0 {
+        if limited(silence_max, part.read_buf(&mut answer)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -174,7 +183,7 @@ mod tests {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
         let port = listener.local_addr().expect("an address").port();
         runtime.spawn(echo(listener));
-        let client = ReplicaClient::new(runtime.handle().clone(), 1 << 20);
+        let client = ReplicaClient::new(runtime.handle().clone(), 1 << 20, Duration::ZERO);
         let ask = |text: &str, port: u16| {
             let (sender, answer) = channel();
             let done = Box::new(move |outcome: Result<Bytes, PeerError>| {

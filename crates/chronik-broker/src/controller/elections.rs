@@ -5,24 +5,35 @@
 //! for it without a leader, because it alone is known to have everything.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chronik_raft::metadata::{Command, MetadataImage, PartitionImage, SetPartitionLeader, UpdateIsr};
-use chronik_types::{NodeId, PartitionIndex, TopicId};
+use chronik_types::{NodeId, PartitionEpoch, PartitionIndex, TopicId};
 
 /// The most partitions that one proposal changes. What is left is seen to by the next.
 const PARTITIONS_PER_PROPOSAL_MAX: usize = 20_000;
 
+/// In an ISR, for a broker that need only be in service.
+const ANY_BROKER_EPOCH: i64 = -1;
+
 /// The commands that give partitions leaders that are in service, and take out of ISRs those that are not. `leaving` are
 /// out of service from now on, whatever the image says.
-pub(super) fn elections(image: &MetadataImage, leaving: &BTreeSet<NodeId>) -> Vec<Command> {
+/// Topics for which `is_unclean_allowed` may be led by a replica that is not in sync, when no other is in service
+/// (`unclean.leader.election.enable`).
+pub(super) fn elections(
+    image: &MetadataImage,
+    leaving: &BTreeSet<NodeId>,
+    is_unclean_allowed: &dyn Fn(&Arc<str>) -> bool,
+) -> Vec<Command> {
     let live: BTreeSet<NodeId> =
         image.live_brokers().map(|broker| broker.id).filter(|node| !leaving.contains(node)).collect();
     let mut commands = Vec::new();
     let mut changed_count = 0;
     for topic in image.topics() {
+        let may_be_unclean = is_unclean_allowed(&topic.name);
         for (index, state) in topic.partitions() {
             let before = commands.len();
-            elect(&live, topic.id, index, state, &mut commands);
+            elect(&live, may_be_unclean, (topic.id, index), state, &mut commands);
             if commands.len() > before {
                 changed_count += 1;
                 if changed_count == PARTITIONS_PER_PROPOSAL_MAX {
@@ -36,8 +47,8 @@ pub(super) fn elections(image: &MetadataImage, leaving: &BTreeSet<NodeId>) -> Ve
 
 fn elect(
     live: &BTreeSet<NodeId>,
-    topic_id: TopicId,
-    index: PartitionIndex,
+    may_be_unclean: bool,
+    (topic_id, index): (TopicId, PartitionIndex),
     state: &PartitionImage,
     commands: &mut Vec<Command>,
 ) {
@@ -45,17 +56,29 @@ fn elect(
         // It was assigned and not initialized yet; that is not for an election to do.
         return;
     }
+    let mut epoch = state.partition_epoch;
     let in_service: Vec<NodeId> = state.isr.iter().copied().filter(|node| live.contains(node)).collect();
     let leads = state.leader.is_some_and(|leader| live.contains(&leader));
     if !leads {
         // In the order of the replicas, so that the preferred leader comes first.
-        let candidate = state.replicas.iter().copied().find(|node| in_service.contains(node));
+        let clean = state.replicas.iter().copied().find(|node| in_service.contains(node));
+        let unclean = || state.replicas.iter().copied().find(|node| may_be_unclean && live.contains(node));
+        let candidate = clean.or_else(unclean);
         if candidate != state.leader {
-            commands.push(SetPartitionLeader::new(topic_id, index, candidate).into());
+            let mut command = SetPartitionLeader::new(topic_id, index, candidate);
+            // Whoever is elected so is all of the ISR then, and records that only others had are lost.
+            command.unclean = clean.is_none() && candidate.is_some();
+            command.partition_epoch = Some(epoch.get());
+            commands.push(command.into());
+            epoch = PartitionEpoch(epoch.get().saturating_add(1));
         }
     }
     if !in_service.is_empty() && in_service.len() < state.isr.len() {
-        commands.push(UpdateIsr::new(topic_id, index, &in_service, None).into());
+        // Whoever was put into the ISR or taken out of it meanwhile must not be forgotten, so that the proposal meets
+        // the state that it was planned on or is planned again; and nobody in it may have been fenced meanwhile.
+        let mut command = UpdateIsr::new(topic_id, index, &in_service, Some(epoch));
+        command.broker_epochs = vec![ANY_BROKER_EPOCH; in_service.len()];
+        commands.push(command.into());
     }
 }
 
@@ -68,7 +91,9 @@ pub(super) fn preferred_elections(image: &MetadataImage) -> Vec<Command> {
             let Some(preferred) = state.replicas.first().copied() else { continue };
             let may_lead = live.contains(&preferred) && state.isr.contains(&preferred);
             if state.leader.is_some_and(|leader| leader != preferred) && may_lead {
-                commands.push(SetPartitionLeader::new(topic.id, index, Some(preferred)).into());
+                let mut command = SetPartitionLeader::new(topic.id, index, Some(preferred));
+                command.partition_epoch = Some(state.partition_epoch.get());
+                commands.push(command.into());
                 if commands.len() == PARTITIONS_PER_PROPOSAL_MAX {
                     return commands;
                 }
@@ -80,8 +105,6 @@ pub(super) fn preferred_elections(image: &MetadataImage) -> Vec<Command> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use chronik_raft::metadata::{
         AssignPartition, CommandBatch, CreateTopic, Endpoint, FenceBroker, RegisterBroker, UnfenceBroker,
     };
@@ -136,13 +159,13 @@ mod tests {
 
         fn fence(&self, id: i32) {
             let mut commands = vec![FenceBroker::new(NodeId(id), None).into()];
-            commands.extend(elections(&self.image(), &BTreeSet::from([NodeId(id)])));
+            commands.extend(elections(&self.image(), &BTreeSet::from([NodeId(id)]), &|_| false));
             self.apply(commands);
         }
 
         fn unfence(&self, id: i32) {
             self.apply(vec![UnfenceBroker::new(NodeId(id), None).into()]);
-            self.apply(elections(&self.image(), &BTreeSet::new()));
+            self.apply(elections(&self.image(), &BTreeSet::new(), &|_| false));
         }
 
         /// Leader and ISR of each partition.
@@ -163,7 +186,10 @@ mod tests {
         let world = World::new();
         world.fence(1);
         assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
-        assert!(elections(&world.image(), &BTreeSet::new()).is_empty(), "there is nothing left to do");
+        assert!(
+            elections(&world.image(), &BTreeSet::new(), &|_| false).is_empty(),
+            "there is nothing left to do"
+        );
     }
 
     #[test]
@@ -178,6 +204,17 @@ mod tests {
         assert_eq!(world.state(), [(None, vec![3]), (None, vec![3]), (None, vec![3])]);
         world.unfence(3);
         assert_eq!(world.state(), [(Some(3), vec![3]), (Some(3), vec![3]), (Some(3), vec![3])]);
+    }
+
+    #[test]
+    fn a_topic_that_prefers_to_be_served_is_led_by_whoever_is_there() {
+        let world = World::new();
+        world.fence(1);
+        world.fence(2);
+        world.fence(3);
+        world.apply(vec![UnfenceBroker::new(NodeId(1), None).into()]);
+        world.apply(elections(&world.image(), &BTreeSet::new(), &|_| true));
+        assert_eq!(world.state(), [(Some(1), vec![1]), (Some(1), vec![1]), (Some(1), vec![1])]);
     }
 
     #[test]

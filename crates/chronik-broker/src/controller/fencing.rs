@@ -10,21 +10,30 @@
 //! seen to. What is lost on the way is heard again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use chronik_raft::LivenessChange;
 use chronik_raft::metadata::{Command, CommandBatch, FenceBroker, MetadataImage, UnfenceBroker};
+use chronik_raft::{LivenessChange, ProposeError};
 use chronik_types::{NodeId, Term};
 
 use crate::broker::Broker;
 
 use super::elections::elections;
 
+/// How often fencing is planned anew because partitions changed meanwhile. After that brokers are fenced alone, and the
+/// controller's oversight moves their partitions.
+const PLANS_MAX: u32 = 10;
+
 impl Broker {
     /// The leader of the metadata log, which is this node in `term`, has heard what the image does not say yet.
     /// Called on the metadata log's own thread.
-    pub fn liveness_changed(&self, term: Term, changes: &[LivenessChange]) {
+    pub fn liveness_changed(self: &Arc<Self>, term: Term, changes: &[LivenessChange]) {
+        self.propose_fencing(term, changes.to_vec(), PLANS_MAX);
+    }
+
+    fn propose_fencing(self: &Arc<Self>, term: Term, changes: Vec<LivenessChange>, plans_left: u32) {
         let image = self.metadata.image();
-        let mut commands = fencing_commands(&image, changes);
+        let mut commands = fencing_commands(&image, &changes);
         if commands.is_empty() {
             return;
         }
@@ -33,20 +42,27 @@ impl Broker {
             .filter(|change| !matches!(change, LivenessChange::Returned { .. }))
             .map(|change| change.node())
             .collect();
-        if !leaving.is_empty() {
-            let moves = elections(&image, &leaving);
+        if plans_left > 0 {
+            // Before anybody is back in service: a broker that was away leaves the ISRs first, whatever it has lost.
+            let moves = elections(&image, &leaving, &|topic| self.may_elect_unclean(&image, topic));
             if !moves.is_empty() {
-                tracing::info!("Moving the partitions of brokers {leaving:?}: {} changes", moves.len());
+                tracing::info!("Moving partitions to brokers in service: {} changes", moves.len());
             }
-            commands.extend(moves);
+            let first_return = commands.iter().position(|command| command.name() == "UnfenceBroker");
+            let place = first_return.unwrap_or(commands.len());
+            commands.splice(place..place, moves);
         }
+        let broker = Arc::clone(self);
         self.metadata.propose_as_leader(
             term,
             CommandBatch::new(commands),
-            Box::new(|outcome| {
-                if let Err(error) = outcome {
-                    tracing::debug!("Fencing is tried again when it is heard again: {error}");
+            Box::new(move |outcome| match outcome {
+                Ok(_) => {}
+                // A partition has changed since the image that this was planned on.
+                Err(ProposeError::Refused { .. }) if plans_left > 0 => {
+                    broker.propose_fencing(term, changes, plans_left - 1);
                 }
+                Err(error) => tracing::debug!("Fencing is tried again when it is heard again: {error}"),
             }),
         );
     }
@@ -56,6 +72,9 @@ impl Broker {
 /// anew meanwhile is another process, of which nothing was heard yet.
 fn fencing_commands(image: &MetadataImage, changes: &[LivenessChange]) -> Vec<Command> {
     let mut commands = Vec::with_capacity(changes.len());
+    // Whoever returns comes last.
+    let mut changes: Vec<&LivenessChange> = changes.iter().collect();
+    changes.sort_by_key(|change| matches!(change, LivenessChange::Returned { .. }));
     for change in changes {
         let Some(broker) = image.broker(change.node()) else { continue };
         let epoch = Some(broker.epoch);
@@ -81,8 +100,6 @@ fn fencing_commands(image: &MetadataImage, changes: &[LivenessChange]) -> Vec<Co
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use chronik_raft::metadata::{Endpoint, RegisterBroker};
     use chronik_raft::{InMemoryMetadata, MetadataLog as _};
     use chronik_types::NodeId;
@@ -136,8 +153,8 @@ mod tests {
         let epoch = |id| image.broker(NodeId(id)).map(|broker| broker.epoch);
         let expected: Vec<Command> = vec![
             FenceBroker::new(NodeId(1), epoch(1)).into(),
-            UnfenceBroker::new(NodeId(2), epoch(2)).into(),
             FenceBroker::new(NodeId(3), epoch(3)).into(),
+            UnfenceBroker::new(NodeId(2), epoch(2)).into(),
         ];
         assert_eq!(fencing_commands(&image, &heard), expected);
     }

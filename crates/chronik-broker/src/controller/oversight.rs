@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use chronik_raft::metadata::{Command, CommandBatch, MetadataImage};
+use chronik_raft::metadata::{Command, CommandBatch, ConfigResource, MetadataImage};
 use chronik_types::{BrokerEpoch, MonotonicMs, NodeId, Now, Term};
 use parking_lot::Mutex;
 
@@ -17,6 +17,9 @@ use super::elections::{elections, preferred_elections};
 
 /// How often partitions go back to their preferred leaders, in milliseconds.
 const PREFERRED_LEADERS_MS: u64 = 5_000;
+
+/// The config that says it, on topics and on the broker alike.
+const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
 
 /// How soon it looks again while a proposal is under way, in milliseconds.
 const AGAIN_MS: u64 = 100;
@@ -62,7 +65,8 @@ impl Broker {
         }
         let affairs = Affairs::of(quorum.term, &image);
         if state.settled.as_ref() != Some(&affairs) {
-            let commands = elections(&image, &BTreeSet::new());
+            let commands =
+                elections(&image, &BTreeSet::new(), &|topic| self.may_elect_unclean(&image, topic));
             if commands.is_empty() {
                 state.settled = Some(affairs);
             } else {
@@ -87,6 +91,15 @@ impl Broker {
             self.propose_elections(quorum.term, commands);
         }
         Some(next)
+    }
+
+    /// Whether a topic may be led by a replica that is not in sync.
+    pub(super) fn may_elect_unclean(&self, image: &MetadataImage, topic: &Arc<str>) -> bool {
+        let own = image.config(&ConfigResource::Topic(Arc::clone(topic)), UNCLEAN_ELECTION);
+        own.map_or_else(
+            || self.configs.values().get(UNCLEAN_ELECTION).is_some_and(|value| value == "true"),
+            |value| value == "true",
+        )
     }
 
     fn propose_elections(self: &Arc<Self>, term: Term, commands: Vec<Command>) {

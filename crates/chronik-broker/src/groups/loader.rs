@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use chronik_types::{MonotonicMs, Now};
+use chronik_types::{ErrorCode, MonotonicMs, Now};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
@@ -121,9 +121,9 @@ impl Loader {
                         job.finish(broker);
                         break;
                     }
-                    Err(Abandoned) => {
+                    Err(Abandoned { retry_ms }) => {
                         job.load = None;
-                        job.not_before = now.monotonic.plus_ms(RETRY_MS);
+                        job.not_before = now.monotonic.plus_ms(retry_ms);
                         if job.shard.is_loading() {
                             self.queue.lock().waiting.push_back(job);
                         }
@@ -136,8 +136,11 @@ impl Loader {
     }
 }
 
-/// A load that came to nothing; the reason has been logged.
-struct Abandoned;
+/// A load that came to nothing; the reason has been logged where somebody has to do something about it.
+struct Abandoned {
+    /// When to try again, in milliseconds.
+    retry_ms: u64,
+}
 
 impl Job {
     /// The load, begun now where it has not been before.
@@ -145,7 +148,14 @@ impl Job {
         match &mut self.load {
             Some(load) => Ok(load),
             none => {
-                let partition = self.shard.open(broker).ok_or(Abandoned)?;
+                let partition = self.shard.open(broker).map_err(|error| Abandoned {
+                    // The partition has not taken up yet that it leads.
+                    retry_ms: if error == ErrorCode::NotLeaderOrFollower {
+                        NOT_COMMITTED_PAUSE_MS
+                    } else {
+                        RETRY_MS
+                    },
+                })?;
                 Ok(none.insert(Load::new(partition, broker.new_coordinator())))
             }
         }
@@ -153,12 +163,12 @@ impl Job {
 
     fn step(&mut self, broker: &Arc<Broker>) -> Result<Progress, Abandoned> {
         if !self.shard.is_loading() {
-            return Err(Abandoned);
+            return Err(Abandoned { retry_ms: RETRY_MS });
         }
         let load = self.begin(broker)?;
         load.read_chunk().map_err(|error| {
             log_failure(load, &error);
-            Abandoned
+            Abandoned { retry_ms: RETRY_MS }
         })
     }
 

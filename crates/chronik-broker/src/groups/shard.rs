@@ -123,22 +123,23 @@ impl Shard {
     }
 
     /// The partition to load from. Where there is none the reason is logged.
-    pub(super) fn open(&self, broker: &Broker) -> Option<Arc<Partition>> {
-        let place = self.place?;
+    pub(super) fn open(&self, broker: &Broker) -> Result<Arc<Partition>, ErrorCode> {
+        let place = self.place.ok_or(ErrorCode::NotCoordinator)?;
         let opened = broker.partition_by_id(place.topic_id, place.index.get()).and_then(|partition| {
             partition.check_leader()?;
             Ok(partition)
         });
-        opened
-            .inspect_err(|error| {
+        opened.inspect_err(|error| {
+            // The image is there a moment before the partition has taken it up.
+            if *error != ErrorCode::NotLeaderOrFollower {
                 tracing::error!(
                     partition = place.index.get(),
                     leader_epoch = place.leader_epoch.get(),
                     %error,
                     "cannot open the log of groups that are to be coordinated here"
                 );
-            })
-            .ok()
+            }
+        })
     }
 
     /// The log has been read: requests are served from now on.

@@ -62,6 +62,11 @@ impl Replicas {
         }
     }
 
+    /// Whether this broker leads, in this epoch.
+    pub(super) fn leads_in(&self, epoch: LeaderEpoch) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.leader_epoch() == epoch)
+    }
+
     /// Begins a role: what was known under the last one is forgotten, and those who waited for it are given back.
     pub(super) fn begin(&mut self, role: Role, log_end_offset: Offset) -> Vec<Committing> {
         self.role = role;

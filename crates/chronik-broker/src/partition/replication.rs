@@ -95,6 +95,17 @@ impl Partition {
         state: &PartitionImage,
         standing: &Standing<'_>,
     ) -> Result<(), LogError> {
+        let outcome = self.become_what(now, state, standing);
+        self.is_behind.store(outcome.is_err(), Ordering::Release);
+        outcome
+    }
+
+    fn become_what(
+        self: &Arc<Self>,
+        now: Now,
+        state: &PartitionImage,
+        standing: &Standing<'_>,
+    ) -> Result<(), LogError> {
         match state.leader {
             Some(leader) if leader == self.services.node_id => self.lead(now, state, standing),
             leader => {
@@ -228,10 +239,13 @@ impl Partition {
     }
 
     /// A follower has asked for records, and so has told how far it has come.
-    pub(crate) fn replica_fetched(self: &Arc<Self>, now: Now, fetch: FollowerFetch) {
+    /// It was asked in `epoch`; in another one it says nothing about this log.
+    pub(crate) fn replica_fetched(self: &Arc<Self>, now: Now, epoch: LeaderEpoch, fetch: FollowerFetch) {
         let deferred = {
             let mut replicas = self.replicas.lock();
-            let effects = replicas.leader().map(|leader| leader.fetched(now.monotonic, fetch));
+            let leads = replicas.leads_in(epoch);
+            let effects =
+                replicas.leader().filter(|_| leads).map(|leader| leader.fetched(now.monotonic, fetch));
             self.follow_up(&mut replicas, effects.unwrap_or_default())
         };
         self.run(now, deferred);

@@ -5,6 +5,7 @@ mod peer;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
@@ -123,6 +124,9 @@ impl Expire for ReplicaCheck {
     fn expire(self: Arc<Self>, now: Now) {
         let Some(broker) = self.broker.upgrade().filter(|broker| !broker.is_stopping()) else { return };
         for partition in broker.topics.open_partitions() {
+            if partition.is_behind.load(Ordering::Acquire) {
+                broker.take_up_again(now, &partition);
+            }
             if partition.is_replicated() {
                 partition.check_replicas(now);
             }

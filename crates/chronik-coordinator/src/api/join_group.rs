@@ -61,11 +61,17 @@ impl GroupCoordinator {
             Err(ErrorCode::InvalidGroupId)
         } else if !allowed.contains(&request.session_timeout_ms) {
             Err(ErrorCode::InvalidSessionTimeout)
+        } else if PROTOCOLS_MAX < request.protocols.len() {
+            Err(ErrorCode::InconsistentGroupProtocol)
         } else {
             Ok(())
         }
     }
 }
+
+/// The most protocols that a member may offer. Clients offer a handful; choosing among them compares each with those of
+/// all members.
+const PROTOCOLS_MAX: usize = 100;
 
 /// Writes a new group to the log. What its first request was answered waits for that.
 fn create(group: &mut Group, env: &mut Env<'_>) {

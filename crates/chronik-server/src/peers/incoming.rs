@@ -73,6 +73,9 @@ async fn run(shared: Arc<Shared>, mut stream: TcpStream, permit: OwnedSemaphoreP
     }
     let meeting = async {
         let hello = handshake::hear(&mut stream).await?;
+        if hello.from == shared.own_id && stream.peer_addr().is_ok_and(|end| shared.is_own_end(end)) {
+            shared.reached_itself_as(hello.to);
+        }
         let verdict = judge(&shared, &hello);
         handshake::answer(&mut stream, &verdict).await?;
         Ok::<_, handshake::HandshakeError>((hello, verdict))

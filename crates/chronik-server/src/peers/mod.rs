@@ -16,6 +16,7 @@ mod outgoing;
 mod requests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -94,6 +95,8 @@ struct Shared {
     /// What peers have said when they refused, so that each is logged once.
     refusals: Mutex<BTreeSet<(NodeId, String)>>,
     disagreement: watch::Sender<Option<String>>,
+    /// This end of each connection that introduces itself now: one that comes in from there is this node's own.
+    introducing: Mutex<BTreeSet<SocketAddr>>,
     /// What answers the requests that peers pass on, once there is a broker.
     service: OnceLock<Arc<dyn Service>>,
     clock: Clock,
@@ -120,6 +123,7 @@ impl PeerNetwork {
             agreed: Mutex::default(),
             refusals: Mutex::default(),
             disagreement,
+            introducing: Mutex::default(),
             service: OnceLock::new(),
             clock,
         });
@@ -164,7 +168,30 @@ impl PeerNetwork {
     }
 }
 
+/// Ends of connections that are remembered while they introduce themselves: one for each peer and kind is usual.
+const INTRODUCING_MAX: usize = 256;
+
+/// An address as it is, whichever way a socket shows it.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 impl Shared {
+    /// Notes this end of a connection that is about to introduce itself.
+    fn introduces(&self, own_end: SocketAddr) {
+        let mut introducing = self.introducing.lock();
+        if introducing.len() == INTRODUCING_MAX {
+            // Those that were given up half way are still in it.
+            introducing.clear();
+        }
+        introducing.insert(canonical(own_end));
+    }
+
+    /// Whether a connection from this address is this node's own.
+    fn is_own_end(&self, address: SocketAddr) -> bool {
+        self.introducing.lock().contains(&canonical(address))
+    }
+
     fn cluster_id(&self) -> Option<String> {
         self.raft.cluster_id().map(|id| id.to_string())
     }
@@ -185,6 +212,15 @@ impl Shared {
                 shared.disagreement.send_replace(Some(refusal.text));
             }
         });
+    }
+
+    /// This node has reached itself at the address of another: whatever its peers say, it must not go on under this id.
+    fn reached_itself_as(&self, other: NodeId) {
+        let own_id = self.own_id;
+        self.disagreement.send_replace(Some(format!(
+            "CHRONIK_NODE_ID is '{own_id}' here, but CHRONIK_CLUSTER_PEERS gives this node's address to node {other}; \
+             set CHRONIK_NODE_ID={other}, or correct the list"
+        )));
     }
 
     /// Logs a refusal, given or received, the first time.

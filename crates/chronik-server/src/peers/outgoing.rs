@@ -18,10 +18,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use super::Shared;
 use super::frame::write_frame;
 use super::handshake::{self, HandshakeError, Hello, Refusal, Stream};
 use super::link::Link;
+use super::{Shared, canonical};
 use crate::config::Peer;
 use crate::race::{Either, race};
 
@@ -133,7 +133,15 @@ async fn connect(shared: &Shared, peer: &Peer, stream: Stream) -> Result<TcpStre
             cluster_id: shared.cluster_id(),
             peers: shared.peers.clone(),
         };
-        match handshake::introduce(&mut socket, &hello).await {
+        let own_end = socket.local_addr().ok();
+        if let Some(own_end) = own_end {
+            shared.introduces(own_end);
+        }
+        let introduced = handshake::introduce(&mut socket, &hello).await;
+        if let Some(own_end) = own_end {
+            shared.introducing.lock().remove(&canonical(own_end));
+        }
+        match introduced {
             Ok(Ok(())) => Ok(socket),
             Ok(Err(refusal)) => Err(NotConnected::Refused(refusal)),
             Err(error) => Err(NotConnected::Other(error)),

@@ -63,6 +63,7 @@ pub(crate) fn note_replica(now: Now, replica: Replica, target: &Target) {
     if is_current {
         partition.replica_fetched(
             now,
+            LeaderEpoch(fetch.current_leader_epoch),
             FollowerFetch {
                 node: replica.node,
                 broker_epoch: replica.broker_epoch,
