@@ -322,7 +322,9 @@ impl Partition {
                         if confirmation == Confirmation::Committed
                             && high_watermark <= appended.last_offset =>
                     {
-                        replicas.wait(Committing { appended, done });
+                        if let Some(Committing { done, .. }) = replicas.wait(Committing { appended, done }) {
+                            ready.push((done, Err(deposed(epoch, epoch))));
+                        }
                     }
                     result => ready.push((done, result)),
                 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chronik_log::LogConfig;
+use chronik_log::{Log, LogConfig};
 use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage, PartitionImage, TopicImage};
 use chronik_replication::{FetchPosition, LeaderSettings};
 use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex, TopicId, TopicPartition};
@@ -120,6 +120,11 @@ impl Topics {
                 *self.gone.lock() += partition.traffic.read();
             }
             let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+            // A topic of the same name may have come in its place by now.
+            let is_other = |log: &Arc<Log>| log.topic_id() != topic.id && log.topic_id() != TopicId::ZERO;
+            if broker.logs.get(&name).as_ref().is_some_and(is_other) {
+                continue;
+            }
             if let Err(error) = broker.logs.delete(now, &name) {
                 tracing::error!(
                     topic = &*topic.name,

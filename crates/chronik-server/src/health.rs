@@ -40,6 +40,7 @@ pub struct Health {
     recovered_count: AtomicUsize,
     to_recover_count: AtomicUsize,
     /// When the metadata thread last turned, in milliseconds of the monotonic clock.
+    /// One more than the time, so that 0 is never.
     turned_at_ms: AtomicU64,
     wake_metadata: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -85,7 +86,7 @@ impl Health {
 
     /// Says that the metadata thread has turned.
     pub fn metadata_turned(&self, now: MonotonicMs) {
-        self.turned_at_ms.fetch_max(now.0, Ordering::Relaxed);
+        self.turned_at_ms.fetch_max(now.0.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Says how to have the metadata thread turn. Only the first call counts.
@@ -105,7 +106,7 @@ impl Health {
 
     /// Whether the metadata thread has turned at `moment` or later.
     pub fn has_turned_since(&self, moment: MonotonicMs) -> bool {
-        moment.0 <= self.turned_at_ms.load(Ordering::Relaxed)
+        moment.0 < self.turned_at_ms.load(Ordering::Relaxed)
     }
 
     /// Whether the node is ready for clients.

@@ -12,6 +12,9 @@ use super::AppendDone;
 /// waits for many bytes may be woken a little late or early.
 const UNCOMMITTED_SIZES_MAX: usize = 1024;
 
+/// Appends that wait for a partition's replicas. Clients that do not wait as long as the replicas take leave theirs behind.
+const COMMITTING_MAX: usize = 100_000;
+
 /// What this broker is for a partition.
 #[derive(Debug, Default)]
 pub(super) enum Role {
@@ -106,11 +109,15 @@ impl Replicas {
         self.syncing.first().copied().unwrap_or(self.written_end).min(self.written_end)
     }
 
-    /// Keeps an append until everything up to its end is committed.
-    pub(super) fn wait(&mut self, committing: Committing) {
+    /// Keeps an append until everything up to its end is committed. With too many the oldest offset is given back, to be
+    /// told that nobody knows: its client has long stopped waiting.
+    #[must_use]
+    pub(super) fn wait(&mut self, committing: Committing) -> Option<Committing> {
         let key = (committing.appended.last_offset.next(), self.next_serial);
         self.next_serial = self.next_serial.wrapping_add(1);
         self.committing.insert(key, committing);
+        let is_full = COMMITTING_MAX < self.committing.len();
+        is_full.then(|| self.committing.pop_first()).flatten().map(|(_, oldest)| oldest)
     }
 
     /// Those who waited for no more than this.
@@ -158,7 +165,7 @@ mod tests {
     fn appends_are_given_back_in_order_once_committed() {
         let mut replicas = Replicas::default();
         for last_offset in [4, 1, 4, 9] {
-            replicas.wait(committing(last_offset));
+            assert!(replicas.wait(committing(last_offset)).is_none());
         }
         assert_eq!(replicas.take_committed(Offset(1)).len(), 0);
         assert_eq!(replicas.take_committed(Offset(5)).len(), 3);

@@ -218,7 +218,8 @@ impl Partition {
                 self.high_watermark.store(high_watermark.get(), Ordering::SeqCst);
                 self.log.set_high_watermark(high_watermark);
             }
-            deferred.committed_bytes = Some(replicas.take_sizes(high_watermark));
+            // What an earlier role wrote has no size here, and is news all the same.
+            deferred.committed_bytes = Some(replicas.take_sizes(high_watermark).max(1));
             deferred.done = replicas.take_committed(high_watermark);
         }
         deferred
@@ -424,7 +425,7 @@ impl Partition {
                     answer.leader_epoch,
                 );
                 self.log.truncate_to(now, offset)?;
-                self.note_high_watermark(self.high_watermark().min(offset));
+                self.note_high_watermark(self.high_watermark().min(self.log.log_end_offset()));
                 Ok(0)
             }
             Step::StartAt(offset) => {

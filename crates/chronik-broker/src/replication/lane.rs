@@ -93,7 +93,10 @@ impl Broker {
         }) else {
             return;
         };
-        let Some(own) = image.broker(self.node_id()) else { return };
+        // Before this life of the broker is registered, a leader would take it for the one before.
+        let Some(own) = image.broker(self.node_id()).filter(|own| own.incarnation == self.incarnation) else {
+            return;
+        };
         let bounds = Bounds {
             max_wait_ms: match lane {
                 Lane::Main => self.config.replica_fetch_wait_max_ms,
@@ -121,6 +124,8 @@ impl Broker {
                 Err(error) => {
                     tracing::error!("cannot ask broker {leader} for records: {error}");
                     state.failed(now.monotonic);
+                    let until = state.not_before.unwrap_or(now.monotonic);
+                    self.rearm(&mut state, leader, lane, until);
                     return;
                 }
             }

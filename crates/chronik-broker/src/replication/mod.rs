@@ -69,6 +69,10 @@ impl Broker {
         }
         // A leader that has registered anew may listen elsewhere, and is tried at once.
         touched.extend(delta.brokers_changed.iter().copied().filter(|node| *node != self.node_id()));
+        if delta.brokers_changed.contains(&self.node_id()) {
+            // Now that this broker is registered, leaders may be asked.
+            touched.extend(self.fetchers.lanes.lock().keys().map(|(leader, _)| *leader));
+        }
         let now = self.clock.now();
         for leader in touched {
             for lane in Lane::ALL {

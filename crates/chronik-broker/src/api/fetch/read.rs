@@ -202,6 +202,8 @@ fn try_read(
         has_more: false,
     };
     if outcome.diverging_epoch.is_some() {
+        partition.check_leader()?;
+        partition.check_leader_epoch(fetch.current_leader_epoch)?;
         return Ok(outcome);
     }
     let request = ReadRequest {
@@ -214,7 +216,11 @@ fn try_read(
             None => high_watermark,
         },
     };
-    match log.read(request) {
+    let read = log.read(request);
+    // A leader that was deposed meanwhile may have cut its log: what was read of it says nothing then.
+    partition.check_leader()?;
+    partition.check_leader_epoch(fetch.current_leader_epoch)?;
+    match read {
         Ok(read) => {
             outcome.log_start_offset = read.log_start_offset.get();
             outcome.len_bytes = read.len_bytes;
