@@ -206,14 +206,18 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let mut workers = vec![timers_worker, duties_worker, maintenance_worker, fsync_worker, metadata_worker];
     let cleaners_at_start = config.cleaner_options(hash_secret()?);
     let cleaner = Cleaner::new(Arc::clone(&logs), cleaners_at_start.clone());
-    workers.extend(start_cleaners(&config, &cleaner, clock, &on_panic)?);
+    let cleaners = start_cleaners(&config, &cleaner, clock, &on_panic)?;
+    let cleaner_wakers: Vec<Waker> = cleaners.iter().map(|worker| worker.waker().clone()).collect();
+    workers.extend(cleaners);
 
     let configured = Arc::clone(&broker);
     let at_start = config.limits(open_files_max);
     let listening = move |limits: Arc<LiveLimits>| {
         configured.set_values_listener(Box::new(move |values| {
             limits.follow(&at_start, values);
-            cleaner.update_options(cleaner_options_in_force(&cleaners_at_start, values));
+            if cleaner.update_options(cleaner_options_in_force(&cleaners_at_start, values)) {
+                cleaner_wakers.iter().for_each(Waker::wake);
+            }
         }));
     };
 

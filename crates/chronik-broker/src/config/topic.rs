@@ -101,7 +101,8 @@ pub const TOPIC_CONFIGS: &[TopicConfigDef] = &[
         Some("compression.lz4.level"),
         "9",
         Allowed::Int(1, 17),
-        "The lz4 level that the broker uses when compression.type makes it recompress."
+        "The lz4 level for when compression.type makes the broker recompress; Chronik has one lz4 speed, and takes every \
+         level for it."
     ),
     def!(
         "compression.type",

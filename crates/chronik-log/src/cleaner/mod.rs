@@ -113,9 +113,17 @@ impl Cleaner {
         Arc::clone(&self.options.read())
     }
 
-    /// Replaces the settings.
-    pub fn update_options(&self, options: CleanerOptions) {
-        *self.options.write() = Arc::new(options);
+    /// Replaces the settings, and says whether they differ: then the workers are to be woken, for what they wait for may
+    /// be over.
+    pub fn update_options(&self, options: CleanerOptions) -> bool {
+        let mut current = self.options.write();
+        if **current == options {
+            return false;
+        }
+        *current = Arc::new(options);
+        // What was owed under the old rate is forgotten.
+        *self.throttle.lock() = Throttle::default();
+        true
     }
 
     /// The logs that are left alone because they hold something which cannot be cleaned.
