@@ -243,6 +243,19 @@ impl Broker {
         self.min_insync_replicas(image, &topic.name)
     }
 
+    /// Whether a follower of this partition has neither opened it nor any log of it, having asked from its beginning.
+    pub(crate) fn is_untouched(
+        &self,
+        topic: &TopicImage,
+        index: PartitionIndex,
+        asked: FetchPosition,
+    ) -> bool {
+        let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+        asked.fetch_offset == Offset::ZERO
+            && self.topics.get(topic.id, index).is_none()
+            && self.logs.get(&name).is_none()
+    }
+
     /// The partition of a topic known by name.
     pub(crate) fn partition_by_name(&self, topic: &str, partition: i32) -> Result<Arc<Partition>, ErrorCode> {
         let image = self.metadata.image();

@@ -225,12 +225,17 @@ impl Broker {
                 answer.error.is_none() && answer.records.is_empty() && answer.diverging.is_none();
             let (topic_id, index) = key;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
-            let applied = match self.partition_of(topic, index) {
-                Ok(partition) => partition.apply_answer(now, answer),
-                Err(error) => {
-                    tracing::debug!("cannot follow {}-{index}: {error}", topic.name);
-                    let delay_ms = chronik_replication::follower::STORAGE_BACKOFF_MS;
-                    Applied::Wait { position: asked, delay_ms }
+            let applied = if is_caught_up && self.is_untouched(topic, index, asked) {
+                // Nobody has written to it: it is not opened for that, so that idle partitions cost next to nothing.
+                Applied::At(asked)
+            } else {
+                match self.partition_of(topic, index) {
+                    Ok(partition) => partition.apply_answer(now, answer),
+                    Err(error) => {
+                        tracing::debug!("cannot follow {}-{index}: {error}", topic.name);
+                        let delay_ms = chronik_replication::follower::STORAGE_BACKOFF_MS;
+                        Applied::Wait { position: asked, delay_ms }
+                    }
                 }
             };
             let mut state = state.lock();
