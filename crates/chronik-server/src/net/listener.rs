@@ -392,7 +392,7 @@ async fn accept(socket: Socket, registry: Arc<Registry>, shared: Arc<Shared>, li
 }
 
 /// The IPv4 address that a client of a socket for both families really has.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -17,6 +17,7 @@ mod service;
 
 pub use budget::{Admission, Budget, Lease, SMALL_FRAME_BYTES_MAX};
 pub use limits::*;
+pub(crate) use listener::canonical;
 pub use listener::{BindError, Gauges, Listener, Socket, SocketOptions, bind};
 pub use live::LiveLimits;
 pub use service::Service;

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::clock::Clock;
 use crate::config::Peers;
-use crate::net::Service;
+use crate::net::{Service, canonical};
 use handshake::{Refusal, Stream};
 use link::Link;
 
@@ -170,11 +170,6 @@ impl PeerNetwork {
 
 /// Ends of connections that are remembered while they introduce themselves: one for each peer and kind is usual.
 const INTRODUCING_MAX: usize = 256;
-
-/// An address as it is, whichever way a socket shows it.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
 
 impl Shared {
     /// Notes this end of a connection that is about to introduce itself.

@@ -18,11 +18,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::Shared;
 use super::frame::write_frame;
 use super::handshake::{self, HandshakeError, Hello, Refusal, Stream};
 use super::link::Link;
-use super::{Shared, canonical};
 use crate::config::Peer;
+use crate::net::canonical;
 use crate::race::{Either, race};
 
 /// The pause after the first attempt that failed; it doubles up to [`PAUSE_MS_MAX`].
