@@ -243,11 +243,9 @@ impl Partition {
         waiting: Vec<(Confirmation, AppendDone)>,
     ) {
         debug_assert_eq!(results.len(), waiting.len(), "append_many answers each batch");
-        let appended = results.iter().flatten().filter(|appended| !appended.is_duplicate);
-        let records: i64 =
-            appended.map(|appended| appended.last_offset.get() - appended.first_offset.get() + 1).sum();
         let failed_count = results.iter().filter(|result| result.is_err()).count();
-        let bytes = written.as_ref().map_or(0, |written| written.bytes);
+        let (records, bytes) =
+            written.as_ref().map_or((0, 0), |written| (written.record_count, written.bytes));
         self.traffic.produced(results.len(), failed_count, records, bytes);
         self.watch_disk(&results);
         if let Some(written) = &written {
@@ -401,6 +399,7 @@ struct Written {
     first: Offset,
     /// The log's end after it.
     end: Offset,
+    record_count: i64,
     bytes: u64,
     /// Where `flush.messages` asks for a sync.
     sync_up_to: Option<Offset>,
@@ -417,9 +416,11 @@ impl Written {
                 continue;
             }
             let end = appended.last_offset.next();
+            let record_count = end.get() - appended.first_offset.get();
             match &mut written {
                 Some(written) => {
                     written.end = written.end.max(end);
+                    written.record_count += record_count;
                     written.bytes += bytes;
                     written.sync_up_to = written.sync_up_to.max(appended.sync_up_to);
                 }
@@ -427,6 +428,7 @@ impl Written {
                     written = Some(Self {
                         first: appended.first_offset,
                         end,
+                        record_count,
                         bytes,
                         sync_up_to: appended.sync_up_to,
                     });

@@ -39,8 +39,6 @@ pub struct Answer {
     /// Where the two logs part (KIP-595, Fetch version 12): the largest epoch of the leader's log that is not above
     /// the one that the follower fetched last, and its end there.
     pub diverging: Option<EpochEnd>,
-    /// Whether it came with records.
-    pub has_records: bool,
 }
 
 /// What to do.

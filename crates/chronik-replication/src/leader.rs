@@ -128,7 +128,6 @@ impl Progress {
 /// One partition that this node leads, in one leader epoch.
 #[derive(Clone, Debug)]
 pub struct Leader {
-    node: NodeId,
     epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
     /// The log's end when this epoch began. Replicas below it have not seen what earlier leaders committed.
@@ -173,7 +172,6 @@ impl Leader {
             })
             .collect();
         Self {
-            node,
             epoch: term.leader_epoch,
             partition_epoch: term.partition_epoch,
             epoch_start_offset: log_end_offset,
@@ -400,11 +398,6 @@ impl Leader {
         }
         self.high_watermark = committed;
         Effects { high_watermark: Some(committed), propose: None }
-    }
-
-    /// The node that leads: this one.
-    pub fn node(&self) -> NodeId {
-        self.node
     }
 }
 

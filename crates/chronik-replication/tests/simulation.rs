@@ -338,8 +338,7 @@ impl World {
         let end = i64::try_from(node.log.len()).expect("short");
         let is_current =
             node.leader.as_ref().is_some_and(|leader| leader.leader_epoch() == LeaderEpoch(leader_epoch));
-        let refuse =
-            |error| Answer { error, log_start_offset: Offset(0), diverging: None, has_records: false };
+        let refuse = |error| Answer { error, log_start_offset: Offset(0), diverging: None };
         if !is_current {
             let answer = refuse(ErrorCode::NotLeaderOrFollower);
             self.network.push(Message::Answer {
@@ -367,7 +366,6 @@ impl World {
         } else {
             let start = usize::try_from(offset).expect("small");
             records = node.log[start..].iter().take(RECORDS_PER_ANSWER_MAX).copied().collect();
-            answer.has_records = !records.is_empty();
             let broker_epoch =
                 (mutation != Mutation::IgnoreBrokerEpochs).then_some(BrokerEpoch(broker_epoch));
             let fetch = FollowerFetch {

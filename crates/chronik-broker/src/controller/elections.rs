@@ -13,9 +13,6 @@ use chronik_types::{NodeId, PartitionEpoch, PartitionIndex, TopicId};
 /// The most partitions that one proposal changes. What is left is seen to by the next.
 const PARTITIONS_PER_PROPOSAL_MAX: usize = 20_000;
 
-/// In an ISR, for a broker that need only be in service.
-const ANY_BROKER_EPOCH: i64 = -1;
-
 /// The commands that give partitions leaders that are in service, and take out of ISRs those that are not. `leaving` are
 /// out of service from now on, whatever the image says.
 /// Topics for which `is_unclean_allowed` may be led by a replica that is not in sync, when no other is in service
@@ -76,9 +73,8 @@ fn elect(
     if !in_service.is_empty() && in_service.len() < state.isr.len() {
         // Whoever was put into the ISR or taken out of it meanwhile must not be forgotten, so that the proposal meets
         // the state that it was planned on or is planned again; and nobody in it may have been fenced meanwhile.
-        let mut command = UpdateIsr::new(topic_id, index, &in_service, Some(epoch));
-        command.broker_epochs = vec![ANY_BROKER_EPOCH; in_service.len()];
-        commands.push(command.into());
+        let command = UpdateIsr::new(topic_id, index, &in_service, Some(epoch));
+        commands.push(command.with_broker_epochs(in_service.iter().map(|_| None)).into());
     }
 }
 

@@ -95,24 +95,15 @@ impl Partition {
         state: &PartitionImage,
         standing: &Standing<'_>,
     ) -> Result<(), LogError> {
-        let outcome = self.become_what(now, state, standing);
-        self.is_behind.store(outcome.is_err(), Ordering::Release);
-        outcome
-    }
-
-    fn become_what(
-        self: &Arc<Self>,
-        now: Now,
-        state: &PartitionImage,
-        standing: &Standing<'_>,
-    ) -> Result<(), LogError> {
-        match state.leader {
+        let outcome = match state.leader {
             Some(leader) if leader == self.services.node_id => self.lead(now, state, standing),
             leader => {
                 self.follow(now, leader, state.leader_epoch);
                 Ok(())
             }
-        }
+        };
+        self.is_behind.store(outcome.is_err(), Ordering::Release);
+        outcome
     }
 
     /// Takes the lead, or takes up a change of the ISR while it leads. The epoch is in the log before anything is
@@ -239,42 +230,41 @@ impl Partition {
         }
     }
 
+    /// Has the leader's state take in an event, if this broker leads, and does what follows from it.
+    fn with_leader(self: &Arc<Self>, now: Now, event: impl FnOnce(&mut Leader) -> Effects) {
+        let deferred = {
+            let mut replicas = self.replicas.lock();
+            let effects = replicas.leader().map(event).unwrap_or_default();
+            self.follow_up(&mut replicas, effects)
+        };
+        self.run(now, deferred);
+    }
+
     /// A follower has asked for records, and so has told how far it has come.
     /// It was asked in `epoch`; in another one it says nothing about this log.
     pub(crate) fn replica_fetched(self: &Arc<Self>, now: Now, epoch: LeaderEpoch, fetch: FollowerFetch) {
-        let deferred = {
-            let mut replicas = self.replicas.lock();
-            let leads = replicas.leads_in(epoch);
-            let effects =
-                replicas.leader().filter(|_| leads).map(|leader| leader.fetched(now.monotonic, fetch));
-            self.follow_up(&mut replicas, effects.unwrap_or_default())
-        };
-        self.run(now, deferred);
+        self.with_leader(now, |leader| {
+            if leader.leader_epoch() == epoch {
+                leader.fetched(now.monotonic, fetch)
+            } else {
+                Effects::default()
+            }
+        });
     }
 
     /// Brokers have entered or left service.
     pub(crate) fn membership_changed(self: &Arc<Self>, now: Now, standing: &Standing<'_>) {
-        let deferred = {
-            let mut replicas = self.replicas.lock();
-            let effects = replicas.leader().map(|leader| leader.membership_changed(now.monotonic, standing));
-            self.follow_up(&mut replicas, effects.unwrap_or_default())
-        };
-        self.run(now, deferred);
+        self.with_leader(now, |leader| leader.membership_changed(now.monotonic, standing));
     }
 
     /// Looks for replicas that have fallen behind, and proposes again what has no known outcome.
     pub(crate) fn check_replicas(self: &Arc<Self>, now: Now) {
-        let deferred = {
-            let mut replicas = self.replicas.lock();
-            let unknown = replicas.unknown_proposal.take();
-            let effects = replicas.leader().map(|leader| {
-                let again = unknown.and_then(|epoch| leader.again(epoch));
-                let effects = leader.check(now.monotonic);
-                Effects { propose: effects.propose.or(again), ..effects }
-            });
-            self.follow_up(&mut replicas, effects.unwrap_or_default())
-        };
-        self.run(now, deferred);
+        let unknown = self.replicas.lock().unknown_proposal.take();
+        self.with_leader(now, |leader| {
+            let again = unknown.and_then(|epoch| leader.again(epoch));
+            let effects = leader.check(now.monotonic);
+            Effects { propose: effects.propose.or(again), ..effects }
+        });
     }
 
     /// Whether enough replicas are in sync for `acks=all`.
@@ -295,10 +285,9 @@ impl Partition {
     /// Asks the metadata log for another ISR.
     fn propose(self: &Arc<Self>, proposal: IsrProposal) {
         let mut command =
-            UpdateIsr::new(self.topic_id, self.index, &proposal.isr, Some(proposal.partition_epoch));
+            UpdateIsr::new(self.topic_id, self.index, &proposal.isr, Some(proposal.partition_epoch))
+                .with_broker_epochs(proposal.broker_epochs.iter().copied());
         command.leader_epoch = Some(proposal.leader_epoch.get());
-        command.broker_epochs =
-            proposal.broker_epochs.iter().map(|epoch| epoch.map_or(-1, BrokerEpoch::get)).collect();
         let partition = Arc::downgrade(self);
         self.services.metadata.propose(
             CommandBatch::new(vec![command.into()]),
@@ -339,19 +328,17 @@ impl Partition {
             error,
             ProposeError::LeadershipLost | ProposeError::TimedOut { .. } | ProposeError::Stopped { .. }
         );
-        let deferred = {
-            let mut replicas = self.replicas.lock();
-            if is_unknown {
-                replicas.unknown_proposal = Some(proposal.partition_epoch);
-                return;
+        if is_unknown {
+            self.replicas.lock().unknown_proposal = Some(proposal.partition_epoch);
+            return;
+        }
+        self.with_leader(now, |leader| {
+            if leader.leader_epoch() == proposal.leader_epoch {
+                leader.refused(now.monotonic, proposal.partition_epoch)
+            } else {
+                Effects::default()
             }
-            let effects = replicas
-                .leader()
-                .filter(|leader| leader.leader_epoch() == proposal.leader_epoch)
-                .map(|leader| leader.refused(now.monotonic, proposal.partition_epoch));
-            self.follow_up(&mut replicas, effects.unwrap_or_default())
-        };
-        self.run(now, deferred);
+        });
     }
 
     /// Where this broker would go on as a follower.
@@ -394,7 +381,6 @@ impl Partition {
             error: answer.error,
             log_start_offset: answer.log_start_offset,
             diverging: answer.diverging,
-            has_records: !answer.records.is_empty(),
         };
         match follower::next_step(&Own(&self.log), answer.fetched_from, &told) {
             Step::Wait { delay_ms } => Ok(delay_ms),

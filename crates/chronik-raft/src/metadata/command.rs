@@ -8,6 +8,9 @@ use prost::{Message, Oneof};
 
 use super::image::ConfigResource;
 
+/// In [`UpdateIsr`], for a broker whose registration nobody knows.
+const ANY_BROKER_EPOCH: i64 = -1;
+
 /// The newest format of batches that this build reads and writes.
 pub const FORMAT_VERSION_MAX: u32 = 1;
 
@@ -406,6 +409,27 @@ impl UpdateIsr {
             leader_epoch: None,
             broker_epochs: Vec::new(),
         }
+    }
+
+    /// The same, refused unless each broker of the ISR, in its order, is in service under this registration, or under
+    /// any where there is none.
+    #[must_use]
+    pub fn with_broker_epochs(
+        mut self,
+        broker_epochs: impl IntoIterator<Item = Option<BrokerEpoch>>,
+    ) -> Self {
+        self.broker_epochs =
+            broker_epochs.into_iter().map(|epoch| epoch.map_or(ANY_BROKER_EPOCH, BrokerEpoch::get)).collect();
+        self
+    }
+
+    /// The brokers of the ISR that somebody looked at, each with the registration that it must have, if one in particular.
+    pub fn eligibility(&self) -> impl Iterator<Item = (NodeId, Option<BrokerEpoch>)> {
+        let epochs = self
+            .broker_epochs
+            .iter()
+            .map(|epoch| (*epoch != ANY_BROKER_EPOCH).then_some(BrokerEpoch(*epoch)));
+        self.isr.iter().copied().map(NodeId).zip(epochs)
     }
 }
 

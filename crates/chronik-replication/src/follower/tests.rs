@@ -32,12 +32,11 @@ fn diverging(epoch: i32, end: i64) -> Answer {
         error: ErrorCode::None,
         log_start_offset: Offset(0),
         diverging: Some(EpochEnd { leader_epoch: LeaderEpoch(epoch), end_offset: Offset(end) }),
-        has_records: false,
     }
 }
 
 fn failed(error: ErrorCode, log_start_offset: i64) -> Answer {
-    Answer { error, log_start_offset: Offset(log_start_offset), diverging: None, has_records: false }
+    Answer { error, log_start_offset: Offset(log_start_offset), diverging: None }
 }
 
 #[test]

@@ -98,10 +98,10 @@ impl Draft<'_> {
 
     pub(super) fn update_isr(&mut self, command: &UpdateIsr) -> Result<CommandOutput, CommandError> {
         let (topic_id, index) = (command.topic_id(), PartitionIndex(command.partition));
-        let ineligible = command.isr.iter().zip(&command.broker_epochs).find_map(|(node, epoch)| {
-            let broker = self.next.brokers.get(&NodeId(*node)).filter(|broker| !broker.fenced);
-            let is_eligible = broker.is_some_and(|broker| *epoch == -1 || *epoch == broker.epoch.get());
-            (!is_eligible).then_some(NodeId(*node))
+        let ineligible = command.eligibility().find_map(|(node, epoch)| {
+            let broker = self.next.brokers.get(&node).filter(|broker| !broker.fenced);
+            let is_eligible = broker.is_some_and(|broker| epoch.is_none_or(|epoch| epoch == broker.epoch));
+            (!is_eligible).then_some(node)
         });
         self.change_partition(topic_id, index, command.partition_epoch, |topic, partition| {
             if let Some(node) = ineligible {
