@@ -13,7 +13,7 @@ use crate::api;
 use crate::clock::SharedClock;
 use crate::config::{BrokerConfig, BrokerConfigs, Loggers, ValuesListener};
 use crate::connection::Connection;
-use crate::controller::{AssignmentLines, ControllerLink, Duties, Oversight};
+use crate::controller::{AssignmentLines, ControllerLink, Duties, Oversight, tell_changes};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::partition::PartitionServices;
@@ -175,6 +175,7 @@ impl Broker {
     /// is part of the change is answered.
     pub fn metadata_changed(self: &Arc<Self>, image: &Arc<MetadataImage>, delta: &Delta) {
         self.assignment_lines.tell(self, image, delta);
+        tell_changes(self, image, delta);
         self.changes.note(delta);
         let broker_configs_changed = self.configs.apply(image, delta);
         self.topics.apply(self, image, delta, broker_configs_changed);

@@ -1,6 +1,6 @@
 //! What every Kafka request means.
 //!
-//! The broker composes the cores: partition logs, the metadata image, groups, later replication. It opens no
+//! The broker composes the cores: partition logs, the metadata image, groups, replication. It opens no
 //! socket, no file and no clock: requests, disks and the time are handed in, and answers leave through the
 //! responder that came with the request.
 
@@ -30,7 +30,7 @@ pub use chronik_coordinator::GroupStats;
 pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
-pub use controller::{Answered, ControllerLink};
+pub use controller::{Answered, ControllerLink, HandedOver};
 pub use replication::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
 pub use reply::{Reply, Responder, Response, ResponsePart};
 pub use stats::{PartitionChanges, TopicTraffic, Traffic};

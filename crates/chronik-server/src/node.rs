@@ -23,6 +23,7 @@ use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::health::{Health, Step};
+use crate::leaving::leave;
 use crate::metrics::NodeSources;
 use crate::net::{LiveLimits, Service};
 use crate::peers::{PeerLinks, PeerNetwork};
@@ -52,8 +53,6 @@ const REPLICA_RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// The broker, as the listener calls it.
 struct BrokerService {
     broker: Arc<Broker>,
-    metadata: RaftHandle,
-    network: Option<Arc<PeerNetwork>>,
 }
 
 impl Service for BrokerService {
@@ -66,13 +65,6 @@ impl Service for BrokerService {
     }
 
     fn stopping(&self, now: Now) {
-        // A successor that is told is there at once; one that has to find out takes its time.
-        if self.metadata.is_leader()
-            && let Some(successor) =
-                self.network.as_ref().and_then(|network| network.connected().first().copied())
-        {
-            self.metadata.transfer_leadership(successor);
-        }
         self.broker.stop_waiting(now);
     }
 }
@@ -164,16 +156,13 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         }
         _ => None,
     };
-    let service: Arc<dyn Service> = Arc::new(BrokerService {
-        broker: Arc::clone(&broker),
-        metadata: metadata.clone(),
-        network: network.clone(),
-    });
+    let service: Arc<dyn Service> = Arc::new(BrokerService { broker: Arc::clone(&broker) });
     if let Some(network) = &network {
         network.serve(Arc::clone(&service));
         broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
     }
     let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
+    let leaving = Box::pin(leave(Arc::clone(&broker), metadata.clone(), clock, network.clone()));
 
     let timers = Waker::new();
     let timer_waker = timers.clone();
@@ -225,6 +214,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         listening: Box::new(listening),
         service,
         ready,
+        leaving,
         workers,
         shut_down: Box::new(move |now| {
             logs.shutdown(now)?;

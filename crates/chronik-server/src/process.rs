@@ -71,6 +71,9 @@ pub struct ClusterContext {
 /// Ends when a node may serve its first request, or when it is clear that it never will.
 pub type Ready = Pin<Box<dyn Future<Output = Result<(), Box<dyn Error>>>>>;
 
+/// What a node that serves does before it stops serving.
+pub type Leaving = Pin<Box<dyn Future<Output = ()>>>;
+
 /// The last thing that a node does.
 pub type ShutDown = Box<dyn FnOnce(Now) -> Result<(), Box<dyn Error>> + Send>;
 
@@ -83,6 +86,9 @@ pub struct Node {
     pub service: Arc<dyn Service>,
     /// Waits for that. It is polled on a tokio runtime.
     pub ready: Ready,
+    /// Hands over to other nodes what this one leads, while it still serves. It is polled on a tokio runtime, and only
+    /// where the node has served.
+    pub leaving: Leaving,
     /// Its threads, which are stopped in this order once no request is left.
     pub workers: Vec<Worker>,
     /// Told of the limits that can be changed at run time, once clients can connect.
@@ -246,6 +252,10 @@ fn start_and_wait(
     };
     telemetry.health.enter(Step::Stopping);
     tracing::info!("Shutting down: {reason}");
+    if listener.is_some() {
+        // Told to end once more, it ends at once.
+        runtime.block_on(race(node.leaving, stopped.recv()));
+    }
     node.service.stopping(clock.now());
     if let Some(listener) = listener {
         let cut_off = runtime.block_on(listener.shut_down(Duration::from_millis(DRAIN_MS_MAX)));

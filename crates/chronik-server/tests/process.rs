@@ -61,6 +61,7 @@ fn open(mode: &str, context: &Context) -> Result<Node, Box<dyn Error>> {
     )?;
     Ok(Node {
         ready: Box::pin(std::future::ready(Ok(()))),
+        leaving: Box::pin(std::future::ready(())),
         service: Arc::new(Toy::default()),
         workers: vec![timers],
         listening: Box::new(|_limits| ()),

@@ -13,24 +13,48 @@ use chronik_types::{NodeId, PartitionEpoch, PartitionIndex, TopicId};
 /// The most partitions that one proposal changes. What is left is seen to by the next.
 const PARTITIONS_PER_PROPOSAL_MAX: usize = 20_000;
 
-/// The commands that give partitions leaders that are in service, and take out of ISRs those that are not. `leaving` are
-/// out of service from now on, whatever the image says.
+/// Brokers that are about to leave, whatever the image says.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    /// Out of service from now on.
+    pub(super) fenced: BTreeSet<NodeId>,
+    /// About to stop: each goes on with what nobody else can lead.
+    pub(super) stopping: BTreeSet<NodeId>,
+}
+
+/// Who can be elected, and who goes on leading.
+struct Candidates {
+    active: BTreeSet<NodeId>,
+    stopping: BTreeSet<NodeId>,
+}
+
+impl Candidates {
+    fn of(image: &MetadataImage, leaving: &Leaving) -> Self {
+        let (mut active, mut stopping) = (BTreeSet::new(), BTreeSet::new());
+        for broker in image.live_brokers().filter(|broker| !leaving.fenced.contains(&broker.id)) {
+            let is_active = broker.is_active() && !leaving.stopping.contains(&broker.id);
+            if is_active { &mut active } else { &mut stopping }.insert(broker.id);
+        }
+        Self { active, stopping }
+    }
+}
+
+/// The commands that give partitions leaders that are in service and stay there, and take out of ISRs those that do not.
 /// Topics for which `is_unclean_allowed` may be led by a replica that is not in sync, when no other is in service
 /// (`unclean.leader.election.enable`).
 pub(super) fn elections(
     image: &MetadataImage,
-    leaving: &BTreeSet<NodeId>,
+    leaving: &Leaving,
     is_unclean_allowed: &dyn Fn(&Arc<str>) -> bool,
 ) -> Vec<Command> {
-    let live: BTreeSet<NodeId> =
-        image.live_brokers().map(|broker| broker.id).filter(|node| !leaving.contains(node)).collect();
+    let candidates = Candidates::of(image, leaving);
     let mut commands = Vec::new();
     let mut changed_count = 0;
     for topic in image.topics() {
         let may_be_unclean = is_unclean_allowed(&topic.name);
         for (index, state) in topic.partitions() {
             let before = commands.len();
-            elect(&live, may_be_unclean, (topic.id, index), state, &mut commands);
+            elect(&candidates, may_be_unclean, (topic.id, index), state, &mut commands);
             if commands.len() > before {
                 changed_count += 1;
                 if changed_count == PARTITIONS_PER_PROPOSAL_MAX {
@@ -43,7 +67,7 @@ pub(super) fn elections(
 }
 
 fn elect(
-    live: &BTreeSet<NodeId>,
+    candidates: &Candidates,
     may_be_unclean: bool,
     (topic_id, index): (TopicId, PartitionIndex),
     state: &PartitionImage,
@@ -53,6 +77,7 @@ fn elect(
         // It was assigned and not initialized yet; that is not for an election to do.
         return;
     }
+    let live = &candidates.active;
     let mut epoch = state.partition_epoch;
     let in_service: Vec<NodeId> = state.isr.iter().copied().filter(|node| live.contains(node)).collect();
     let leads = state.leader.is_some_and(|leader| live.contains(&leader));
@@ -60,7 +85,9 @@ fn elect(
         // In the order of the replicas, so that the preferred leader comes first.
         let clean = state.replicas.iter().copied().find(|node| in_service.contains(node));
         let unclean = || state.replicas.iter().copied().find(|node| may_be_unclean && live.contains(node));
-        let candidate = clean.or_else(unclean);
+        // One that is about to stop serves until the end what nobody else has in sync.
+        let staying = || state.leader.filter(|leader| candidates.stopping.contains(leader));
+        let candidate = clean.or_else(staying).or_else(unclean);
         if candidate != state.leader {
             let mut command = SetPartitionLeader::new(topic_id, index, candidate);
             // Whoever is elected so is all of the ISR then, and records that only others had are lost.
@@ -80,7 +107,7 @@ fn elect(
 
 /// The commands that give partitions back to their preferred leaders, where those are in sync and in service.
 pub(super) fn preferred_elections(image: &MetadataImage) -> Vec<Command> {
-    let live: BTreeSet<NodeId> = image.live_brokers().map(|broker| broker.id).collect();
+    let live: BTreeSet<NodeId> = image.active_brokers().map(|broker| broker.id).collect();
     let mut commands = Vec::new();
     for topic in image.topics() {
         for (index, state) in topic.partitions() {
@@ -102,7 +129,8 @@ pub(super) fn preferred_elections(image: &MetadataImage) -> Vec<Command> {
 #[cfg(test)]
 mod tests {
     use chronik_raft::metadata::{
-        AssignPartition, CommandBatch, CreateTopic, Endpoint, FenceBroker, RegisterBroker, UnfenceBroker,
+        AssignPartition, BeginControlledShutdown, CommandBatch, CreateTopic, Endpoint, FenceBroker,
+        RegisterBroker, UnfenceBroker,
     };
     use chronik_raft::{InMemoryMetadata, MetadataLog as _};
 
@@ -155,13 +183,17 @@ mod tests {
 
         fn fence(&self, id: i32) {
             let mut commands = vec![FenceBroker::new(NodeId(id), None).into()];
-            commands.extend(elections(&self.image(), &BTreeSet::from([NodeId(id)]), &|_| false));
+            commands.extend(elections(
+                &self.image(),
+                &Leaving { fenced: BTreeSet::from([NodeId(id)]), ..Leaving::default() },
+                &|_| false,
+            ));
             self.apply(commands);
         }
 
         fn unfence(&self, id: i32) {
             self.apply(vec![UnfenceBroker::new(NodeId(id), None).into()]);
-            self.apply(elections(&self.image(), &BTreeSet::new(), &|_| false));
+            self.apply(elections(&self.image(), &Leaving::default(), &|_| false));
         }
 
         /// Leader and ISR of each partition.
@@ -183,7 +215,7 @@ mod tests {
         world.fence(1);
         assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
         assert!(
-            elections(&world.image(), &BTreeSet::new(), &|_| false).is_empty(),
+            elections(&world.image(), &Leaving::default(), &|_| false).is_empty(),
             "there is nothing left to do"
         );
     }
@@ -209,8 +241,33 @@ mod tests {
         world.fence(2);
         world.fence(3);
         world.apply(vec![UnfenceBroker::new(NodeId(1), None).into()]);
-        world.apply(elections(&world.image(), &BTreeSet::new(), &|_| true));
+        world.apply(elections(&world.image(), &Leaving::default(), &|_| true));
         assert_eq!(world.state(), [(Some(1), vec![1]), (Some(1), vec![1]), (Some(1), vec![1])]);
+    }
+
+    #[test]
+    fn kip_841_a_broker_that_is_about_to_stop_hands_over_what_others_have_in_sync() {
+        let world = World::new();
+        let stopping = Leaving { stopping: BTreeSet::from([NodeId(1)]), ..Leaving::default() };
+        let epoch = world.image().broker(NodeId(1)).unwrap().epoch;
+        let mut commands = vec![BeginControlledShutdown::new(NodeId(1), epoch).into()];
+        commands.extend(elections(&world.image(), &stopping, &|_| true));
+        world.apply(commands);
+        assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
+        assert!(elections(&world.image(), &Leaving::default(), &|_| true).is_empty());
+        assert!(preferred_elections(&world.image()).is_empty(), "it is not given anything back");
+    }
+
+    #[test]
+    fn a_broker_that_is_about_to_stop_goes_on_with_what_nobody_else_has_in_sync() {
+        let world = World::new();
+        world.fence(2);
+        world.fence(3);
+        let epoch = world.image().broker(NodeId(1)).unwrap().epoch;
+        world.apply(vec![BeginControlledShutdown::new(NodeId(1), epoch).into()]);
+        assert!(elections(&world.image(), &Leaving::default(), &|_| true).is_empty());
+        world.fence(1);
+        assert_eq!(world.state(), [(None, vec![1]), (None, vec![1]), (None, vec![1])]);
     }
 
     #[test]

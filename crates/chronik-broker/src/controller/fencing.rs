@@ -18,11 +18,11 @@ use chronik_types::{NodeId, Term};
 
 use crate::broker::Broker;
 
-use super::elections::elections;
+use super::elections::{Leaving, elections};
 
 /// How often fencing is planned anew because partitions changed meanwhile. After that brokers are fenced alone, and the
 /// controller's oversight moves their partitions.
-const PLANS_MAX: u32 = 10;
+pub(super) const PLANS_MAX: u32 = 10;
 
 impl Broker {
     /// The leader of the metadata log, which is this node in `term`, has heard what the image does not say yet.
@@ -37,16 +37,17 @@ impl Broker {
         if commands.is_empty() {
             return;
         }
-        let leaving: BTreeSet<NodeId> = changes
+        let fenced: BTreeSet<NodeId> = changes
             .iter()
             .filter(|change| !matches!(change, LivenessChange::Returned { .. }))
             .map(|change| change.node())
             .collect();
         if plans_left > 0 {
             // Before anybody is back in service: a broker that was away leaves the ISRs first, whatever it has lost.
+            let leaving = Leaving { fenced, ..Leaving::default() };
             let moves = elections(&image, &leaving, &|topic| self.may_elect_unclean(&image, topic));
             if !moves.is_empty() {
-                tracing::info!("Moving partitions to brokers in service: {} changes", moves.len());
+                tracing::debug!("Moving partitions to brokers in service: {} changes", moves.len());
             }
             let first_return = commands.iter().position(|command| command.name() == "UnfenceBroker");
             let place = first_return.unwrap_or(commands.len());

@@ -3,6 +3,8 @@
 //! The metadata state machine never chooses. Everything that is a choice is made here, by the node that leads the
 //! metadata log, and put into commands.
 
+mod change_lines;
+mod controlled_shutdown;
 mod duties;
 mod elections;
 mod fencing;
@@ -13,6 +15,8 @@ mod placement;
 mod registration;
 mod topic_creation;
 
+pub(crate) use change_lines::tell_changes;
+pub use controlled_shutdown::HandedOver;
 pub(crate) use duties::Duties;
 pub use forwarding::{Answered, ControllerLink};
 pub(crate) use log_lines::AssignmentLines;

@@ -4,7 +4,6 @@
 //! been fenced, partitions that wait for the last of their ISR, changes that crossed on the way. And from time to time
 //! partitions go back to their preferred leaders.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chronik_raft::metadata::{Command, CommandBatch, ConfigResource, MetadataImage};
@@ -13,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::broker::Broker;
 
-use super::elections::{elections, preferred_elections};
+use super::elections::{Leaving, elections, preferred_elections};
 
 /// How often partitions go back to their preferred leaders, in milliseconds.
 const PREFERRED_LEADERS_MS: u64 = 5_000;
@@ -40,13 +39,17 @@ struct State {
 #[derive(Debug, PartialEq, Eq)]
 struct Affairs {
     term: Term,
-    brokers: Vec<(NodeId, BrokerEpoch, bool)>,
+    /// Whether each is in service, and whether it stays there.
+    brokers: Vec<(NodeId, BrokerEpoch, bool, bool)>,
     partition_count: usize,
 }
 
 impl Affairs {
     fn of(term: Term, image: &MetadataImage) -> Self {
-        let brokers = image.brokers().map(|broker| (broker.id, broker.epoch, broker.fenced)).collect();
+        let brokers = image
+            .brokers()
+            .map(|broker| (broker.id, broker.epoch, broker.fenced, broker.in_controlled_shutdown))
+            .collect();
         Self { term, brokers, partition_count: image.partition_count() }
     }
 }
@@ -66,11 +69,11 @@ impl Broker {
         let affairs = Affairs::of(quorum.term, &image);
         if state.settled.as_ref() != Some(&affairs) {
             let commands =
-                elections(&image, &BTreeSet::new(), &|topic| self.may_elect_unclean(&image, topic));
+                elections(&image, &Leaving::default(), &|topic| self.may_elect_unclean(&image, topic));
             if commands.is_empty() {
                 state.settled = Some(affairs);
             } else {
-                tracing::info!("Electing leaders from the replicas in service: {} changes", commands.len());
+                tracing::debug!("Electing leaders from the replicas in service: {} changes", commands.len());
                 state.is_proposing = true;
                 drop(state);
                 self.propose_elections(quorum.term, commands);
@@ -85,7 +88,7 @@ impl Broker {
         state.preferred_at = Some(next);
         let commands = preferred_elections(&image);
         if !commands.is_empty() {
-            tracing::info!("Giving {} partitions back to their preferred leaders", commands.len());
+            tracing::debug!("Giving {} partitions back to their preferred leaders", commands.len());
             state.is_proposing = true;
             drop(state);
             self.propose_elections(quorum.term, commands);

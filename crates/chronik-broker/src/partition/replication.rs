@@ -9,8 +9,7 @@ use chronik_raft::ProposeError;
 use chronik_raft::metadata::{CommandBatch, MetadataImage, PartitionImage, UpdateIsr};
 use chronik_replication::follower::{self, Answer, EpochEnd, OwnLog, STORAGE_BACKOFF_MS, Step};
 use chronik_replication::{
-    Effects, FetchPosition, FollowerFetch, IsrCause, IsrProposal, Leader, LeaderSettings, LeaderTerm,
-    Membership,
+    Effects, FetchPosition, FollowerFetch, IsrProposal, Leader, LeaderSettings, LeaderTerm, Membership,
 };
 use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
@@ -64,7 +63,7 @@ pub(crate) struct Standing<'a> {
 
 impl Membership for Standing<'_> {
     fn live_epoch(&self, node: NodeId) -> Option<BrokerEpoch> {
-        self.image.broker(node).filter(|broker| !broker.fenced).map(|broker| broker.epoch)
+        self.image.broker(node).filter(|broker| broker.is_active()).map(|broker| broker.epoch)
     }
 }
 
@@ -293,28 +292,11 @@ impl Partition {
             CommandBatch::new(vec![command.into()]),
             Box::new(move |outcome| {
                 let Some(partition) = partition.upgrade() else { return };
-                match outcome {
-                    Ok(_) => partition.tell_isr_change(&proposal),
-                    Err(error) => partition.isr_change_failed(&proposal, &error),
+                if let Err(error) = outcome {
+                    partition.isr_change_failed(&proposal, &error);
                 }
             }),
         );
-    }
-
-    fn tell_isr_change(&self, proposal: &IsrProposal) {
-        let isr: Vec<i32> = proposal.isr.iter().map(|node| node.get()).collect();
-        let (topic, partition) = (&self.topic, self.index);
-        match &proposal.cause {
-            IsrCause::CaughtUp(node) => {
-                tracing::info!("ISR of {topic}-{partition} grows to {isr:?}: replica {node} has caught up");
-            }
-            IsrCause::Lagging(nodes) => {
-                let nodes: Vec<i32> = nodes.iter().map(|node| node.get()).collect();
-                tracing::info!(
-                    "ISR of {topic}-{partition} shrinks to {isr:?}: replicas {nodes:?} have fallen behind"
-                );
-            }
-        }
     }
 
     fn isr_change_failed(self: &Arc<Self>, proposal: &IsrProposal, error: &ProposeError) {

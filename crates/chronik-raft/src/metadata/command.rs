@@ -67,7 +67,7 @@ pub struct RequestId {
 #[derive(Clone, PartialEq, Message)]
 pub struct Command {
     /// What to do; absent where a newer node wrote a command that this one does not know.
-    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "CommandKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: Option<CommandKind>,
 }
 
@@ -110,6 +110,9 @@ pub enum CommandKind {
     /// Raises the format that batches may be written in.
     #[prost(message, tag = "12")]
     SetFormatVersion(SetFormatVersion),
+    /// Says that a broker is about to stop.
+    #[prost(message, tag = "13")]
+    BeginControlledShutdown(BeginControlledShutdown),
 }
 
 macro_rules! commands {
@@ -145,6 +148,7 @@ commands!(
     AllocateProducerIds,
     SetClusterId,
     SetFormatVersion,
+    BeginControlledShutdown,
 );
 
 macro_rules! topic_id_field {
@@ -231,6 +235,26 @@ pub struct UnfenceBroker {
     /// Only under this epoch; absent for whichever it has.
     #[prost(int64, optional, tag = "2")]
     pub broker_epoch: Option<i64>,
+}
+
+/// Says that a broker is about to stop (KIP-841). Until it registers anew it neither enters an ISR nor is elected, and
+/// gets no new replicas; what it leads is moved by further commands of the same batch. It stays in service for what
+/// nobody else can lead, until it is fenced.
+#[derive(Clone, PartialEq, Message)]
+pub struct BeginControlledShutdown {
+    /// The broker's node id.
+    #[prost(int32, tag = "1")]
+    pub broker_id: i32,
+    /// Only under this epoch: whoever registers anew meanwhile is another process.
+    #[prost(int64, tag = "2")]
+    pub broker_epoch: i64,
+}
+
+impl BeginControlledShutdown {
+    /// This registration of the broker is about to stop.
+    pub fn new(broker_id: NodeId, broker_epoch: BrokerEpoch) -> Self {
+        Self { broker_id: broker_id.get(), broker_epoch: broker_epoch.get() }
+    }
 }
 
 impl FenceBroker {

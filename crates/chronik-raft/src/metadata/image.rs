@@ -126,6 +126,11 @@ impl MetadataImage {
         self.brokers.values().filter(|broker| !broker.fenced)
     }
 
+    /// The brokers that may enter ISRs and be elected, ascending: those in service that are not about to stop.
+    pub fn active_brokers(&self) -> impl Iterator<Item = &Arc<BrokerImage>> {
+        self.brokers.values().filter(|broker| broker.is_active())
+    }
+
     /// The configs of a resource that differ from the defaults, or `None` where there are none.
     pub fn configs(&self, resource: &ConfigResource) -> Option<&Arc<ConfigMap>> {
         self.configs.get(resource)
@@ -216,6 +221,15 @@ pub struct BrokerImage {
     pub rack: Option<String>,
     /// Whether it is out of service.
     pub fenced: bool,
+    /// Whether it is about to stop (KIP-841).
+    pub in_controlled_shutdown: bool,
+}
+
+impl BrokerImage {
+    /// Whether it may enter ISRs, be elected and get replicas: it is in service and stays there, as far as is known.
+    pub fn is_active(&self) -> bool {
+        !self.fenced && !self.in_controlled_shutdown
+    }
 }
 
 /// What configs belong to.

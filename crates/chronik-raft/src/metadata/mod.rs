@@ -18,9 +18,10 @@ mod snapshot;
 
 pub use apply::{Application, BatchOutcome, CommandOutput};
 pub use command::{
-    AllocateProducerIds, AssignPartition, COMMANDS_PER_BATCH_MAX, Command, CommandBatch, CommandKind,
-    CreateTopic, DeleteTopic, Endpoint, ExpectedConfig, FORMAT_VERSION_MAX, FenceBroker, RegisterBroker,
-    RequestId, SetClusterId, SetConfig, SetFormatVersion, SetPartitionLeader, UnfenceBroker, UpdateIsr,
+    AllocateProducerIds, AssignPartition, BeginControlledShutdown, COMMANDS_PER_BATCH_MAX, Command,
+    CommandBatch, CommandKind, CreateTopic, DeleteTopic, Endpoint, ExpectedConfig, FORMAT_VERSION_MAX,
+    FenceBroker, RegisterBroker, RequestId, SetClusterId, SetConfig, SetFormatVersion, SetPartitionLeader,
+    UnfenceBroker, UpdateIsr,
 };
 pub use delta::{Delta, PartitionChange};
 pub use error::{ApplyError, CommandError};

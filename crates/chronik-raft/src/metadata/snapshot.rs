@@ -102,6 +102,8 @@ struct BrokerMessage {
     rack: Option<String>,
     #[prost(bool, tag = "7")]
     fenced: bool,
+    #[prost(bool, tag = "8")]
+    in_controlled_shutdown: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -311,6 +313,7 @@ fn broker_message(broker: &BrokerImage) -> BrokerMessage {
         endpoints: broker.endpoints.clone(),
         rack: broker.rack.clone(),
         fenced: broker.fenced,
+        in_controlled_shutdown: broker.in_controlled_shutdown,
     }
 }
 
@@ -322,6 +325,7 @@ fn broker_from(message: BrokerMessage) -> BrokerImage {
         endpoints: message.endpoints,
         rack: message.rack,
         fenced: message.fenced,
+        in_controlled_shutdown: message.in_controlled_shutdown,
     }
 }
 

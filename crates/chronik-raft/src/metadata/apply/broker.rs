@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chronik_types::{BrokerEpoch, NodeId, ProducerId};
 
 use super::{CommandOutput, Draft};
-use crate::metadata::command::{AllocateProducerIds, RegisterBroker};
+use crate::metadata::command::{AllocateProducerIds, BeginControlledShutdown, RegisterBroker};
 use crate::metadata::error::CommandError;
 use crate::metadata::image::BrokerImage;
 
@@ -47,6 +47,7 @@ impl Draft<'_> {
             endpoints: command.endpoints.clone(),
             rack: command.rack.clone(),
             fenced: true,
+            in_controlled_shutdown: false,
         };
         self.next.brokers.insert_mut(id, Arc::new(broker));
         self.touched.brokers.insert(id);
@@ -62,6 +63,19 @@ impl Draft<'_> {
         let broker = self.broker(NodeId(broker_id), broker_epoch)?;
         if broker.fenced != fenced {
             let changed = BrokerImage { fenced, ..BrokerImage::clone(broker) };
+            self.touched.brokers.insert(changed.id);
+            self.next.brokers.insert_mut(changed.id, Arc::new(changed));
+        }
+        Ok(CommandOutput::Done)
+    }
+
+    pub(super) fn begin_controlled_shutdown(
+        &mut self,
+        command: &BeginControlledShutdown,
+    ) -> Result<CommandOutput, CommandError> {
+        let broker = self.broker(NodeId(command.broker_id), Some(command.broker_epoch))?;
+        if !broker.in_controlled_shutdown {
+            let changed = BrokerImage { in_controlled_shutdown: true, ..BrokerImage::clone(broker) };
             self.touched.brokers.insert(changed.id);
             self.next.brokers.insert_mut(changed.id, Arc::new(changed));
         }

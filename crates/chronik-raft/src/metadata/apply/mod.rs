@@ -222,6 +222,7 @@ impl Draft<'_> {
             CommandKind::AllocateProducerIds(command) => self.allocate_producer_ids(command),
             CommandKind::SetClusterId(command) => self.set_cluster_id(command),
             CommandKind::SetFormatVersion(command) => self.set_format_version(command),
+            CommandKind::BeginControlledShutdown(command) => self.begin_controlled_shutdown(command),
         }
     }
 

@@ -99,7 +99,7 @@ impl Draft<'_> {
     pub(super) fn update_isr(&mut self, command: &UpdateIsr) -> Result<CommandOutput, CommandError> {
         let (topic_id, index) = (command.topic_id(), PartitionIndex(command.partition));
         let ineligible = command.eligibility().find_map(|(node, epoch)| {
-            let broker = self.next.brokers.get(&node).filter(|broker| !broker.fenced);
+            let broker = self.next.brokers.get(&node).filter(|broker| broker.is_active());
             let is_eligible = broker.is_some_and(|broker| epoch.is_none_or(|epoch| epoch == broker.epoch));
             (!is_eligible).then_some(node)
         });

@@ -425,3 +425,21 @@ fn ten_thousand_partitions_are_one_batch() {
     assert_eq!(image.partition_count(), 10_000);
     assert!(image.topic("orders").unwrap().partitions().all(|(_, partition)| partition.isr.len() == 3));
 }
+
+#[test]
+fn kip_841_a_broker_that_is_about_to_stop_enters_no_isr_until_it_registers_anew() {
+    let image = orders();
+    let epoch = image.broker(NodeId(3)).unwrap().epoch;
+    let begin = BeginControlledShutdown::new(NodeId(3), epoch);
+    let stale = BeginControlledShutdown::new(NodeId(3), BrokerEpoch(epoch.get() + 1));
+    assert!(matches!(refuse(&image, stale), CommandError::StaleBrokerEpoch { .. }));
+    let image = accept(&image, vec![isr(0, &[1, 2], None).into(), begin.clone().into()]);
+    let stopping = image.broker(NodeId(3)).unwrap();
+    assert!(!stopping.fenced && stopping.in_controlled_shutdown && !stopping.is_active());
+    assert_eq!(accept(&image, vec![begin.into()]).brokers, image.brokers);
+    let back = isr(0, &[1, 2, 3], None).with_broker_epochs([None; 3]);
+    assert!(matches!(refuse(&image, back.clone()), CommandError::IneligibleReplica { node: NodeId(3), .. }));
+    let image = accept(&image, vec![register(3, 77), UnfenceBroker::new(NodeId(3), None).into()]);
+    assert!(image.broker(NodeId(3)).unwrap().is_active());
+    accept(&image, vec![back.into()]);
+}

@@ -1,0 +1,240 @@
+"""A rolling restart of all three nodes under load: no application may notice more than a short wait.
+
+rolling.py --binary target/release/chronik-server
+
+Producers of librdkafka with the defaults for retries, one idempotent and one not, and a group of two consumers live
+through the planned restart of every node, the controller among them. No error may reach the application, nothing that
+was acknowledged may be missing, and with idempotence nothing may be there twice. Each change of a leader or an ISR
+stands in the log of one node, once, with its cause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import report
+from cluster import Cluster, Node, create_topics, eventually
+from report import expect
+
+WHAT = {"binary": Path("target/release/chronik-server")}
+SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2", "CHRONIK_OFFSETS_TOPIC_NUM_PARTITIONS": "3"}
+PARTITIONS = 6
+# The goal is 500 ms. This bound is for machines that do other things too, and fails what hangs.
+SLOWEST_S_MAX = 3.0
+PAUSE_S = 0.002
+
+
+class Producer:
+    """A producer of librdkafka on a thread of its own, and what it was told."""
+
+    def __init__(self, cluster: Cluster, topic: str, idempotent: bool) -> None:
+        self.kafka: Any = importlib.import_module("confluent_kafka")
+        self.topic, self.idempotent = topic, idempotent
+        self.settings = {
+            "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
+            "acks": "all",
+            "enable.idempotence": idempotent,
+            "linger.ms": 0,
+            "error_cb": self.note_error,
+        }
+        self.acknowledged: dict[tuple[int, int], int] = {}
+        self.errors: list[str] = []
+        self.took_s: list[float] = []
+        self.sent_count = 0
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def note_error(self, error: Any) -> None:
+        """Connections that close are no error that an application has to do anything about."""
+        if error.fatal():
+            self.errors.append(str(error))
+
+    def run(self) -> None:
+        """Send records one after the other, without waiting for the one before."""
+        producer = self.kafka.Producer(self.settings)
+        while not self.stopping.is_set():
+            number, began = self.sent_count, time.monotonic()
+            self.sent_count += 1
+
+            def told(error: Any, message: Any, number: int = number, began: float = began) -> None:
+                if error is not None:
+                    self.errors.append(str(error))
+                    return
+                self.took_s.append(time.monotonic() - began)
+                self.acknowledged[message.partition(), message.offset()] = number
+
+            producer.produce(self.topic, f"{number}".encode(), partition=number % PARTITIONS, on_delivery=told)
+            producer.poll(PAUSE_S)
+        left = producer.flush(60)
+        if left:
+            self.errors.append(f"{left} records have no outcome")
+
+
+class Member:
+    """A consumer of a group on a thread of its own."""
+
+    def __init__(self, cluster: Cluster, topic: str) -> None:
+        kafka: Any = importlib.import_module("confluent_kafka")
+        self.consumer = kafka.Consumer(
+            {
+                "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
+                "group.id": f"readers-of-{topic}",
+                "auto.offset.reset": "earliest",
+                "auto.commit.interval.ms": 200,
+            }
+        )
+        self.consumer.subscribe([topic])
+        self.seen: Counter[int] = Counter()
+        self.errors: list[str] = []
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def run(self) -> None:
+        """Read until told to stop."""
+        while not self.stopping.is_set():
+            message = self.consumer.poll(0.2)
+            if message is None:
+                continue
+            if message.error() is not None:
+                self.errors.append(str(message.error()))
+                continue
+            self.seen[int(message.value())] += 1
+        self.consumer.close()
+
+
+def read_all(cluster: Cluster, topic: str) -> dict[tuple[int, int], int]:
+    """All records of a topic by their place."""
+    kafka: Any = importlib.import_module("confluent_kafka")
+    consumer = kafka.Consumer(
+        {"bootstrap.servers": cluster.nodes[0].bootstrap, "group.id": "nobody", "enable.partition.eof": True}
+    )
+    consumer.assign([kafka.TopicPartition(topic, index, 0) for index in range(PARTITIONS)])
+    found: dict[tuple[int, int], int] = {}
+    ended: set[int] = set()
+    deadline = time.monotonic() + 60
+    while len(ended) < PARTITIONS:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"only {len(found)} records of {topic} could be read back")
+        message = consumer.poll(0.5)
+        if message is None:
+            continue
+        if message.error() is not None:
+            ended.add(message.partition())
+            continue
+        found[message.partition(), message.offset()] = int(message.value())
+    consumer.close()
+    return found
+
+
+def all_in_sync(cluster: Cluster, topics: list[str]) -> None:
+    """Wait until every replica of every partition is in sync, as every node sees it."""
+    for node in cluster.running():
+
+        def is_so(node: Node = node) -> bool:
+            told = node.metadata(topics).topics
+            return all(len(partition.isr) == 3 for topic in topics for partition in told[topic])
+
+        eventually(f"node {node.node_id} sees all in sync", is_so, 60)
+
+
+def led_by(cluster: Cluster, topics: list[str]) -> Counter[int]:
+    """How many partitions each node leads."""
+    told = next(cluster.running()).metadata(topics).topics
+    return Counter(partition.leader for topic in topics for partition in told[topic])
+
+
+def changes_told(cluster: Cluster) -> Counter[str]:
+    """The lines of all nodes that tell of a leader or an ISR, as they are after the time."""
+    lines: Counter[str] = Counter()
+    for node in cluster.nodes:
+        for found in re.finditer(r"((?:Leader|ISR) of (\S+) is now .*|\S+-\d+ has no leader .*)", node.log()):
+            lines[found.group(1)] += 1
+    return lines
+
+
+def a_rolling_restart_is_noticed_by_no_application() -> None:
+    topics = ["careful", "default"]
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        with cluster.nodes[0].connect() as connection:
+            made = create_topics(connection, {topic: (PARTITIONS, 3) for topic in topics})
+            expect("the topics are made", [made[topic][0] for topic in topics], [0, 0])
+        producers = [Producer(cluster, "careful", True), Producer(cluster, "default", False)]
+        members = [Member(cluster, "careful") for _ in range(2)]
+        for load in [*producers, *members]:
+            load.thread.start()
+        eventually("the group reads", lambda: all(member.seen for member in members), 60)
+        for node in cluster.nodes:
+            position = node.log_size()
+            node.stop()
+            told = re.search(r"Handed over everything that this node led in (\d+) ms", node.log_since(position))
+            expect("it has handed over", told is not None, True)
+            print(f"# node {node.node_id} handed over in {told.group(1) if told else '?'} ms", flush=True)
+            expect("it leads nothing", led_by(cluster, topics)[node.node_id], 0)
+            node.spawn()
+            node.wait_until_ready()
+            all_in_sync(cluster, [*topics, "__consumer_offsets"])
+        eventually(
+            "leaders are where they are preferred",
+            lambda: sorted(led_by(cluster, topics).values()) == [4, 4, 4],
+            60,
+        )
+        time.sleep(1)
+        for producer in producers:
+            producer.stopping.set()
+            producer.thread.join(90)
+        sent = producers[0].sent_count
+        eventually(
+            "the group has read everything", lambda: len(set().union(*[m.seen for m in members])) == sent, 60
+        )
+        for member in members:
+            member.stopping.set()
+            member.thread.join(30)
+        for producer in producers:
+            what = "with idempotence" if producer.idempotent else "without"
+            worst = sorted(producer.took_s)[-3:]
+            print(
+                f"# {what}: {len(producer.acknowledged)} acknowledged, slowest "
+                + ", ".join(f"{took * 1000:.0f}" for took in worst)
+                + " ms",
+                flush=True,
+            )
+            expect(f"no error {what}", producer.errors, [])
+            expect(f"every record is acknowledged {what}", len(producer.acknowledged), producer.sent_count)
+            expect(f"within {SLOWEST_S_MAX} s {what}", worst[-1] < SLOWEST_S_MAX, True)
+            found = read_all(cluster, producer.topic)
+            wrong = {place: number for place, number in producer.acknowledged.items() if found.get(place) != number}
+            expect(f"every acknowledged record is where it was {what}", dict(list(wrong.items())[:5]), {})
+            if producer.idempotent:
+                expect("and nothing is there twice", len(set(found.values())), len(found))
+        expect("no error reaches the group", [error for member in members for error in member.errors], [])
+        lines = changes_told(cluster)
+        expect("changes are told", sum(lines.values()) > 0, True)
+        epochs = Counter(line for line in lines if line.startswith("Leader of"))
+        twice = {line: count for line, count in lines.items() if line in epochs and count > 1}
+        expect("each change of a leader is told once", twice, {})
+        causes = {line.rsplit(": ", 1)[1].split(" (")[0] for line in epochs}
+        planned = {f"broker {node.node_id} is stopping" for node in cluster.nodes} | {"it is the preferred leader"}
+        expect("with its cause", sorted(causes - planned), [])
+        cluster.check_logs()
+
+
+def main() -> int:
+    """Run the case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=str(WHAT["binary"]))
+    WHAT["binary"] = Path(parser.parse_args().binary)
+    case = a_rolling_restart_is_noticed_by_no_application
+    return report.run([(case.__name__.replace("_", " "), case)], "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
