@@ -20,6 +20,7 @@ mod describe_log_dirs;
 mod describe_producers;
 mod describe_quorum;
 mod describe_topic_partitions;
+mod elect_leaders;
 mod fetch;
 mod find_coordinator;
 mod heartbeat;
@@ -99,6 +100,7 @@ pub const OFFERS: &[Offer] = &[
     offer(ApiKey::DescribeLogDirs, 1, 5),
     offer(ApiKey::CreatePartitions, 0, 3),
     offer(ApiKey::DeleteGroups, 0, 2),
+    offer(ApiKey::ElectLeaders, 0, 2),
     offer(ApiKey::IncrementalAlterConfigs, 0, 1),
     offer(ApiKey::ListPartitionReassignments, 0, 0),
     offer(ApiKey::OffsetDelete, 0, 0),
@@ -195,6 +197,7 @@ fn route(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
         ApiKey::ListPartitionReassignments => {
             decoded!(context, body, list_partition_reassignments::handle, broker);
         }
+        ApiKey::ElectLeaders => decoded!(context, body, elect_leaders::handle, broker),
         ApiKey::DescribeQuorum => decoded!(context, body, describe_quorum::handle, broker),
         ApiKey::DescribeCluster => decoded!(context, body, describe_cluster::handle, broker),
         ApiKey::DescribeProducers => decoded!(context, body, describe_producers::handle, broker),

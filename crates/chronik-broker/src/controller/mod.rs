@@ -10,6 +10,7 @@ mod elections;
 mod fencing;
 mod forwarding;
 mod log_lines;
+mod ordered_elections;
 mod oversight;
 mod placement;
 mod registration;
@@ -20,6 +21,7 @@ pub use controlled_shutdown::HandedOver;
 pub(crate) use duties::Duties;
 pub use forwarding::{Answered, ControllerLink};
 pub(crate) use log_lines::AssignmentLines;
+pub(crate) use ordered_elections::{ElectionError, ElectionType, OrderedElections};
 pub(crate) use oversight::Oversight;
 pub(crate) use placement::{check_manual, place};
 pub(crate) use topic_creation::{
