@@ -27,7 +27,7 @@ use crate::stats::TrafficCounters;
 
 pub(crate) use replication::{Applied, LeaderAnswer, Standing, position_in};
 
-use replicas::{Committing, Replicas, deposed};
+use replicas::{Committing, Replicas, Trimming, deposed};
 
 /// Called once with what became of an append, when it may be acknowledged: when it is committed, or, for those who
 /// do not ask for that, when it is in the leader's log.
@@ -375,11 +375,16 @@ impl Partition {
         self.is_deleted.store(true, Ordering::Release);
         self.is_leader.store(false, Ordering::Release);
         // An append that is under way finishes before the log goes; those that queued up meanwhile are refused.
-        let waiting = {
+        let (waiting, trimming) = {
             let _appending = self.appending.lock();
-            self.replicas.lock().begin(replicas::Role::None, self.log.log_end_offset())
+            let mut replicas = self.replicas.lock();
+            let waiting = replicas.begin(replicas::Role::None, self.log.log_end_offset());
+            (waiting, replicas.take_all_trimming())
         };
         self.drain(now);
+        for Trimming { done, .. } in trimming {
+            done(Err(ErrorCode::UnknownTopicOrPartition));
+        }
         for Committing { done, .. } in waiting {
             done(now, Err(AppendError::Log(LogError::Closed)));
         }

@@ -52,7 +52,6 @@ struct ProgressState {
     /// Where the outcomes that are still missing go.
     undecided: BTreeSet<(usize, usize)>,
     topics: Vec<ProduceTopicResponse>,
-    node_endpoints: Vec<NodeEndpoint>,
     context: Option<RequestContext>,
     /// Ends the wait for replicas.
     timer: Option<TimerKey>,
@@ -84,12 +83,11 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
     let acks = request.acks;
     let requested_topics = keep_last(request.topics);
     if request.transactional_id.is_none() && has_transactional_records(&requested_topics) {
-        refuse_all(context, requested_topics, acks, ErrorCode::TransactionalIdAuthorizationFailed);
+        refuse_all(broker, context, requested_topics, acks, ErrorCode::TransactionalIdAuthorizationFailed);
         return;
     }
     let mut accepted = Vec::new();
     let mut missing = BTreeSet::new();
-    let mut hints = LeaderHints::default();
     let mut topics = Vec::with_capacity(requested_topics.len());
     for (topic_at, topic) in requested_topics.into_iter().enumerate() {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -110,12 +108,6 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
                     }
                     let mut refused = ProducePartitionResponse::error(wanted.index, code);
                     refused.error_message = message;
-                    let named = match &topic.topic {
-                        TopicRef::Name(name) => image.topic(name),
-                        TopicRef::Id(id) => image.topic_by_id(*id),
-                    };
-                    let place = (named.map(AsRef::as_ref), wanted.index);
-                    refused.current_leader = hints.hint(broker, &context.connection, &image, place, code);
                     partitions.push(refused);
                 }
             }
@@ -132,7 +124,6 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
             remaining: accepted.len() + 1,
             undecided: accepted.iter().map(|batch| (batch.topic_at, batch.partition_at)).collect(),
             topics,
-            node_endpoints: hints.endpoints(),
             context: Some(context),
             timer: None,
             acks,
@@ -216,7 +207,13 @@ fn has_transactional_records(topics: &[ProduceTopic]) -> bool {
 }
 
 /// Refuses the request as a whole.
-fn refuse_all(context: RequestContext, topics: Vec<ProduceTopic>, acks: i16, code: ErrorCode) {
+fn refuse_all(
+    broker: &Broker,
+    context: RequestContext,
+    topics: Vec<ProduceTopic>,
+    acks: i16,
+    code: ErrorCode,
+) {
     let refuse = |topic: ProduceTopic| {
         let partitions = topic.partitions.iter();
         ProduceTopicResponse {
@@ -224,7 +221,7 @@ fn refuse_all(context: RequestContext, topics: Vec<ProduceTopic>, acks: i16, cod
             topic: topic.topic,
         }
     };
-    answer(context, topics.into_iter().map(refuse).collect(), Vec::new(), acks);
+    answer(broker, context, topics.into_iter().map(refuse).collect(), acks);
 }
 
 type Refusal = (ErrorCode, Option<String>);
@@ -344,7 +341,7 @@ fn record_errors(refused: &RefusedRecords) -> Vec<RecordError> {
 impl Progress {
     /// Notes one outcome; the last one answers.
     fn settle(&self, note: impl FnOnce(&mut ProgressState)) {
-        let (context, topics, node_endpoints, acks, timer) = {
+        let (context, topics, acks, timer) = {
             let mut state = self.state.lock();
             note(&mut state);
             state.remaining -= 1;
@@ -353,14 +350,12 @@ impl Progress {
             }
             // Where the time was up before, the answer has left already.
             let Some(context) = state.context.take() else { return };
-            let topics = std::mem::take(&mut state.topics);
-            let node_endpoints = std::mem::take(&mut state.node_endpoints);
-            (context, topics, node_endpoints, state.acks, state.timer.take())
+            (context, std::mem::take(&mut state.topics), state.acks, state.timer.take())
         };
         if let Some(timer) = timer {
             self.broker.timers.disarm(timer);
         }
-        answer(context, topics, node_endpoints, acks);
+        answer(&self.broker, context, topics, acks);
     }
 
     /// Waits for replicas no longer than the client does.
@@ -384,7 +379,7 @@ impl Progress {
 impl Expire for Progress {
     /// The records are in the leader's log and may yet be committed; the client hears that nobody knows.
     fn expire(self: Arc<Self>, _now: Now) {
-        let (context, topics, node_endpoints, acks) = {
+        let (context, topics, acks) = {
             let mut state = self.state.lock();
             let Some(context) = state.context.take() else { return };
             for (topic_at, partition_at) in std::mem::take(&mut state.undecided) {
@@ -392,19 +387,39 @@ impl Expire for Progress {
                     *slot = ProducePartitionResponse::error(slot.index, ErrorCode::RequestTimedOut);
                 }
             }
-            let topics = std::mem::take(&mut state.topics);
-            (context, topics, std::mem::take(&mut state.node_endpoints), state.acks)
+            (context, std::mem::take(&mut state.topics), state.acks)
         };
-        answer(context, topics, node_endpoints, acks);
+        answer(&self.broker, context, topics, acks);
     }
 }
 
-fn answer(
-    context: RequestContext,
-    topics: Vec<ProduceTopicResponse>,
-    node_endpoints: Vec<NodeEndpoint>,
-    acks: i16,
-) {
+/// Names the leaders that this broker is not (KIP-951). It looks only now, when the answer leaves: the image is the one
+/// that deposed this broker, or a later one, also for those who have waited.
+fn hint_leaders(
+    broker: &Broker,
+    context: &RequestContext,
+    topics: &mut [ProduceTopicResponse],
+) -> Vec<NodeEndpoint> {
+    let mut hints = LeaderHints::default();
+    if topics.iter().flat_map(|topic| &topic.partitions).all(|partition| partition.error_code.is_none()) {
+        return hints.endpoints();
+    }
+    let image = broker.metadata.image();
+    for topic in topics {
+        let named = match &topic.topic {
+            TopicRef::Name(name) => image.topic(name),
+            TopicRef::Id(id) => image.topic_by_id(*id),
+        };
+        for partition in &mut topic.partitions {
+            let place = (named.map(AsRef::as_ref), partition.index);
+            let code = partition.error_code;
+            partition.current_leader = hints.hint(broker, &context.connection, &image, place, code);
+        }
+    }
+    hints.endpoints()
+}
+
+fn answer(broker: &Broker, context: RequestContext, mut topics: Vec<ProduceTopicResponse>, acks: i16) {
     if acks == 0 {
         // Nobody reads an answer. A failure is shown by closing the connection, which makes the client refresh
         // what it knows.
@@ -421,6 +436,7 @@ fn answer(
         }
         return;
     }
+    let node_endpoints = hint_leaders(broker, &context, &mut topics);
     let response = ProduceResponse { topics, throttle_time_ms: 0, node_endpoints };
     match response.encode_frame(context.header.correlation_id, context.version()) {
         Ok(frame) => context.send(Response::from(frame)),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chronik_log::{AppendError, Appended};
 use chronik_replication::Leader;
-use chronik_types::{LeaderEpoch, NodeId, Offset, PartitionEpoch};
+use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch};
 
 use super::AppendDone;
 
@@ -14,6 +14,9 @@ const UNCOMMITTED_SIZES_MAX: usize = 1024;
 
 /// Appends that wait for a partition's replicas. Clients that do not wait as long as the replicas take leave theirs behind.
 const COMMITTING_MAX: usize = 100_000;
+
+/// Requests that wait until a partition's replicas have deleted records.
+const TRIMMING_MAX: usize = 1_000;
 
 /// What this broker is for a partition.
 #[derive(Debug, Default)]
@@ -38,6 +41,15 @@ pub(super) struct Committing {
     pub(super) done: AppendDone,
 }
 
+/// Called once with the low watermark when it has reached what was asked for, or with why it will not here.
+pub(crate) type TrimmedDone = Box<dyn FnOnce(Result<Offset, ErrorCode>) + Send>;
+
+/// Somebody who waits until no live replica holds anything below an offset.
+pub(super) struct Trimming {
+    pub(super) before: Offset,
+    pub(super) done: TrimmedDone,
+}
+
 /// The part of a partition's state that followers change, under one lock.
 #[derive(Default)]
 pub(super) struct Replicas {
@@ -52,6 +64,8 @@ pub(super) struct Replicas {
     syncing: BTreeSet<Offset>,
     /// Everything below is written.
     written_end: Offset,
+    /// Those who wait for the low watermark. Clients that do not wait as long as the replicas take leave theirs behind.
+    trimming: VecDeque<Trimming>,
     /// A proposal whose outcome is not known.
     pub(super) unknown_proposal: Option<PartitionEpoch>,
 }
@@ -78,6 +92,32 @@ impl Replicas {
         self.written_end = log_end_offset;
         self.unknown_proposal = None;
         self.take_all()
+    }
+
+    /// Waits for the low watermark. With too many the oldest is given back: its client has long stopped waiting.
+    #[must_use]
+    pub(super) fn wait_for_trim(&mut self, trimming: Trimming) -> Option<Trimming> {
+        self.trimming.push_back(trimming);
+        if TRIMMING_MAX < self.trimming.len() { self.trimming.pop_front() } else { None }
+    }
+
+    /// Those who waited for no more than this low watermark.
+    pub(super) fn take_trimmed(&mut self, low_watermark: Offset) -> Vec<Trimming> {
+        let (done, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.trimming)
+            .into_iter()
+            .partition(|waiting| waiting.before <= low_watermark);
+        self.trimming = rest.into();
+        done
+    }
+
+    /// Whether anybody waits for the low watermark.
+    pub(super) fn is_trimming(&self) -> bool {
+        !self.trimming.is_empty()
+    }
+
+    /// Everyone who waits for the low watermark.
+    pub(super) fn take_all_trimming(&mut self) -> Vec<Trimming> {
+        std::mem::take(&mut self.trimming).into()
     }
 
     /// Everyone who waits.

@@ -13,7 +13,7 @@ use chronik_replication::{
 };
 use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
-use super::replicas::{Committing, Replicas, Role, deposed};
+use super::replicas::{Committing, Replicas, Role, TrimmedDone, Trimming, deposed};
 use super::{Partition, wake};
 
 /// What is left to do once the lock on the replicas is let go.
@@ -22,6 +22,8 @@ pub(super) struct Deferred {
     /// The high watermark has moved over this many bytes.
     committed_bytes: Option<u64>,
     done: Vec<Committing>,
+    /// The low watermark has reached what these wait for.
+    trimmed: Vec<(TrimmedDone, Offset)>,
     propose: Option<IsrProposal>,
 }
 
@@ -168,7 +170,7 @@ impl Partition {
 
     /// Follows `leader`, or nobody, from now on. Everyone who waits for this broker as the leader is told so.
     fn follow(self: &Arc<Self>, now: Now, leader: Option<NodeId>, leader_epoch: LeaderEpoch) {
-        let waiting = {
+        let (waiting, trimming) = {
             let _appending = self.appending.lock();
             let mut replicas = self.replicas.lock();
             if leader_epoch < self.leader_epoch() {
@@ -185,9 +187,12 @@ impl Partition {
             self.is_leader.store(false, Ordering::Release);
             self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
             let role = leader.map_or(Role::None, |leader| Role::Follower { leader, leader_epoch });
-            replicas.begin(role, self.log.log_end_offset())
+            (replicas.begin(role, self.log.log_end_offset()), replicas.take_all_trimming())
         };
         self.fail(now, waiting);
+        for Trimming { done, .. } in trimming {
+            done(Err(ErrorCode::NotLeaderOrFollower));
+        }
         self.drain(now);
         self.wake_everyone(now);
     }
@@ -212,21 +217,66 @@ impl Partition {
             deferred.committed_bytes = Some(replicas.take_sizes(high_watermark).max(1));
             deferred.done = replicas.take_committed(high_watermark);
         }
+        if replicas.is_trimming()
+            && let Some(low_watermark) = self.low_watermark(replicas)
+        {
+            let trimmed = replicas.take_trimmed(low_watermark);
+            deferred.trimmed = trimmed.into_iter().map(|waiting| (waiting.done, low_watermark)).collect();
+        }
         deferred
     }
 
     /// Does the rest, with no lock held.
     pub(super) fn run(self: &Arc<Self>, now: Now, deferred: Deferred) {
-        let Deferred { committed_bytes, done, propose } = deferred;
+        let Deferred { committed_bytes, done, trimmed, propose } = deferred;
         if let Some(bytes) = committed_bytes {
             wake(&self.watchers, now, bytes);
         }
         for Committing { appended, done } in done {
             done(now, Ok(appended));
         }
+        for (done, low_watermark) in trimmed {
+            done(Ok(low_watermark));
+        }
         if let Some(proposal) = propose {
             self.propose(proposal);
         }
+    }
+
+    /// The first offset that any live replica still holds, where this broker leads (KIP-107).
+    fn low_watermark(&self, replicas: &mut Replicas) -> Option<Offset> {
+        let own = self.log.log_start_offset();
+        replicas.leader().map(|leader| leader.low_watermark(own))
+    }
+
+    /// Deletes everything below an offset here, and calls `done` once no live replica holds any of it.
+    pub(crate) fn trim(
+        self: &Arc<Self>,
+        now: Now,
+        before: Offset,
+        done: TrimmedDone,
+    ) -> Result<(), LogError> {
+        self.log.delete_records(before)?;
+        let abandoned = {
+            let mut replicas = self.replicas.lock();
+            let Some(low_watermark) = self.low_watermark(&mut replicas) else {
+                drop(replicas);
+                done(Err(ErrorCode::NotLeaderOrFollower));
+                return Ok(());
+            };
+            if before <= low_watermark {
+                drop(replicas);
+                done(Ok(low_watermark));
+                return Ok(());
+            }
+            replicas.wait_for_trim(Trimming { before, done })
+        };
+        if let Some(abandoned) = abandoned {
+            (abandoned.done)(Err(ErrorCode::RequestTimedOut));
+        }
+        // Followers that wait for records are told where the log starts now.
+        wake(&self.append_watchers, now, u64::MAX);
+        Ok(())
     }
 
     /// Has the leader's state take in an event, if this broker leads, and does what follows from it.

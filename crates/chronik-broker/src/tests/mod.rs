@@ -8,6 +8,7 @@ mod duties;
 mod fetch;
 mod group_shards;
 mod groups;
+mod leadership;
 mod log_dirs;
 mod offers;
 mod offsets;
