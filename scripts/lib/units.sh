@@ -147,6 +147,14 @@ execute_unit() {
             install_venv kafka-python $clients/kafka-python/requirements.txt
             timeout --kill-after=20 900 "$python/kafka-python/bin/python" tests/cluster/replication.py --binary "$BINARY"
             ;;
+        cluster-rolling)
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            timeout --kill-after=20 300 "$python/confluent-kafka/bin/python" tests/cluster/rolling.py --binary "$BINARY"
+            ;;
+        cluster-tools)
+            install_kafka
+            timeout --kill-after=20 600 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
+            ;;
         metrics)
             install_venv metrics tests/metrics/requirements.txt
             timeout --kill-after=20 300 "$python/metrics/bin/python" tests/metrics/suite.py --binary "$BINARY"

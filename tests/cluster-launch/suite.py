@@ -76,6 +76,20 @@ def alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
+def roll(launcher: Launcher) -> None:
+    """Every node is restarted, one by one, and only when all run."""
+    before = [launcher.pid(node) for node in NODES]
+    said = launcher.ok("roll")
+    expect("told", said.splitlines()[-1], "all nodes are restarted, and all replicas in sync")
+    after = [launcher.pid(node) for node in NODES]
+    expect("every process is another", [old != new for old, new in zip(before, after, strict=True)], [True] * 3)
+    expect("handed over", launcher.ok("logs", "1").count("Handed over everything") >= 1, True)
+    launcher.ok("stop", "3")
+    code, told = launcher.call("roll")
+    expect("with one that is away", (code, "node 3 does not run" in told), (1, True))
+    launcher.ok("start", "3")
+
+
 def cases(launcher: Launcher) -> list[tuple[str, Callable[[], None]]]:
     """What is tested, in order."""
 
@@ -147,6 +161,7 @@ def cases(launcher: Launcher) -> list[tuple[str, Callable[[], None]]]:
         ("up", up),
         ("up again changes nothing", up_again_changes_nothing),
         ("kill and start", kill_and_start),
+        ("roll", lambda: roll(launcher)),
         ("a number that is somebody else's is left alone", a_number_that_is_somebody_elses_is_left_alone),
         ("mistakes are named", mistakes_are_named),
         ("a taken port is told", a_taken_port_is_told),

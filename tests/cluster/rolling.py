@@ -169,8 +169,8 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
             expect("the topics are made", [made[topic][0] for topic in topics], [0, 0])
         producers = [Producer(cluster, "careful", True), Producer(cluster, "default", False)]
         members = [Member(cluster, "careful") for _ in range(2)]
-        for load in [*producers, *members]:
-            load.thread.start()
+        for thread in [*(producer.thread for producer in producers), *(member.thread for member in members)]:
+            thread.start()
         eventually("the group reads", lambda: all(member.seen for member in members), 60)
         for node in cluster.nodes:
             position = node.log_size()
@@ -192,9 +192,7 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
             producer.stopping.set()
             producer.thread.join(90)
         sent = producers[0].sent_count
-        eventually(
-            "the group has read everything", lambda: len(set().union(*[m.seen for m in members])) == sent, 60
-        )
+        eventually("the group has read everything", lambda: len(set().union(*[m.seen for m in members])) == sent, 60)
         for member in members:
             member.stopping.set()
             member.thread.join(30)
