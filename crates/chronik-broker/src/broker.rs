@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use chronik_log::LogManager;
 use chronik_raft::MetadataLog;
 use chronik_raft::metadata::{Delta, MetadataImage};
-use chronik_types::{LogIndex, MonotonicMs, NodeId, Now, Term};
+use chronik_types::{BrokerEpoch, LogIndex, MonotonicMs, NodeId, Now, Term};
 
 use crate::api;
 use crate::clock::SharedClock;
@@ -37,6 +37,9 @@ pub struct BrokerParts {
     pub peers: Arc<dyn PeerClient>,
     /// The clock.
     pub clock: SharedClock,
+    /// The epoch of the registration under which the logs were last written, if nothing of them can have been lost since:
+    /// they were closed in good order, or the machine has not started again. `None` where that is not known.
+    pub previous_broker_epoch: Option<BrokerEpoch>,
     /// Seeds every random choice: topic ids, fetch session ids, the name of this incarnation.
     pub seed: [u8; 32],
 }
@@ -64,6 +67,8 @@ pub struct Broker {
     changes: PartitionChangeCounters,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
+    /// See [`BrokerParts::previous_broker_epoch`].
+    pub(crate) previous_broker_epoch: Option<BrokerEpoch>,
     next_parked_id: AtomicU64,
     /// This broker has asked to be registered, and may find that an earlier life of it is.
     pub(crate) has_registered: AtomicBool,
@@ -74,7 +79,7 @@ pub struct Broker {
 impl Broker {
     /// Puts a broker together. It serves what the metadata image says from the first request on.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
-        let BrokerParts { config, metadata, logs, peers, clock, seed } = parts;
+        let BrokerParts { config, metadata, logs, peers, clock, previous_broker_epoch, seed } = parts;
         let random = Random::new(seed);
         let services = Arc::new(PartitionServices {
             node_id: config.node_id,
@@ -101,6 +106,7 @@ impl Broker {
             timers: Timers::default(),
             changes: PartitionChangeCounters::default(),
             incarnation: random.next_u128(),
+            previous_broker_epoch,
             next_parked_id: AtomicU64::new(1),
             has_registered: AtomicBool::new(false),
             is_registering: AtomicBool::new(false),

@@ -17,6 +17,8 @@ pub struct LeaderTerm {
     pub replicas: Vec<NodeId>,
     /// Those in sync, this one among them.
     pub isr: Vec<NodeId>,
+    /// The eligible leader replicas (KIP-966).
+    pub elr: Vec<NodeId>,
     /// The epoch in which this node leads.
     pub leader_epoch: LeaderEpoch,
     /// Counts the changes of the partition; proposals compare it.
@@ -62,6 +64,8 @@ pub struct FollowerFetch {
 pub enum IsrCause {
     /// A replica has caught up.
     CaughtUp(NodeId),
+    /// Enough are in sync again, or fewer are asked for, so that nobody else need be eligible to lead.
+    EnoughInSync,
     /// These replicas have not been at the log's end for longer than `replica.lag.time.max.ms`.
     Lagging(Vec<NodeId>),
 }
@@ -71,6 +75,8 @@ pub enum IsrCause {
 pub struct IsrProposal {
     /// The ISR to be, in the order of the replicas; the leader is in it.
     pub isr: Vec<NodeId>,
+    /// The eligible leader replicas to be: while the ISR is below the minimum, those who have left it.
+    pub elr: Vec<NodeId>,
     /// For each of them the registration under which it has fetched, where it has: the controller takes nobody who
     /// has been born again since (KIP-903).
     pub broker_epochs: Vec<Option<BrokerEpoch>>,
@@ -135,6 +141,7 @@ pub struct Leader {
     /// All replicas, in the order of the assignment; ISRs are kept in it.
     replicas: Vec<NodeId>,
     isr: Vec<NodeId>,
+    elr: Vec<NodeId>,
     pending: Option<IsrProposal>,
     followers: BTreeMap<NodeId, Progress>,
     log_end_offset: Offset,
@@ -176,6 +183,7 @@ impl Leader {
             partition_epoch: term.partition_epoch,
             epoch_start_offset: log_end_offset,
             isr: in_order(&term.replicas, &term.isr),
+            elr: in_order(&term.replicas, &term.elr),
             replicas: term.replicas.clone(),
             pending: None,
             followers,
@@ -249,7 +257,8 @@ impl Leader {
     /// The settings have changed.
     pub fn configure(&mut self, now: MonotonicMs, settings: LeaderSettings) -> Effects {
         self.settings = settings;
-        self.advanced(now)
+        let propose = self.settle_elr();
+        Effects { propose, ..self.advanced(now) }
     }
 
     /// Brokers have entered or left service.
@@ -289,18 +298,25 @@ impl Leader {
     pub fn check(&mut self, now: MonotonicMs) -> Effects {
         let mut effects = self.advanced(now);
         if self.pending.is_none() {
-            effects.propose = self.shrink(now);
+            effects.propose = self.shrink(now).or_else(|| self.settle_elr());
         }
         effects
     }
 
     /// The metadata image has this partition, in the leader epoch in which this node leads, in a newer state.
-    pub fn changed(&mut self, now: MonotonicMs, isr: &[NodeId], partition_epoch: PartitionEpoch) -> Effects {
+    pub fn changed(
+        &mut self,
+        now: MonotonicMs,
+        isr: &[NodeId],
+        elr: &[NodeId],
+        partition_epoch: PartitionEpoch,
+    ) -> Effects {
         if partition_epoch <= self.partition_epoch {
             return Effects::default();
         }
         self.partition_epoch = partition_epoch;
         self.isr = in_order(&self.replicas, isr);
+        self.elr = in_order(&self.replicas, elr);
         // Whatever was proposed compared an epoch that has passed: it was this change, or can never take effect.
         self.pending = None;
         self.advanced(now)
@@ -356,12 +372,28 @@ impl Leader {
             && progress.caught_up_at.is_none_or(|at| now.since_ms(at) > self.settings.lag_ms_max)
     }
 
+    /// Clears the ELR once enough are in sync; before that is so in the metadata log nothing more is committed.
+    fn settle_elr(&mut self) -> Option<IsrProposal> {
+        let is_due = self.pending.is_none() && !self.elr.is_empty() && self.has_enough_in_sync();
+        is_due.then(|| self.propose(self.isr.clone(), IsrCause::EnoughInSync))
+    }
+
+    /// Who is eligible to lead beside this ISR (KIP-966).
+    fn elr_after(&self, isr: &[NodeId]) -> Vec<NodeId> {
+        if self.min_insync() <= isr.len() {
+            return Vec::new();
+        }
+        let holds = |node: &NodeId| self.isr.contains(node) || self.elr.contains(node);
+        self.replicas.iter().copied().filter(|node| holds(node) && !isr.contains(node)).collect()
+    }
+
     fn propose(&mut self, isr: Vec<NodeId>, cause: IsrCause) -> IsrProposal {
         let broker_epochs = isr
             .iter()
             .map(|node| self.followers.get(node).and_then(|progress| progress.broker_epoch))
             .collect();
         let proposal = IsrProposal {
+            elr: self.elr_after(&isr),
             isr,
             broker_epochs,
             leader_epoch: self.epoch,
@@ -374,7 +406,9 @@ impl Leader {
 
     /// Moves the high watermark as far as it may go.
     fn advanced(&mut self, now: MonotonicMs) -> Effects {
-        if !self.has_enough_in_sync() {
+        // KIP-966: those who are eligible to lead without being in sync have what was committed when they left, and no
+        // more.
+        if !self.has_enough_in_sync() || !self.elr.is_empty() {
             return Effects::default();
         }
         let lag_ms_max = self.settings.lag_ms_max;

@@ -216,7 +216,7 @@ impl World {
         let effects = if image.leader == Some(id) {
             match &mut node.leader {
                 Some(leader) if leader.leader_epoch() == epoch => {
-                    let mut effects = leader.changed(now, &isr, PartitionEpoch(image.partition_epoch));
+                    let mut effects = leader.changed(now, &isr, &[], PartitionEpoch(image.partition_epoch));
                     let more = leader.membership_changed(now, &membership);
                     effects.high_watermark = more.high_watermark.or(effects.high_watermark);
                     effects
@@ -225,6 +225,7 @@ impl World {
                     let term = LeaderTerm {
                         replicas: NODES.iter().copied().map(NodeId).collect(),
                         isr,
+                        elr: Vec::new(),
                         leader_epoch: epoch,
                         partition_epoch: PartitionEpoch(image.partition_epoch),
                     };

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod health;
 pub mod http;
+mod last_life;
 mod leaving;
 pub mod loggers;
 pub mod logging;

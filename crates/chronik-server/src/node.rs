@@ -23,6 +23,7 @@ use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::health::{Health, Step};
+use crate::last_life::LastLife;
 use crate::leaving::leave;
 use crate::metrics::NodeSources;
 use crate::net::{LiveLimits, Service};
@@ -106,6 +107,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         &telemetry.health,
     )?;
 
+    let last_life = LastLife::new(Arc::clone(&disk), &data_dir, system::boot_id());
     let flusher = Waker::new();
     let flusher_waker = flusher.clone();
     logs.flush_queue().set_waker(Box::new(move || flusher_waker.wake()));
@@ -122,6 +124,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
             None => Arc::new(NoPeerClient),
         },
         clock: Arc::new(BrokerClock(clock)),
+        previous_broker_epoch: last_life.epoch(),
         seed: system::random_seed()?,
     });
     if let Some(loggers) = loggers {
@@ -161,7 +164,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         network.serve(Arc::clone(&service));
         broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
     }
-    let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
+    let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone(), last_life.clone()));
     let leaving = Box::pin(leave(Arc::clone(&broker), metadata.clone(), clock, network.clone()));
 
     let timers = Waker::new();
@@ -210,6 +213,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         }));
     };
 
+    let stopped = Arc::clone(&broker);
     Ok(Node {
         listening: Box::new(listening),
         service,
@@ -218,6 +222,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         workers,
         shut_down: Box::new(move |now| {
             logs.shutdown(now)?;
+            if let Some(epoch) = stopped.registered_epoch() {
+                last_life.note(epoch, true)?;
+            }
             Ok(())
         }),
     })
@@ -355,6 +362,7 @@ async fn become_ready(
     broker: Arc<Broker>,
     clock: Clock,
     network: Option<Arc<PeerNetwork>>,
+    last_life: LastLife,
 ) -> Result<(), Box<dyn Error>> {
     let registering = register(&broker, clock, network.as_deref());
     let disagreement = async {
@@ -366,6 +374,13 @@ async fn become_ready(
     match race(registering, disagreement).await {
         Either::First(outcome) => outcome?,
         Either::Second(text) => return Err(text.into()),
+    }
+    if let Some(epoch) = broker.registered_epoch()
+        && let Err(error) = last_life.note(epoch, false)
+    {
+        tracing::warn!(
+            "After its next start this node will have to catch up as if it had lost records: cannot note its registration: {error}"
+        );
     }
     // Only now is the image as new as the cluster's, and says what belongs to whom.
     broker.retire_strays();

@@ -151,7 +151,7 @@ fn describe(
         leader_epoch: partition.leader_epoch.get(),
         replica_nodes: ids(&partition.replicas),
         isr_nodes: ids(&partition.isr),
-        eligible_leader_replicas: Some(Vec::new()),
+        eligible_leader_replicas: Some(ids(&partition.elr)),
         last_known_elr: Some(Vec::new()),
         offline_replicas: partition
             .replicas

@@ -93,6 +93,7 @@ fn leader_cause(image: &MetadataImage, old: &PartitionImage, new: &PartitionImag
     if let Some(leader) = new.leader
         && !old.isr.is_empty()
         && !old.isr.contains(&leader)
+        && !old.elr.contains(&leader)
     {
         return Cause::Unclean;
     }
@@ -107,7 +108,7 @@ fn leader_cause(image: &MetadataImage, old: &PartitionImage, new: &PartitionImag
 
 fn isr_cause(image: &MetadataImage, old: &PartitionImage, new: &PartitionImage) -> Cause {
     if let Some(left) = old.isr.iter().copied().find(|node| !new.isr.contains(node)) {
-        if new.leader.is_some_and(|leader| !old.isr.contains(&leader)) {
+        if new.leader.is_some_and(|leader| !old.isr.contains(&leader) && !old.elr.contains(&leader)) {
             return Cause::Unclean;
         }
         return why_away(image, left).unwrap_or(Cause::Lagging(left));
@@ -167,6 +168,7 @@ mod tests {
         Arc::new(PartitionImage {
             replicas: [3, 1, 2, 4].map(NodeId).into(),
             isr: isr.iter().copied().map(NodeId).collect(),
+            elr: [].into(),
             leader: leader.map(NodeId),
             leader_epoch: LeaderEpoch(7),
             partition_epoch: PartitionEpoch(0),

@@ -12,7 +12,7 @@ use chronik_raft::metadata::{BeginControlledShutdown, Command, CommandBatch, Met
 
 use crate::broker::Broker;
 
-use super::elections::{Leaving, elections};
+use super::elections::{Leaving, TopicRules, elections};
 use super::fencing::PLANS_MAX;
 
 /// Called once with the number of partitions that this broker still leads, or with why nothing was handed over.
@@ -36,9 +36,13 @@ impl Broker {
         let Some(own) = own else { return done(Ok(0)) };
         let mut commands: Vec<Command> = vec![BeginControlledShutdown::new(own.id, own.epoch).into()];
         if plans_left > 0 {
-            // Nobody is elected here who is not in sync: the broker can still do better than that.
+            // Nobody is elected here who lacks anything: the broker can still do better than that.
             let leaving = Leaving { stopping: BTreeSet::from([own.id]), ..Leaving::default() };
-            commands.extend(elections(image, &leaving, &|_| false));
+            let rules = |topic: &Arc<str>| TopicRules {
+                is_unclean_allowed: false,
+                min_insync: self.min_insync_replicas(image, topic),
+            };
+            commands.extend(elections(image, &leaving, &rules));
         }
         let broker = Arc::clone(self);
         self.metadata.propose(

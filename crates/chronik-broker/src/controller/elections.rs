@@ -1,7 +1,6 @@
 //! Who leads when brokers come and go.
 //!
-//! A leader is taken from the ISR alone, so that nothing that was committed is lost (KIP-966 aside, there is no other
-//! candidate). A broker that leaves service leaves the ISR, unless it is the last one there: then the partition waits
+//! A leader is taken from the ISR, or from the ELR (KIP-966), so that nothing that was committed is lost. A broker that leaves service leaves the ISR, unless it is the last one there: then the partition waits
 //! for it without a leader, because it alone is known to have everything.
 
 use std::collections::BTreeSet;
@@ -12,6 +11,15 @@ use chronik_types::{NodeId, PartitionEpoch, PartitionIndex, TopicId};
 
 /// The most partitions that one proposal changes. What is left is seen to by the next.
 const PARTITIONS_PER_PROPOSAL_MAX: usize = 20_000;
+
+/// What the configs of a topic say about its leaders.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TopicRules {
+    /// `unclean.leader.election.enable`.
+    pub(super) is_unclean_allowed: bool,
+    /// `min.insync.replicas`.
+    pub(super) min_insync: usize,
+}
 
 /// Brokers that are about to leave, whatever the image says.
 #[derive(Debug, Default)]
@@ -40,21 +48,21 @@ impl Candidates {
 }
 
 /// The commands that give partitions leaders that are in service and stay there, and take out of ISRs those that do not.
-/// Topics for which `is_unclean_allowed` may be led by a replica that is not in sync, when no other is in service
-/// (`unclean.leader.election.enable`).
+/// A leader comes from the ISR, or else from the ELR; topics whose rules allow it may be led by another replica when none of
+/// those is in service.
 pub(super) fn elections(
     image: &MetadataImage,
     leaving: &Leaving,
-    is_unclean_allowed: &dyn Fn(&Arc<str>) -> bool,
+    rules_of: &dyn Fn(&Arc<str>) -> TopicRules,
 ) -> Vec<Command> {
     let candidates = Candidates::of(image, leaving);
     let mut commands = Vec::new();
     let mut changed_count = 0;
     for topic in image.topics() {
-        let may_be_unclean = is_unclean_allowed(&topic.name);
+        let rules = rules_of(&topic.name);
         for (index, state) in topic.partitions() {
             let before = commands.len();
-            elect(&candidates, may_be_unclean, (topic.id, index), state, &mut commands);
+            elect(&candidates, rules, (topic.id, index), state, &mut commands);
             if commands.len() > before {
                 changed_count += 1;
                 if changed_count == PARTITIONS_PER_PROPOSAL_MAX {
@@ -68,7 +76,7 @@ pub(super) fn elections(
 
 fn elect(
     candidates: &Candidates,
-    may_be_unclean: bool,
+    rules: TopicRules,
     (topic_id, index): (TopicId, PartitionIndex),
     state: &PartitionImage,
     commands: &mut Vec<Command>,
@@ -84,7 +92,10 @@ fn elect(
     if !leads {
         // In the order of the replicas, so that the preferred leader comes first.
         let clean = state.replicas.iter().copied().find(|node| in_service.contains(node));
-        let unclean = || state.replicas.iter().copied().find(|node| may_be_unclean && live.contains(node));
+        let of_elr = |node: &NodeId| state.elr.contains(node) && live.contains(node);
+        let clean = clean.or_else(|| state.replicas.iter().copied().find(of_elr));
+        let unclean =
+            || state.replicas.iter().copied().find(|node| rules.is_unclean_allowed && live.contains(node));
         // One that is about to stop serves until the end what nobody else has in sync.
         let staying = || state.leader.filter(|leader| candidates.stopping.contains(leader));
         let candidate = clean.or_else(staying).or_else(unclean);
@@ -100,7 +111,8 @@ fn elect(
     if !in_service.is_empty() && in_service.len() < state.isr.len() {
         // Whoever was put into the ISR or taken out of it meanwhile must not be forgotten, so that the proposal meets
         // the state that it was planned on or is planned again; and nobody in it may have been fenced meanwhile.
-        let command = UpdateIsr::new(topic_id, index, &in_service, Some(epoch));
+        let elr = state.elr_after(&in_service, rules.min_insync);
+        let command = UpdateIsr::new(topic_id, index, &in_service, Some(epoch)).with_elr(&elr);
         commands.push(command.with_broker_epochs(in_service.iter().map(|_| None)).into());
     }
 }
@@ -137,6 +149,9 @@ mod tests {
     use super::*;
 
     const TOPIC: TopicId = TopicId(7);
+    const CLEAN: TopicRules = TopicRules { is_unclean_allowed: false, min_insync: 1 };
+    const UNCLEAN: TopicRules = TopicRules { is_unclean_allowed: true, min_insync: 1 };
+    const TWO: TopicRules = TopicRules { is_unclean_allowed: false, min_insync: 2 };
 
     struct World(InMemoryMetadata);
 
@@ -186,14 +201,14 @@ mod tests {
             commands.extend(elections(
                 &self.image(),
                 &Leaving { fenced: BTreeSet::from([NodeId(id)]), ..Leaving::default() },
-                &|_| false,
+                &|_| CLEAN,
             ));
             self.apply(commands);
         }
 
         fn unfence(&self, id: i32) {
             self.apply(vec![UnfenceBroker::new(NodeId(id), None).into()]);
-            self.apply(elections(&self.image(), &Leaving::default(), &|_| false));
+            self.apply(elections(&self.image(), &Leaving::default(), &|_| CLEAN));
         }
 
         /// Leader and ISR of each partition.
@@ -215,9 +230,39 @@ mod tests {
         world.fence(1);
         assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
         assert!(
-            elections(&world.image(), &Leaving::default(), &|_| false).is_empty(),
+            elections(&world.image(), &Leaving::default(), &|_| CLEAN).is_empty(),
             "there is nothing left to do"
         );
+    }
+
+    #[test]
+    fn kip_966_below_the_minimum_those_who_leave_stay_eligible() {
+        let world = World::new();
+        let fence = |id: i32| {
+            let leaving = Leaving { fenced: BTreeSet::from([NodeId(id)]), ..Leaving::default() };
+            let mut commands = vec![FenceBroker::new(NodeId(id), None).into()];
+            commands.extend(elections(&world.image(), &leaving, &|_| TWO));
+            world.apply(commands);
+        };
+        let elr = || -> Vec<i32> {
+            let image = world.image();
+            let state = image.topic_by_id(TOPIC).unwrap().partition(PartitionIndex(0)).unwrap();
+            state.elr.iter().map(|node| node.get()).collect()
+        };
+        fence(1);
+        assert_eq!((world.state()[0].clone(), elr()), ((Some(2), vec![2, 3]), vec![]), "two are enough");
+        fence(2);
+        assert_eq!((world.state()[0].clone(), elr()), ((Some(3), vec![3]), vec![2]));
+        fence(3);
+        assert_eq!((world.state()[0].clone(), elr()), ((None, vec![3]), vec![2]));
+        world.apply(vec![UnfenceBroker::new(NodeId(1), None).into()]);
+        assert!(
+            elections(&world.image(), &Leaving::default(), &|_| TWO).is_empty(),
+            "broker 1 lacks records"
+        );
+        world.apply(vec![UnfenceBroker::new(NodeId(2), None).into()]);
+        world.apply(elections(&world.image(), &Leaving::default(), &|_| TWO));
+        assert_eq!((world.state()[0].clone(), elr()), ((Some(2), vec![2]), vec![3]));
     }
 
     #[test]
@@ -241,7 +286,7 @@ mod tests {
         world.fence(2);
         world.fence(3);
         world.apply(vec![UnfenceBroker::new(NodeId(1), None).into()]);
-        world.apply(elections(&world.image(), &Leaving::default(), &|_| true));
+        world.apply(elections(&world.image(), &Leaving::default(), &|_| UNCLEAN));
         assert_eq!(world.state(), [(Some(1), vec![1]), (Some(1), vec![1]), (Some(1), vec![1])]);
     }
 
@@ -251,10 +296,10 @@ mod tests {
         let stopping = Leaving { stopping: BTreeSet::from([NodeId(1)]), ..Leaving::default() };
         let epoch = world.image().broker(NodeId(1)).unwrap().epoch;
         let mut commands = vec![BeginControlledShutdown::new(NodeId(1), epoch).into()];
-        commands.extend(elections(&world.image(), &stopping, &|_| true));
+        commands.extend(elections(&world.image(), &stopping, &|_| UNCLEAN));
         world.apply(commands);
         assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
-        assert!(elections(&world.image(), &Leaving::default(), &|_| true).is_empty());
+        assert!(elections(&world.image(), &Leaving::default(), &|_| UNCLEAN).is_empty());
         assert!(preferred_elections(&world.image()).is_empty(), "it is not given anything back");
     }
 
@@ -265,7 +310,7 @@ mod tests {
         world.fence(3);
         let epoch = world.image().broker(NodeId(1)).unwrap().epoch;
         world.apply(vec![BeginControlledShutdown::new(NodeId(1), epoch).into()]);
-        assert!(elections(&world.image(), &Leaving::default(), &|_| true).is_empty());
+        assert!(elections(&world.image(), &Leaving::default(), &|_| UNCLEAN).is_empty());
         world.fence(1);
         assert_eq!(world.state(), [(None, vec![1]), (None, vec![1]), (None, vec![1])]);
     }

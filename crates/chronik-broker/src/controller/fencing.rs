@@ -45,7 +45,7 @@ impl Broker {
         if plans_left > 0 {
             // Before anybody is back in service: a broker that was away leaves the ISRs first, whatever it has lost.
             let leaving = Leaving { fenced, ..Leaving::default() };
-            let moves = elections(&image, &leaving, &|topic| self.may_elect_unclean(&image, topic));
+            let moves = elections(&image, &leaving, &|topic| self.topic_rules(&image, topic));
             if !moves.is_empty() {
                 tracing::debug!("Moving partitions to brokers in service: {} changes", moves.len());
             }

@@ -108,7 +108,11 @@ impl<'a> OrderedElections<'a> {
     /// Who is to lead, and whether it is not in sync.
     fn leader_of(&self, state: &PartitionImage) -> Result<(NodeId, bool), ElectionError> {
         let in_sync = |node: &NodeId| self.active.contains(node) && state.isr.contains(node);
-        let clean = || state.replicas.iter().copied().find(in_sync);
+        let eligible = |node: &NodeId| self.active.contains(node) && state.elr.contains(node);
+        let clean = || {
+            let mut replicas = state.replicas.iter().copied();
+            replicas.clone().find(in_sync).or_else(|| replicas.find(eligible))
+        };
         match self.election {
             ElectionType::Preferred => {
                 let preferred = state.replicas.first().copied();

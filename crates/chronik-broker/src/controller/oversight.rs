@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::broker::Broker;
 
-use super::elections::{Leaving, elections, preferred_elections};
+use super::elections::{Leaving, TopicRules, elections, preferred_elections};
 
 /// How often partitions go back to their preferred leaders, in milliseconds.
 const PREFERRED_LEADERS_MS: u64 = 5_000;
@@ -68,8 +68,7 @@ impl Broker {
         }
         let affairs = Affairs::of(quorum.term, &image);
         if state.settled.as_ref() != Some(&affairs) {
-            let commands =
-                elections(&image, &Leaving::default(), &|topic| self.may_elect_unclean(&image, topic));
+            let commands = elections(&image, &Leaving::default(), &|topic| self.topic_rules(&image, topic));
             if commands.is_empty() {
                 state.settled = Some(affairs);
             } else {
@@ -96,8 +95,16 @@ impl Broker {
         Some(next)
     }
 
+    /// What the configs of a topic say about its leaders.
+    pub(super) fn topic_rules(&self, image: &MetadataImage, topic: &Arc<str>) -> TopicRules {
+        TopicRules {
+            is_unclean_allowed: self.may_elect_unclean(image, topic),
+            min_insync: self.min_insync_replicas(image, topic),
+        }
+    }
+
     /// Whether a topic may be led by a replica that is not in sync.
-    pub(super) fn may_elect_unclean(&self, image: &MetadataImage, topic: &Arc<str>) -> bool {
+    fn may_elect_unclean(&self, image: &MetadataImage, topic: &Arc<str>) -> bool {
         let own = image.config(&ConfigResource::Topic(Arc::clone(topic)), UNCLEAN_ELECTION);
         own.map_or_else(
             || self.configs.values().get(UNCLEAN_ELECTION).is_some_and(|value| value == "true"),

@@ -9,13 +9,15 @@ use chronik_raft::metadata::{
     BrokerImage, CommandBatch, Endpoint, MetadataImage, RegisterBroker, SetClusterId, UnfenceBroker,
 };
 
-use chronik_types::NodeId;
+use chronik_types::{BrokerEpoch, NodeId};
 
 use crate::broker::Broker;
 use crate::connection::Connection;
 
 /// The name of the listener that every broker has.
 const LISTENER: &str = "PLAINTEXT";
+/// No broker is ever registered under it.
+const UNKNOWN_EPOCH: i64 = -1;
 
 impl Broker {
     /// Whether it makes sense to register now: the cluster has its name, or this node is the one to give it.
@@ -28,6 +30,13 @@ impl Broker {
         let image = self.metadata.image();
         let own = image.broker(self.node_id());
         own.is_some_and(|broker| broker.incarnation == self.incarnation && !broker.fenced)
+    }
+
+    /// The epoch of this process's registration, while it stands.
+    pub fn registered_epoch(&self) -> Option<BrokerEpoch> {
+        let image = self.metadata.image();
+        let own = image.broker(self.node_id()).filter(|own| own.incarnation == self.incarnation);
+        own.map(|own| own.epoch)
     }
 
     /// Registers this broker anew where the image shows an earlier life of it: a message of that life that was late has
@@ -71,6 +80,11 @@ impl Broker {
         let endpoints = std::iter::once(endpoint).chain(external).collect();
         let mut registration = RegisterBroker::new(self.node_id(), self.incarnation, endpoints);
         registration.rack.clone_from(&self.config.rack);
+        if self.is_in_cluster() {
+            // A node without others has no better copy of anything.
+            let previous = self.previous_broker_epoch.map_or(UNKNOWN_EPOCH, BrokerEpoch::get);
+            registration.previous_broker_epoch = Some(previous);
+        }
         let mut commands = Vec::new();
         if self.metadata.image().cluster_id().is_none() {
             commands.push(SetClusterId::new(self.random.uuid().to_string()).into());

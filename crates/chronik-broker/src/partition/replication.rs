@@ -125,12 +125,13 @@ impl Partition {
             if known {
                 let mut replicas = self.replicas.lock();
                 let effects = replicas.leader().map_or_else(Effects::default, |leader| {
-                    let changed = leader.changed(now.monotonic, &state.isr, state.partition_epoch);
+                    let changed =
+                        leader.changed(now.monotonic, &state.isr, &state.elr, state.partition_epoch);
                     let entered = leader.membership_changed(now.monotonic, standing);
                     let configured = leader.configure(now.monotonic, standing.settings);
                     let high_watermark =
                         configured.high_watermark.or(entered.high_watermark).or(changed.high_watermark);
-                    Effects { high_watermark, propose: None }
+                    Effects { high_watermark, propose: configured.propose }
                 });
                 (self.follow_up(&mut replicas, effects), Vec::new())
             } else if state.leader_epoch < self.leader_epoch() {
@@ -141,6 +142,7 @@ impl Partition {
                 let term = LeaderTerm {
                     replicas: state.replicas.to_vec(),
                     isr: state.isr.to_vec(),
+                    elr: state.elr.to_vec(),
                     leader_epoch: state.leader_epoch,
                     partition_epoch: state.partition_epoch,
                 };
@@ -335,6 +337,7 @@ impl Partition {
     fn propose(self: &Arc<Self>, proposal: IsrProposal) {
         let mut command =
             UpdateIsr::new(self.topic_id, self.index, &proposal.isr, Some(proposal.partition_epoch))
+                .with_elr(&proposal.elr)
                 .with_broker_epochs(proposal.broker_epochs.iter().copied());
         command.leader_epoch = Some(proposal.leader_epoch.get());
         let partition = Arc::downgrade(self);

@@ -200,13 +200,25 @@ pub struct RegisterBroker {
     /// The rack that the broker stands in (KIP-36).
     #[prost(string, optional, tag = "5")]
     pub rack: Option<String>,
+    /// The epoch under which the broker last wrote what its log directories hold, if nothing of it can have been lost
+    /// since; −1 for none, absent where nobody looked. Where it is not the epoch of the present registration, the broker
+    /// may lack records that it has acknowledged, and leaves every ISR and ELR in which it is not the last (KIP-966).
+    #[prost(int64, optional, tag = "6")]
+    pub previous_broker_epoch: Option<i64>,
 }
 
 impl RegisterBroker {
     /// A registration of this incarnation of a broker, without a rack.
     pub fn new(broker_id: NodeId, incarnation: u128, endpoints: Vec<Endpoint>) -> Self {
         let (incarnation_high, incarnation_low) = split(incarnation);
-        Self { broker_id: broker_id.get(), incarnation_high, incarnation_low, endpoints, rack: None }
+        Self {
+            broker_id: broker_id.get(),
+            incarnation_high,
+            incarnation_low,
+            endpoints,
+            rack: None,
+            previous_broker_epoch: None,
+        }
     }
 
     /// The incarnation as one number.
@@ -345,8 +357,9 @@ impl AssignPartition {
     }
 }
 
-/// Gives a partition a leader, or none, and with it a new leader epoch. The leader comes from the ISR; where the
-/// ISR is still empty, or `unclean` says that it may, from the other replicas, and is then the ISR alone.
+/// Gives a partition a leader, or none, and with it a new leader epoch. The leader comes from the ISR or the ELR; where the
+/// ISR is still empty, or `unclean` says that it may, from the other replicas. Unless it was in the ISR it is then the ISR
+/// alone; where it comes from the ELR, those who were in the ISR are in the ELR with the others.
 #[derive(Clone, PartialEq, Message)]
 pub struct SetPartitionLeader {
     /// The upper half of the topic's id.
@@ -413,6 +426,9 @@ pub struct UpdateIsr {
     /// looked. None of them may have been fenced or have registered anew since (KIP-841, KIP-903).
     #[prost(sint64, repeated, tag = "7")]
     pub broker_epochs: Vec<i64>,
+    /// The eligible leader replicas from now on (KIP-966), none of them in the ISR.
+    #[prost(int32, repeated, tag = "8")]
+    pub elr: Vec<i32>,
 }
 
 impl UpdateIsr {
@@ -432,7 +448,15 @@ impl UpdateIsr {
             partition_epoch: partition_epoch.map(PartitionEpoch::get),
             leader_epoch: None,
             broker_epochs: Vec::new(),
+            elr: Vec::new(),
         }
+    }
+
+    /// The same, with these eligible leader replicas.
+    #[must_use]
+    pub fn with_elr(mut self, elr: &[NodeId]) -> Self {
+        self.elr = elr.iter().map(|node| node.get()).collect();
+        self
     }
 
     /// The same, refused unless each broker of the ISR, in its order, is in service under this registration, or under

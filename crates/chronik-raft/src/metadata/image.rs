@@ -190,6 +190,10 @@ pub struct PartitionImage {
     pub replicas: Arc<[NodeId]>,
     /// META-3: those of them that are in sync. Empty only until the partition gets its first leader.
     pub isr: Arc<[NodeId]>,
+    /// Replicas that have left the ISR when it had fewer than `min.insync.replicas` left, or had fewer afterwards (KIP-966).
+    /// The high watermark stands still while there are any, so that each holds everything below it, and may lead as
+    /// well as those in sync.
+    pub elr: Arc<[NodeId]>,
     /// The leader, one of the ISR.
     pub leader: Option<NodeId>,
     /// Counts the leaders; −1 before the first.
@@ -203,6 +207,17 @@ impl PartitionImage {
     pub(super) fn is_consistent(&self) -> bool {
         self.isr.iter().all(|node| self.replicas.contains(node))
             && self.leader.is_none_or(|leader| self.isr.contains(&leader))
+            && self.elr.iter().all(|node| self.replicas.contains(node) && !self.isr.contains(node))
+    }
+
+    /// The ELR once the ISR is `isr`: nobody while that has at least `min_insync` members (or all replicas), else those
+    /// who were in the ISR or the ELR and are in neither now.
+    pub fn elr_after(&self, isr: &[NodeId], min_insync: usize) -> Vec<NodeId> {
+        if min_insync.min(self.replicas.len()) <= isr.len() {
+            return Vec::new();
+        }
+        let holds = |node: &NodeId| self.isr.contains(node) || self.elr.contains(node);
+        self.replicas.iter().copied().filter(|node| holds(node) && !isr.contains(node)).collect()
     }
 }
 

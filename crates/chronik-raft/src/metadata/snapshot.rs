@@ -134,6 +134,8 @@ struct PartitionMessage {
     leader_epoch: i32,
     #[prost(int32, tag = "5")]
     partition_epoch: i32,
+    #[prost(int32, repeated, tag = "6")]
+    elr: Vec<i32>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -344,6 +346,7 @@ fn topic_message(topic: &TopicImage) -> TopicMessage {
             .map(|partition| PartitionMessage {
                 replicas: numbers(&partition.replicas),
                 isr: numbers(&partition.isr),
+                elr: numbers(&partition.elr),
                 leader: partition.leader.map(NodeId::get),
                 leader_epoch: partition.leader_epoch.get(),
                 partition_epoch: partition.partition_epoch.get(),
@@ -364,6 +367,7 @@ fn topic_from(message: TopicMessage) -> Result<TopicImage, SnapshotError> {
         let partition = PartitionImage {
             replicas,
             isr,
+            elr: partition.elr.iter().copied().map(NodeId).collect(),
             leader: partition.leader.map(NodeId),
             leader_epoch: LeaderEpoch(partition.leader_epoch),
             partition_epoch: PartitionEpoch(partition.partition_epoch),

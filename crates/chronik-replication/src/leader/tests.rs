@@ -24,6 +24,7 @@ fn leader(isr: &[i32], end: i64, high_watermark: i64, min_insync: usize) -> Lead
     let term = LeaderTerm {
         replicas: nodes(&[1, 2, 3]),
         isr: nodes(isr),
+        elr: Vec::new(),
         leader_epoch: LeaderEpoch(4),
         partition_epoch: PartitionEpoch(7),
     };
@@ -71,7 +72,7 @@ fn kip_966_nothing_is_committed_while_too_few_are_in_sync() {
     let effects = fetch(&mut leader, 2, 2, 9);
     let proposal = effects.propose.expect("replica 2 has caught up");
     assert_eq!((proposal.isr, effects.high_watermark), (nodes(&[1, 2]), None));
-    assert_eq!(leader.changed(at(3), &nodes(&[1, 2]), PartitionEpoch(8)), moved(9));
+    assert_eq!(leader.changed(at(3), &nodes(&[1, 2]), &[], PartitionEpoch(8)), moved(9));
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn kip_497_a_replica_on_its_way_out_counts_until_it_is_out() {
     assert_eq!((proposal.isr, proposal.cause), (nodes(&[1, 2]), IsrCause::Lagging(nodes(&[3]))));
     assert_eq!(leader.high_watermark(), Offset(10));
     assert_eq!(leader.check(at(LAG_MS + 3)).propose, None, "one change at a time");
-    assert_eq!(leader.changed(at(LAG_MS + 4), &nodes(&[1, 2]), PartitionEpoch(8)), moved(20));
+    assert_eq!(leader.changed(at(LAG_MS + 4), &nodes(&[1, 2]), &[], PartitionEpoch(8)), moved(20));
 }
 
 #[test]
@@ -168,6 +169,7 @@ fn a_partition_with_few_replicas_needs_all_of_them_at_most() {
     let term = LeaderTerm {
         replicas: nodes(&[1]),
         isr: nodes(&[1]),
+        elr: Vec::new(),
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(0),
     };
@@ -187,7 +189,7 @@ fn a_partition_with_few_replicas_needs_all_of_them_at_most() {
 #[test]
 fn late_news_of_the_partition_changes_nothing() {
     let mut leader = leader(&[1, 2, 3], 10, 10, 1);
-    assert_eq!(leader.changed(at(1), &nodes(&[1]), PartitionEpoch(7)), Effects::default());
+    assert_eq!(leader.changed(at(1), &nodes(&[1]), &[], PartitionEpoch(7)), Effects::default());
     assert_eq!(leader.isr(), nodes(&[1, 2, 3]));
     assert_eq!(leader.refused(at(1), PartitionEpoch(3)), Effects::default());
     assert_eq!(fetch(&mut leader, 1, 9, 10), Effects::default(), "no replica");
@@ -212,4 +214,29 @@ fn kip_107_the_low_watermark_is_that_of_the_live_replicas() {
     leader.membership_changed(at(2), &without(3));
     assert_eq!(leader.low_watermark(Offset(5)), Offset(4));
     assert_eq!(leader.replica(NodeId(2)).and_then(|state| state.log_start_offset), Some(Offset(4)));
+}
+
+#[test]
+fn kip_966_below_the_minimum_those_who_leave_stay_eligible_and_nothing_is_committed() {
+    let mut leader = leader(&[1, 2], 10, 10, 2);
+    leader.appended(at(1), Offset(12));
+    let proposal = leader.check(at(LAG_MS + 1)).propose.expect("replica 2 lags");
+    assert_eq!((proposal.isr, proposal.elr), (nodes(&[1]), nodes(&[2])));
+    let now = at(LAG_MS + 2);
+    assert_eq!(leader.changed(now, &nodes(&[1]), &nodes(&[2]), PartitionEpoch(8)), Effects::default());
+    let settings = LeaderSettings { min_insync: 1, lag_ms_max: LAG_MS };
+    let effects = leader.configure(now, settings);
+    let proposal = effects.propose.expect("one is enough now, and nobody else need be eligible");
+    assert_eq!((effects.high_watermark, proposal.cause), (None, IsrCause::EnoughInSync));
+    assert_eq!((proposal.isr, proposal.elr), (nodes(&[1]), nodes(&[])));
+    assert_eq!(leader.appended(now, Offset(13)), Effects::default(), "not before the metadata log says so");
+    assert_eq!(leader.changed(now, &nodes(&[1]), &[], PartitionEpoch(9)), moved(13));
+}
+
+#[test]
+fn kip_966_enough_in_sync_again_leave_nobody_else_eligible() {
+    let mut leader = leader(&[1], 10, 10, 2);
+    assert_eq!(leader.changed(at(1), &nodes(&[1]), &nodes(&[2]), PartitionEpoch(8)), Effects::default());
+    let proposal = fetch(&mut leader, 2, 3, 10).propose.expect("replica 3 has caught up");
+    assert_eq!((proposal.isr, proposal.elr), (nodes(&[1, 3]), nodes(&[])));
 }

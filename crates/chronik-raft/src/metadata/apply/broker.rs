@@ -39,6 +39,12 @@ impl Draft<'_> {
         {
             return Ok(CommandOutput::BrokerRegistered { epoch: known.epoch });
         }
+        let known_epoch = self.next.brokers.get(&id).map(|known| known.epoch.get());
+        if let (Some(known), Some(previous)) = (known_epoch, command.previous_broker_epoch)
+            && known != previous
+        {
+            self.lose_records_of(id)?;
+        }
         let epoch = BrokerEpoch(i64::try_from(self.next.applied_index.get()).unwrap_or(i64::MAX));
         let broker = BrokerImage {
             id,

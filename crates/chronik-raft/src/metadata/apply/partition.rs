@@ -5,6 +5,7 @@
 //! | `AssignPartition` | none | empty | −1 | 0 |
 //! | `SetPartitionLeader` in the ISR | as told | same | +1 | +1 |
 //! | `SetPartitionLeader`, ISR empty or `unclean` | as told | the leader alone | +1 | +1 |
+//! | `SetPartitionLeader` in the ELR | as told | the leader alone, the others in the ELR | +1 | +1 |
 //! | `SetPartitionLeader` to none | none | same | +1 | +1 |
 //! | `UpdateIsr` | same | as told | same | +1 |
 //!
@@ -47,6 +48,7 @@ impl Draft<'_> {
         topic.partitions.push_back_mut(Arc::new(PartitionImage {
             replicas,
             isr: Arc::new([]),
+            elr: Arc::new([]),
             leader: None,
             leader_epoch: LeaderEpoch::NONE,
             partition_epoch: PartitionEpoch(0),
@@ -75,7 +77,8 @@ impl Draft<'_> {
                         node: leader,
                     });
                 }
-                if !partition.isr.is_empty() && !command.unclean {
+                let is_eligible = partition.elr.contains(&leader);
+                if !partition.isr.is_empty() && !command.unclean && !is_eligible {
                     return Err(CommandError::LeaderNotInSync {
                         topic: topic.to_owned(),
                         partition: index,
@@ -83,6 +86,12 @@ impl Draft<'_> {
                         isr: partition.isr.to_vec(),
                     });
                 }
+                let holds = |node: &NodeId| partition.isr.contains(node) || partition.elr.contains(node);
+                partition.elr = if is_eligible {
+                    partition.replicas.iter().copied().filter(|node| *node != leader && holds(node)).collect()
+                } else {
+                    Arc::new([])
+                };
                 partition.isr = Arc::new([leader]);
             }
             partition.leader = leader;
@@ -128,14 +137,51 @@ impl Draft<'_> {
                 let topic = topic.to_owned();
                 return Err(CommandError::LeaderNotInSync { topic, partition: index, leader, isr });
             }
-            if *partition.isr == *isr {
+            let elr: Vec<NodeId> = command.elr.iter().copied().map(NodeId).collect();
+            if let Some(node) = elr.iter().find(|node| !partition.replicas.contains(node)) {
+                let topic = topic.to_owned();
+                return Err(CommandError::NotReplica { topic, partition: index, node: *node });
+            }
+            if !no_node_twice(&elr) || elr.iter().any(|node| isr.contains(node)) {
+                let topic = topic.to_owned();
+                return Err(CommandError::InvalidIsr { topic, partition: index, isr: command.isr.clone() });
+            }
+            if *partition.isr == *isr && *partition.elr == *elr {
                 return Ok(false);
             }
+            partition.elr = elr.into();
             // Usually all replicas are in sync, and one list in memory serves for both.
             partition.isr =
                 if *partition.replicas == *isr { Arc::clone(&partition.replicas) } else { isr.into() };
             Ok(true)
         })
+    }
+
+    /// Takes a broker that may have lost records out of every ISR and ELR, and from every lead (KIP-966). Where it is the
+    /// last that is known to have had everything, it stays: it is the last known leader, and there is nobody better.
+    pub(super) fn lose_records_of(&mut self, node: NodeId) -> Result<(), CommandError> {
+        let is_concerned =
+            |state: &Arc<PartitionImage>| state.isr.contains(&node) || state.elr.contains(&node);
+        let concerned: Vec<(TopicId, Vec<PartitionIndex>)> = self
+            .base
+            .topics()
+            .map(|topic| {
+                let partitions = topic.partitions().filter(|(_, state)| is_concerned(state));
+                (topic.id, partitions.map(|(index, _)| index).collect::<Vec<_>>())
+            })
+            .filter(|(_, partitions)| !partitions.is_empty())
+            .collect();
+        for (topic_id, partitions) in concerned {
+            for index in partitions {
+                self.change_partition(topic_id, index, None, |topic, partition| {
+                    lose_replica(partition, node).ok_or_else(|| CommandError::EpochExhausted {
+                        topic: topic.to_owned(),
+                        partition: index,
+                    })
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs `change` on a partition at the partition epoch meant, and counts it where it changed something.
@@ -170,6 +216,33 @@ impl Draft<'_> {
         }
         Ok(CommandOutput::Done)
     }
+}
+
+/// Whether that changes anything; `None` where the partition has run out of leader epochs.
+fn lose_replica(partition: &mut PartitionImage, node: NodeId) -> Option<bool> {
+    let others = |nodes: &[NodeId]| -> Arc<[NodeId]> {
+        nodes.iter().copied().filter(|other| *other != node).collect()
+    };
+    let mut changed = partition.elr.contains(&node);
+    partition.elr = others(&partition.elr);
+    if partition.isr.contains(&node) {
+        let in_sync = others(&partition.isr);
+        if !in_sync.is_empty() {
+            partition.isr = in_sync;
+            changed = true;
+        } else if !partition.elr.is_empty() {
+            // They hold what it held, and one of them leads as soon as it is in service.
+            partition.isr = std::mem::replace(&mut partition.elr, Arc::new([]));
+            changed = true;
+        }
+    }
+    if partition.leader == Some(node) {
+        // Also where it stays: what it writes from now on is another epoch's.
+        partition.leader = None;
+        partition.leader_epoch = LeaderEpoch(partition.leader_epoch.get().checked_add(1)?);
+        changed = true;
+    }
+    Some(changed)
 }
 
 /// Lists of replicas are short, and a set is cheap enough for those that are not.

@@ -443,3 +443,78 @@ fn kip_841_a_broker_that_is_about_to_stop_enters_no_isr_until_it_registers_anew(
     assert!(image.broker(NodeId(3)).unwrap().is_active());
     accept(&image, vec![back.into()]);
 }
+
+/// Registers broker `id` anew, with logs that were last written under `previous`.
+fn register_again(id: i32, incarnation: u128, previous: i64) -> Command {
+    let Some(CommandKind::RegisterBroker(mut command)) = register(id, incarnation).kind else {
+        unreachable!()
+    };
+    command.previous_broker_epoch = Some(previous);
+    command.into()
+}
+
+fn elr_of(image: &MetadataImage, index: i32) -> Vec<i32> {
+    partition(image, index).elr.iter().map(|node| node.get()).collect()
+}
+
+fn isr_of(image: &MetadataImage, index: i32) -> Vec<i32> {
+    partition(image, index).isr.iter().map(|node| node.get()).collect()
+}
+
+#[test]
+fn kip_966_the_elr_is_told_with_the_isr_and_leads_like_it() {
+    let image = orders();
+    let image = accept(&image, vec![isr(0, &[1], None).with_elr(&nodes(&[2])).into()]);
+    assert_eq!((isr_of(&image, 0), elr_of(&image, 0)), (vec![1], vec![2]));
+    assert!(matches!(
+        refuse(&image, isr(0, &[1], None).with_elr(&nodes(&[1]))),
+        CommandError::InvalidIsr { .. }
+    ));
+    assert!(matches!(
+        refuse(&image, isr(0, &[1], None).with_elr(&nodes(&[9]))),
+        CommandError::NotReplica { .. }
+    ));
+    assert!(matches!(refuse(&image, lead(0, Some(3))), CommandError::LeaderNotInSync { .. }));
+    let elected = accept(&image, vec![lead(0, Some(2)).into()]);
+    assert_eq!((isr_of(&elected, 0), elr_of(&elected, 0)), (vec![2], vec![1]), "both have everything");
+    let unclean = SetPartitionLeader { unclean: true, ..lead(0, Some(3)) };
+    let lost = accept(&image, vec![unclean.into()]);
+    assert_eq!((isr_of(&lost, 0), elr_of(&lost, 0)), (vec![3], vec![]), "nobody is known to have more");
+    let before = partition(&image, 0).partition_epoch;
+    let whole = accept(&image, vec![isr(0, &[1], None).into()]);
+    assert_eq!(elr_of(&whole, 0), []);
+    assert_eq!(partition(&whole, 0).partition_epoch.get(), before.get() + 1);
+}
+
+#[test]
+fn kip_966_a_broker_that_may_have_lost_records_leaves_every_isr_and_elr() {
+    let image = orders();
+    let image = accept(&image, vec![isr(1, &[2], None).with_elr(&nodes(&[1])).into()]);
+    let epoch = image.broker(NodeId(1)).unwrap().epoch.get();
+    let clean = accept(&image, vec![register_again(1, 50, epoch)]);
+    assert_eq!((isr_of(&clean, 0), elr_of(&clean, 1)), (vec![1, 2, 3], vec![1]), "its records are all there");
+    assert_eq!(partition(&clean, 0).leader, Some(NodeId(1)));
+    for previous in [-1, epoch - 1, epoch + 1] {
+        let image = accept(&image, vec![register_again(1, 50, previous)]);
+        assert_eq!((isr_of(&image, 0), elr_of(&image, 1)), (vec![2, 3], vec![]));
+        assert_eq!(partition(&image, 0).leader, None);
+        assert_eq!(partition(&image, 0).leader_epoch, LeaderEpoch(1));
+        assert_eq!(partition(&image, 1).leader, Some(NodeId(2)));
+        // The process that has told it once may tell it again.
+        let again = accept(&image, vec![register_again(1, 50, previous)]);
+        assert_eq!(partition(&again, 0), partition(&image, 0));
+    }
+}
+
+#[test]
+fn kip_966_the_last_in_sync_that_may_have_lost_records_gives_way_to_the_elr() {
+    let image = orders();
+    let image = accept(&image, vec![isr(0, &[1], None).with_elr(&nodes(&[3])).into()]);
+    let given = accept(&image, vec![register_again(1, 50, -1)]);
+    assert_eq!((isr_of(&given, 0), elr_of(&given, 0)), (vec![3], vec![]));
+    assert_eq!(partition(&given, 0).leader, None);
+    let alone = accept(&image, vec![isr(0, &[1], None).into()]);
+    let kept = accept(&alone, vec![register_again(1, 50, -1)]);
+    assert_eq!(isr_of(&kept, 0), [1], "there is nobody better");
+    assert_eq!(partition(&kept, 0).leader, None, "what it writes from now on is another epoch's");
+}

@@ -1,0 +1,85 @@
+//! What a node's last process left behind: whether the logs can have lost what they acknowledged.
+//!
+//! A broker keeps the epoch of its registration beside its logs. It tells that epoch when it registers anew, unless the
+//! machine has started again without the logs having been closed in good order: what was not synced is gone then, and the
+//! cluster must not count on this node's copies (KIP-966). A process that was killed on a machine that went on has lost
+//! nothing. Whatever is missing, unreadable or of another registration counts as a loss.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chronik_disk::Disk;
+use chronik_types::BrokerEpoch;
+
+/// The file, in the data directory. No partition's directory can have this name.
+const FILE: &str = "registration";
+/// What the first line says.
+const VERSION: &str = "version=1";
+
+/// The record of this node's registration.
+#[derive(Clone)]
+pub(crate) struct LastLife {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    boot_id: String,
+}
+
+impl LastLife {
+    /// The record in a data directory, on a machine that calls this boot so (empty where it does not say: then every
+    /// start counts as a boot).
+    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
+        Self { disk, path: dir.join(FILE), boot_id }
+    }
+
+    /// The epoch under which the logs were last written, if nothing of them can have been lost since.
+    pub(crate) fn epoch(&self) -> Option<BrokerEpoch> {
+        let text = String::from_utf8(self.disk.read_file(&self.path).ok()?).ok()?;
+        let mut lines = text.lines();
+        if lines.next() != Some(VERSION) {
+            return None;
+        }
+        let epoch = lines.next()?.strip_prefix("broker.epoch=")?.parse().ok().map(BrokerEpoch)?;
+        let boot_id = lines.next()?.strip_prefix("boot.id=")?;
+        let is_clean = lines.next()?.strip_prefix("clean=")? == "true";
+        let is_same_boot = !boot_id.is_empty() && boot_id == self.boot_id;
+        // The last line shows that the file is whole.
+        (lines.next() == Some("end") && (is_clean || is_same_boot)).then_some(epoch)
+    }
+
+    /// Notes the registration under which the logs are written from now on, or were when they were closed.
+    pub(crate) fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
+        let boot_id = &self.boot_id;
+        let text = format!("{VERSION}\nbroker.epoch={epoch}\nboot.id={boot_id}\nclean={is_clean}\nend\n");
+        self.disk.replace_file(&self.path, text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_disk::SimDisk;
+
+    use super::*;
+
+    #[test]
+    fn only_a_whole_record_of_this_boot_or_of_a_clean_end_counts() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        let dir = Path::new("/data");
+        disk.create_dir_all(dir).unwrap();
+        let on = |boot: &str| LastLife::new(Arc::clone(&disk), dir, boot.to_owned());
+        assert_eq!(on("a").epoch(), None, "there is none");
+        on("a").note(BrokerEpoch(7), false).unwrap();
+        assert_eq!(on("a").epoch(), Some(BrokerEpoch(7)), "the process was killed");
+        assert_eq!(on("b").epoch(), None, "the machine has started again");
+        on("b").note(BrokerEpoch(9), true).unwrap();
+        assert_eq!(on("c").epoch(), Some(BrokerEpoch(9)), "it was closed before that");
+        on("").note(BrokerEpoch(9), false).unwrap();
+        assert_eq!(on("").epoch(), None, "boots cannot be told apart");
+        on("a").note(BrokerEpoch(11), false).unwrap();
+        let whole = disk.read_file(&dir.join(FILE)).unwrap();
+        for len in 0..whole.len() - 1 {
+            disk.replace_file(&dir.join(FILE), &whole[..len]).unwrap();
+            assert_eq!(on("a").epoch(), None, "cut off after {len} bytes");
+        }
+    }
+}
