@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import signal
 import sys
 import threading
@@ -251,6 +252,36 @@ def all_three_are_killed_at_once() -> None:
         replicas_are_the_same(cluster, "all")
 
 
+def all_three_are_killed_and_the_machine_of_one_has_lost_power() -> None:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
+        started(cluster, "tail")
+        with Load(cluster, "tail") as load:
+            load.wait_for_more(300)
+            victim = leader_of(cluster, "tail", 0)
+            for node in cluster.nodes:
+                node.kill()
+            lose_power(victim, "tail")
+            for node in cluster.nodes:
+                node.spawn()
+            cluster.wait_until_ready()
+            load.wait_for_more()
+            all_in_sync(cluster, "tail")
+            load.check()
+        replicas_are_the_same(cluster, "tail")
+
+
+def lose_power(node: Node, topic: str) -> None:
+    """What a killed node's disk holds when the machine has started again: the tail of a log was never synced."""
+    data = node.directory / f"chronik-data-{node.node_id}"
+    registration = data / "registration"
+    told = registration.read_text()
+    expect("the boot is noted", "boot.id=" in told, True)
+    registration.write_text(re.sub("boot.id=.*", "boot.id=the-one-before", told))
+    newest = max((data / f"{topic}-0").glob("*.log"))
+    with newest.open("r+b") as segment:
+        segment.truncate(newest.stat().st_size // 2)
+
+
 def a_leader_that_sleeps_is_fenced_and_acknowledges_nothing() -> None:
     with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "asleep")
@@ -288,6 +319,7 @@ CASES: list[Callable[[], None]] = [
     leaders_that_are_killed_are_replaced_and_nothing_is_lost,
     two_of_three_are_killed_and_writes_wait,
     all_three_are_killed_at_once,
+    all_three_are_killed_and_the_machine_of_one_has_lost_power,
     a_leader_that_sleeps_is_fenced_and_acknowledges_nothing,
     nodes_that_are_stopped_one_by_one_lose_nothing,
 ]

@@ -187,6 +187,9 @@ impl Broker {
         self.topics.apply(self, image, delta, broker_configs_changed);
         self.follow_image(image, delta);
         self.groups.apply(self, delta);
+        if !delta.configs_changed.is_empty() {
+            self.oversight.look_again();
+        }
     }
 
     /// What clients have written and read, by topic and in all.

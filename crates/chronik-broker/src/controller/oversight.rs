@@ -54,6 +54,13 @@ impl Affairs {
     }
 }
 
+impl Oversight {
+    /// Configs have changed, and with them perhaps who may lead.
+    pub(crate) fn look_again(&self) {
+        self.0.lock().settled = None;
+    }
+}
+
 impl Broker {
     /// Sees to it that partitions are led by brokers in service; says when to look again.
     pub(super) fn oversee(self: &Arc<Self>, now: Now) -> Option<MonotonicMs> {

@@ -11,13 +11,14 @@ use chronik_protocol::messages::{
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{
-    AssignPartition, BeginControlledShutdown, Command, CommandBatch, CreateTopic, FenceBroker,
-    SetPartitionLeader, UpdateIsr,
+    AssignPartition, BeginControlledShutdown, Command, CommandBatch, ConfigResource, CreateTopic,
+    FenceBroker, SetConfig, SetPartitionLeader, UpdateIsr,
 };
 use chronik_replication::FollowerFetch;
 use chronik_types::{BrokerEpoch, ErrorCode, NodeId, Offset, PartitionIndex, TimestampMs, TopicId};
 
 use super::{Fixture, Pending, code, response};
+use crate::config::{BrokerConfig, ClusterNode};
 
 const TOPIC: TopicId = TopicId(7);
 const INDEX: PartitionIndex = PartitionIndex(0);
@@ -30,7 +31,9 @@ fn apply(fixture: &Fixture, commands: Vec<Command>) {
 
 /// This broker leads `shared-0`, and brokers 2 and 3 follow it.
 fn three_brokers() -> Fixture {
-    let fixture = Fixture::new();
+    let node = |id: i32| ClusterNode { id: NodeId(id), host: "h".to_owned(), raft_port: 1 };
+    let config = BrokerConfig { cluster_nodes: [1, 2, 3].map(node).to_vec(), ..Default::default() };
+    let fixture = Fixture::with_config(config);
     fixture.add_broker(2, false);
     fixture.add_broker(3, false);
     let replicas = [1, 2, 3].map(NodeId);
@@ -305,4 +308,29 @@ fn kip_460_an_unclean_election_is_for_partitions_without_a_leader() {
     let answer = elect(&fixture, 2, 7, Some(shared));
     assert_eq!(code(answer.error_code), ErrorCode::InvalidRequest);
     assert_eq!(codes(&answer), [("shared", 0, ErrorCode::InvalidRequest)]);
+}
+
+#[test]
+fn kip_106_a_topic_that_comes_to_allow_it_is_led_by_whoever_is_in_service() {
+    let fixture = three_brokers();
+    apply(
+        &fixture,
+        vec![
+            SetPartitionLeader::new(TOPIC, INDEX, Some(NodeId(2))).into(),
+            UpdateIsr::new(TOPIC, INDEX, &[NodeId(2)], None).into(),
+            FenceBroker::new(NodeId(2), None).into(),
+        ],
+    );
+    let oversee = || {
+        let now = fixture.broker.clock.now();
+        fixture.broker.run_controller(now);
+        fixture.broker.run_controller(now);
+    };
+    oversee();
+    assert_eq!(leader(&fixture), None, "broker 2 alone has everything");
+    let resource = ConfigResource::Topic("shared".into());
+    let name = "unclean.leader.election.enable";
+    apply(&fixture, vec![SetConfig::new(&resource, name, Some("true".to_owned())).into()]);
+    oversee();
+    assert_eq!(leader(&fixture), Some(1));
 }
