@@ -8,7 +8,7 @@ skipped_count=0
 # Run one unit: one line with its outcome, and the end of its log if it failed.
 run_unit() {
     local name=$1 log="$LOGS/$1.log" started=$SECONDS code=0
-    if [ "$BROKER" = kafka ] && [[ $name = crash || $name = cluster-* || $name = metrics || $name = docker ]]; then
+    if [ "$BROKER" = kafka ] && [[ $name = crash || $name = chaos || $name = cluster-* || $name = metrics || $name = docker ]]; then
         skipped_count=$((skipped_count + 1))
         echo "SKIP $name (it starts and kills Chronik's own nodes)"
         return
@@ -76,7 +76,7 @@ execute_unit() {
             "$python/tools/bin/ruff" check --no-cache tests
             "$python/tools/bin/ruff" format --no-cache --check tests
             # The clients' packages are in environments of their own.
-            "$python/tools/bin/mypy" --cache-dir "$CACHE/mypy" --disable-error-code import-not-found tests/lib tests/crash/*.py tests/cluster/*.py
+            "$python/tools/bin/mypy" --cache-dir "$CACHE/mypy" --disable-error-code import-not-found tests/lib tests/crash/*.py tests/cluster/*.py tests/chaos/*.py
             test -z "$(gofmt -l $clients/go)"
             cargo fmt --check --manifest-path $clients/rust/Cargo.toml
             ;;
@@ -129,6 +129,16 @@ execute_unit() {
         dump-log)
             install_kafka
             timeout 600 python3 tests/lib/dumplog.py "$RUNS"
+            ;;
+        chaos-checker) PYTHONPATH=$PYTHONPATH:tests/chaos python3 -m unittest discover -s tests/chaos -p 'test_*.py' ;;
+        chaos)
+            install_kafka
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            install_apt ip iproute2
+            install_apt iptables iptables
+            timeout --kill-after=30 1200 python3 tests/chaos/run.py --binary "$BINARY" --venvs "$python" --libs "$KAFKA_LIBS" \
+                --faults "$CHAOS_FAULTS"
             ;;
         crash-checker) python3 -m unittest discover -s tests/crash -p 'test_*.py' ;;
         crash)

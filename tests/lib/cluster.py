@@ -241,6 +241,9 @@ class Cluster:
         """Start all nodes and wait until each of them answers."""
         for node in self.nodes:
             node.spawn()
+        for node in self.nodes:
+            # One that has ended by itself is not overlooked.
+            node.wait_until_ready()
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
