@@ -319,7 +319,9 @@ impl Leader {
         self.elr = in_order(&self.replicas, elr);
         // Whatever was proposed compared an epoch that has passed: it was this change, or can never take effect.
         self.pending = None;
-        self.advanced(now)
+        // The controller may know of a larger minimum.
+        let propose = self.settle_elr();
+        Effects { propose, ..self.advanced(now) }
     }
 
     /// What was proposed was refused, and will never take effect.

@@ -47,6 +47,11 @@ impl LastLife {
         (lines.next() == Some("end") && (is_clean || is_same_boot)).then_some(epoch)
     }
 
+    /// From now on the logs may lack something.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        self.disk.remove_file(&self.path)
+    }
+
     /// Notes the registration under which the logs are written from now on, or were when they were closed.
     pub(crate) fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
         let boot_id = &self.boot_id;
@@ -73,6 +78,8 @@ mod tests {
         assert_eq!(on("b").epoch(), None, "the machine has started again");
         on("b").note(BrokerEpoch(9), true).unwrap();
         assert_eq!(on("c").epoch(), Some(BrokerEpoch(9)), "it was closed before that");
+        on("c").forget().unwrap();
+        assert_eq!(on("c").epoch(), None);
         on("").note(BrokerEpoch(9), false).unwrap();
         assert_eq!(on("").epoch(), None, "boots cannot be told apart");
         on("a").note(BrokerEpoch(11), false).unwrap();

@@ -221,7 +221,11 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         leaving,
         workers,
         shut_down: Box::new(move |now| {
-            logs.shutdown(now)?;
+            if let Err(error) = logs.shutdown(now) {
+                // What could not be synced may be gone from memory too by the time of the next start.
+                last_life.forget()?;
+                return Err(error.into());
+            }
             if let Some(epoch) = stopped.registered_epoch() {
                 last_life.note(epoch, true)?;
             }

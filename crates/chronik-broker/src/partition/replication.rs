@@ -131,7 +131,7 @@ impl Partition {
                     let configured = leader.configure(now.monotonic, standing.settings);
                     let high_watermark =
                         configured.high_watermark.or(entered.high_watermark).or(changed.high_watermark);
-                    Effects { high_watermark, propose: configured.propose }
+                    Effects { high_watermark, propose: changed.propose.or(configured.propose) }
                 });
                 (self.follow_up(&mut replicas, effects), Vec::new())
             } else if state.leader_epoch < self.leader_epoch() {
@@ -156,7 +156,12 @@ impl Partition {
                     standing.settings,
                 );
                 // Alone in sync, it has committed what it has.
-                let effects = leader.appended(now.monotonic, end);
+                let appended = leader.appended(now.monotonic, end);
+                let configured = leader.configure(now.monotonic, standing.settings);
+                let effects = Effects {
+                    high_watermark: configured.high_watermark.or(appended.high_watermark),
+                    propose: configured.propose,
+                };
                 let mut replicas = self.replicas.lock();
                 let waiting = replicas.begin(Role::Leader(Box::new(leader)), end);
                 self.leader_epoch.store(state.leader_epoch.get(), Ordering::Release);

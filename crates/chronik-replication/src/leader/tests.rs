@@ -240,3 +240,17 @@ fn kip_966_enough_in_sync_again_leave_nobody_else_eligible() {
     let proposal = fetch(&mut leader, 2, 3, 10).propose.expect("replica 3 has caught up");
     assert_eq!((proposal.isr, proposal.elr), (nodes(&[1, 3]), nodes(&[])));
 }
+
+#[test]
+fn kip_966_a_leader_with_enough_in_sync_does_not_wait_for_the_next_look() {
+    let mut leader = leader(&[1, 2], 10, 10, 1);
+    leader.appended(at(1), Offset(12));
+    let effects = leader.changed(at(LAG_MS + 2), &nodes(&[1]), &nodes(&[2]), PartitionEpoch(8));
+    assert_eq!(effects.high_watermark, None);
+    let proposal = effects.propose.expect("the controller knew of a larger minimum");
+    assert_eq!(
+        (proposal.isr, proposal.elr, proposal.cause),
+        (nodes(&[1]), nodes(&[]), IsrCause::EnoughInSync)
+    );
+    assert_eq!(leader.changed(at(LAG_MS + 3), &nodes(&[1]), &[], PartitionEpoch(9)), moved(12));
+}
