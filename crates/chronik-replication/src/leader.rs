@@ -129,6 +129,12 @@ impl Progress {
     fn is_eligible(&self) -> bool {
         self.live_epoch.is_some_and(|live| self.broker_epoch.is_none_or(|told| told == live))
     }
+
+    /// Whether a fetch comes from an earlier life of the broker than the last one that is known here. Later lives have
+    /// larger epochs.
+    fn is_before(&self, broker_epoch: Option<BrokerEpoch>) -> bool {
+        broker_epoch.is_some_and(|told| told < self.broker_epoch.max(self.live_epoch).unwrap_or(told))
+    }
 }
 
 /// One partition that this node leads, in one leader epoch.
@@ -275,10 +281,14 @@ impl Leader {
         self.advanced(now)
     }
 
-    /// A follower has asked for records. A node that is no replica changes nothing.
+    /// A follower has asked for records. A node that is no replica changes nothing, and neither does a fetch that was on
+    /// its way for longer than the process that sent it lived: what that one held may be gone (KIP-903).
     pub fn fetched(&mut self, now: MonotonicMs, fetch: FollowerFetch) -> Effects {
         let leader_end = self.log_end_offset;
         let Some(progress) = self.followers.get_mut(&fetch.node) else { return Effects::default() };
+        if progress.is_before(fetch.broker_epoch) {
+            return Effects::default();
+        }
         if fetch.fetch_offset >= leader_end {
             progress.caught_up_at = progress.caught_up_at.max(Some(now));
         } else if fetch.fetch_offset >= progress.leader_end_then {

@@ -136,6 +136,38 @@ fn kip_841_and_903_a_replica_that_is_fenced_or_reborn_does_not_enter() {
     assert!(fetch(&mut leader, 3, 3, 10).propose.is_some());
 }
 
+/// Replication points 1 and 5: a fetch that was delayed on its way must not speak for a log that came after it.
+#[test]
+fn kip_903_a_fetch_of_an_earlier_life_acknowledges_nothing() {
+    let reborn =
+        |node: NodeId| all(node).map(|epoch| if node == NodeId(2) { BrokerEpoch(25) } else { epoch });
+    let mut leader = leader(&[1, 2, 3], 10, 10, 1);
+    leader.appended(at(1), Offset(20));
+    fetch(&mut leader, 1, 3, 20);
+    let of_new_life = FollowerFetch {
+        node: NodeId(2),
+        broker_epoch: Some(BrokerEpoch(25)),
+        fetch_offset: Offset(10),
+        log_start_offset: Offset(0),
+    };
+    // The image may tell of the new life before its first fetch does, or after it.
+    for is_told_first in [true, false] {
+        let mut leader = leader.clone();
+        if is_told_first {
+            leader.membership_changed(at(2), &reborn);
+        }
+        leader.fetched(at(2), of_new_life);
+        assert_eq!(fetch(&mut leader, 3, 2, 20), Effects::default(), "replica 2 has lost these");
+        leader.membership_changed(at(3), &reborn);
+        assert_eq!(leader.high_watermark(), Offset(10));
+        let caught_up = FollowerFetch { fetch_offset: Offset(20), ..of_new_life };
+        assert_eq!(leader.fetched(at(4), caught_up), moved(20));
+    }
+    leader.membership_changed(at(2), &reborn);
+    assert_eq!(fetch(&mut leader, 3, 2, 20), Effects::default(), "before the new life has said anything");
+    assert_eq!(leader.high_watermark(), Offset(10));
+}
+
 #[test]
 fn kip_207_a_new_leader_is_settled_once_its_own_start_is_committed() {
     let mut leader = leader(&[1, 2], 10, 4, 1);
