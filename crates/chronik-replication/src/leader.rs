@@ -19,6 +19,9 @@ pub struct LeaderTerm {
     pub isr: Vec<NodeId>,
     /// The eligible leader replicas (KIP-966).
     pub elr: Vec<NodeId>,
+    /// Whether this node, or a leader before it, was elected although it may lack records, and none has told yet that it
+    /// has made do with what it has (KIP-704).
+    pub is_recovering: bool,
     /// The epoch in which this node leads.
     pub leader_epoch: LeaderEpoch,
     /// Counts the changes of the partition; proposals compare it.
@@ -68,6 +71,8 @@ pub enum IsrCause {
     EnoughInSync,
     /// These replicas have not been at the log's end for longer than `replica.lag.time.max.ms`.
     Lagging(Vec<NodeId>),
+    /// The leader goes on with what it has, after an election that may have lost records.
+    Recovered,
 }
 
 /// A change of the ISR, to be proposed to the metadata log. One is under way at a time (KIP-497).
@@ -84,7 +89,7 @@ pub struct IsrProposal {
     pub leader_epoch: LeaderEpoch,
     /// The partition epoch that it must meet.
     pub partition_epoch: PartitionEpoch,
-    /// Why.
+    /// Why. [`IsrCause::Recovered`] ends the partition's recovery.
     pub cause: IsrCause,
 }
 
@@ -148,6 +153,7 @@ pub struct Leader {
     replicas: Vec<NodeId>,
     isr: Vec<NodeId>,
     elr: Vec<NodeId>,
+    is_recovering: bool,
     pending: Option<IsrProposal>,
     followers: BTreeMap<NodeId, Progress>,
     log_end_offset: Offset,
@@ -190,6 +196,7 @@ impl Leader {
             epoch_start_offset: log_end_offset,
             isr: in_order(&term.replicas, &term.isr),
             elr: in_order(&term.replicas, &term.elr),
+            is_recovering: term.is_recovering,
             replicas: term.replicas.clone(),
             pending: None,
             followers,
@@ -263,7 +270,7 @@ impl Leader {
     /// The settings have changed.
     pub fn configure(&mut self, now: MonotonicMs, settings: LeaderSettings) -> Effects {
         self.settings = settings;
-        let propose = self.settle_elr();
+        let propose = self.settle();
         Effects { propose, ..self.advanced(now) }
     }
 
@@ -308,29 +315,25 @@ impl Leader {
     pub fn check(&mut self, now: MonotonicMs) -> Effects {
         let mut effects = self.advanced(now);
         if self.pending.is_none() {
-            effects.propose = self.shrink(now).or_else(|| self.settle_elr());
+            effects.propose = self.shrink(now).or_else(|| self.settle());
         }
         effects
     }
 
-    /// The metadata image has this partition, in the leader epoch in which this node leads, in a newer state.
-    pub fn changed(
-        &mut self,
-        now: MonotonicMs,
-        isr: &[NodeId],
-        elr: &[NodeId],
-        partition_epoch: PartitionEpoch,
-    ) -> Effects {
-        if partition_epoch <= self.partition_epoch {
+    /// The metadata image has this partition, in the leader epoch in which this node leads, in another state. One that is
+    /// not newer changes nothing.
+    pub fn changed(&mut self, now: MonotonicMs, term: &LeaderTerm) -> Effects {
+        if term.partition_epoch <= self.partition_epoch {
             return Effects::default();
         }
-        self.partition_epoch = partition_epoch;
-        self.isr = in_order(&self.replicas, isr);
-        self.elr = in_order(&self.replicas, elr);
+        self.partition_epoch = term.partition_epoch;
+        self.isr = in_order(&self.replicas, &term.isr);
+        self.elr = in_order(&self.replicas, &term.elr);
+        self.is_recovering = term.is_recovering;
         // Whatever was proposed compared an epoch that has passed: it was this change, or can never take effect.
         self.pending = None;
         // The controller may know of a larger minimum.
-        let propose = self.settle_elr();
+        let propose = self.settle();
         Effects { propose, ..self.advanced(now) }
     }
 
@@ -350,7 +353,7 @@ impl Leader {
     }
 
     fn expand(&mut self, node: NodeId) -> Option<IsrProposal> {
-        if self.pending.is_some() || self.isr.contains(&node) || !self.may_enter(node) {
+        if self.pending.is_some() || self.is_recovering || self.isr.contains(&node) || !self.may_enter(node) {
             return None;
         }
         let mut isr = self.isr.clone();
@@ -384,8 +387,12 @@ impl Leader {
             && progress.caught_up_at.is_none_or(|at| now.since_ms(at) > self.settings.lag_ms_max)
     }
 
-    /// Clears the ELR once enough are in sync; before that is so in the metadata log nothing more is committed.
-    fn settle_elr(&mut self) -> Option<IsrProposal> {
+    /// Ends a recovery; until that is so in the metadata log nobody enters the ISR. Clears the ELR once enough are in sync;
+    /// before that is so in the metadata log nothing more is committed.
+    fn settle(&mut self) -> Option<IsrProposal> {
+        if self.is_recovering && self.pending.is_none() {
+            return Some(self.propose(self.isr.clone(), IsrCause::Recovered));
+        }
         let is_due = self.pending.is_none() && !self.elr.is_empty() && self.has_enough_in_sync();
         is_due.then(|| self.propose(self.isr.clone(), IsrCause::EnoughInSync))
     }
