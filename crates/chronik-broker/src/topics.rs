@@ -238,6 +238,12 @@ impl Broker {
         )
     }
 
+    /// How many records the replica of a partition lacks that is furthest behind, where this broker leads it and it has
+    /// been asked for.
+    pub fn replica_lag_max(&self, topic: &TopicImage, index: PartitionIndex) -> Option<u64> {
+        self.topics.get(topic.id, index)?.replica_lag_max()
+    }
+
     /// How many replicas of a topic's partitions must be in sync for `acks=all`.
     pub fn min_insync_replicas_of(&self, image: &MetadataImage, topic: &TopicImage) -> usize {
         self.min_insync_replicas(image, &topic.name)

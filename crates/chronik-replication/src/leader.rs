@@ -257,6 +257,22 @@ impl Leader {
         })
     }
 
+    /// How many records the replica lacks that is furthest behind. One that has said nothing in this epoch has what is
+    /// committed if it is in sync, and nothing otherwise, as far as is known.
+    pub fn replica_lag_max(&self) -> u64 {
+        let end_of = |node: &NodeId, progress: &Progress| {
+            let least = if self.isr.contains(node) { self.high_watermark } else { Offset::ZERO };
+            progress.log_end_offset.unwrap_or(least)
+        };
+        let furthest = self
+            .followers
+            .iter()
+            .map(|(node, progress)| end_of(node, progress))
+            .min()
+            .unwrap_or(self.log_end_offset);
+        u64::try_from(self.log_end_offset.get().saturating_sub(furthest.get())).unwrap_or(0)
+    }
+
     /// The smallest log start of all live replicas: what DeleteRecords has reached (KIP-107). Replicas that have
     /// said nothing yet hold it back to 0.
     pub fn low_watermark(&self, own_log_start_offset: Offset) -> Offset {

@@ -334,6 +334,11 @@ impl Partition {
         self.replicas.lock().leader().is_some_and(|leader| leader.is_settled())
     }
 
+    /// How many records the replica lacks that is furthest behind, where this broker leads.
+    pub(crate) fn replica_lag_max(&self) -> Option<u64> {
+        self.replicas.lock().leader().map(|leader| leader.replica_lag_max())
+    }
+
     /// Whether any other broker holds a replica.
     pub(crate) fn is_replicated(&self) -> bool {
         self.replicas.lock().leader().is_some_and(|leader| leader.is_replicated())

@@ -243,6 +243,18 @@ fn late_news_of_the_partition_changes_nothing() {
 }
 
 #[test]
+fn the_lag_is_that_of_the_replica_furthest_behind() {
+    let mut leader = leader(&[1, 2], 10, 6, 1);
+    assert_eq!(leader.replica_lag_max(), 10, "nothing is known of replica 3");
+    fetch(&mut leader, 1, 3, 8);
+    assert_eq!(leader.replica_lag_max(), 4, "replica 2 is in sync");
+    fetch(&mut leader, 2, 2, 10);
+    assert_eq!(leader.replica_lag_max(), 2);
+    fetch(&mut leader, 3, 3, 10);
+    assert_eq!(leader.replica_lag_max(), 0);
+}
+
+#[test]
 fn kip_107_the_low_watermark_is_that_of_the_live_replicas() {
     let mut leader = leader(&[1, 2, 3], 10, 10, 1);
     assert_eq!(leader.low_watermark(Offset(5)), Offset(0));
