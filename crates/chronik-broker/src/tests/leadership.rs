@@ -458,3 +458,21 @@ fn check_unclean_by_config(is_of_topic: bool) {
     let elected = if is_of_topic { allow(&topic, Some("true")) } else { allow(&topic, None) };
     assert_eq!(elected, Some(1), "of the topic: {is_of_topic}");
 }
+
+/// Replication point 7: an election may be planned before its winner is fenced, and applied afterwards.
+#[test]
+fn kip_966_a_leader_that_was_fenced_before_it_was_elected_is_replaced() {
+    let fixture = three_brokers();
+    let oversee = || {
+        let now = fixture.broker.clock.now();
+        fixture.broker.run_controller(now);
+        fixture.broker.run_controller(now);
+    };
+    let command = UpdateIsr::new(TOPIC, INDEX, &[NodeId(1)], None).with_elr(&[NodeId(3)]);
+    apply(&fixture, vec![command.into(), FenceBroker::new(NodeId(3), None).into()]);
+    oversee();
+    assert_eq!(leader(&fixture), Some(1), "there is nothing to do");
+    lead(&fixture, 3);
+    oversee();
+    assert_eq!(leader(&fixture), Some(1), "broker 3 is not there to lead");
+}
