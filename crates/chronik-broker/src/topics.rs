@@ -199,6 +199,8 @@ impl Broker {
 
     /// Tries once more to make a partition what the image says; a disk has kept it from that before.
     pub(crate) fn take_up_again(&self, now: Now, partition: &Arc<Partition>) {
+        // What is looked at here must not be older than what the partition has been told.
+        let _changing = self.topics.changing.lock();
         let image = self.metadata.image();
         let state = image
             .topic_by_id(partition.topic_id)
