@@ -50,15 +50,23 @@ def tool(node: Node, name: str, *arguments: str, code: int = 0) -> str:
     return done.stdout
 
 
-def described(node: Node, which: str) -> list[int]:
-    """The partitions of the topic that kafka-topics names under a filter."""
-    said = tool(node, "TopicCommand", "--describe", "--topic", TOPIC, f"--{which}-partitions")
-    return sorted(int(found) for found in re.findall(rf"Topic: {TOPIC}\s+Partition: (\d+)", said))
+def described(node: Node, which: str, topic: str = TOPIC) -> list[int]:
+    """The partitions of a topic that kafka-topics names under a filter."""
+    said = tool(node, "TopicCommand", "--describe", "--topic", topic, f"--{which}-partitions")
+    return sorted(int(found) for found in re.findall(rf"Topic: {topic}\s+Partition: (\d+)", said))
 
 
-def leaders(node: Node) -> list[int]:
+def make_topic(node: Node, topic: str, factor: int, *configs: str) -> None:
+    """Make a topic of three partitions with configs of its own."""
+    asked = ["--partitions", str(PARTITIONS), "--replication-factor", str(factor)]
+    for config in configs:
+        asked += ["--config", config]
+    tool(node, "TopicCommand", "--create", "--topic", topic, *asked)
+
+
+def leaders(node: Node, topic: str = TOPIC) -> list[int]:
     """The leader of each partition as a node sees it."""
-    return [partition.leader for partition in node.metadata([TOPIC]).topics[TOPIC]]
+    return [partition.leader for partition in node.metadata([topic]).topics[topic]]
 
 
 def in_sync(node: Node) -> list[int]:
@@ -96,6 +104,60 @@ def what_is_missing_is_told_on_every_node() -> None:
         for node in cluster.nodes:
             await_in_sync(node, 3)
         check("with all three again", {})
+        cluster.check_logs()
+
+
+def partitions_without_enough_or_any_are_told_on_every_node() -> None:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        one, two, three = cluster.nodes
+        make_topic(one, "alone", 1, "min.insync.replicas=1")
+        make_topic(one, "paired", 2)
+        # Replicas are [1], [2], [3] and [1, 2], [2, 3], [3, 1].
+        three.kill()
+        for node in (one, two):
+            eventually(f"node {node.node_id} sees no leader", lambda n=node: leaders(n, "alone") == [1, 2, -1])
+            eventually(f"node {node.node_id} sees leaders", lambda n=node: leaders(n, "paired") == [1, 2, 1])
+            for topic, expected in (
+                ("alone", {"unavailable": [2], "at-min-isr": [0, 1, 2]}),
+                ("paired", {"under-replicated": [1, 2], "under-min-isr": [1, 2], "at-min-isr": [0]}),
+            ):
+                found = {which: described(node, which, topic) for which in FILTERS}
+                wanted = {which: expected.get(which, []) for which in FILTERS}
+                expect(f"{topic} without node 3, at node {node.node_id}", found, wanted)
+        cluster.check_logs()
+
+
+def an_operator_takes_a_leader_that_lacks_records() -> None:
+    """Replication point 10."""
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        one, two, three = cluster.nodes
+        make_topic(one, "risky", 2, "min.insync.replicas=1")
+        # Partition 1 is on nodes 2 and 3; node 2 alone is in sync when it dies.
+        three.kill()
+        eventually("node 3 leaves the ISR", lambda: len(two.metadata(["risky"]).topics["risky"][1].isr) == 1)
+        two.kill()
+        three.spawn()
+        eventually("two nodes are there", lambda: leaders(one, "risky")[1] == -1)
+        three.wait_until_ready()
+        for node in (one, three):
+            eventually("it waits for node 2", lambda n=node: leaders(n, "risky")[1] == -1)
+            expect(f"unavailable, at node {node.node_id}", described(node, "unavailable", "risky"), [1])
+        asked = ["--topic", "risky", "--partition", "1"]
+        said = tool(one, "LeaderElectionCommand", "--election-type", "preferred", *asked, code=1)
+        expect("not by a clean election", "PreferredLeaderNotAvailableException" in said, True)
+        tool(three, "LeaderElectionCommand", "--election-type", "unclean", *asked)
+        for node in (one, three):
+            expect(f"node 3 leads, at node {node.node_id}", leaders(node, "risky")[1], 3)
+            expect("and all are served", described(node, "unavailable", "risky"), [])
+        said = [line for node in (one, three) for line in node.log().splitlines()]
+        lines = [line for line in said if "Leader of risky-1 is now 3" in line]
+        expect("it is told once", len(lines), 1)
+        expect("with its cause", "unclean election, records may be lost" in lines[0], True)
+        two.spawn()
+        two.wait_until_ready()
+        eventually("node 2 is in sync again", lambda: len(one.metadata(["risky"]).topics["risky"][1].isr) == 2)
         cluster.check_logs()
 
 
@@ -160,6 +222,8 @@ def records_are_deleted_on_every_replica() -> None:
 
 CASES = [
     what_is_missing_is_told_on_every_node,
+    partitions_without_enough_or_any_are_told_on_every_node,
+    an_operator_takes_a_leader_that_lacks_records,
     an_operator_elects_leaders,
     records_are_deleted_on_every_replica,
 ]

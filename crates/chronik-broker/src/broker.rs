@@ -76,6 +76,13 @@ pub struct Broker {
     is_stopping: AtomicBool,
 }
 
+/// Whether a partition has no leader in service now. An election that was planned before its winner was fenced has this
+/// effect, and nobody would come back to it.
+fn leaves_unled(image: &MetadataImage, delta: &Delta) -> bool {
+    let is_active = |leader: NodeId| image.broker(leader).is_some_and(|broker| broker.is_active());
+    delta.partitions_changed.iter().any(|change| !change.new.leader.is_some_and(is_active))
+}
+
 impl Broker {
     /// Puts a broker together. It serves what the metadata image says from the first request on.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
@@ -187,7 +194,7 @@ impl Broker {
         self.topics.apply(self, image, delta, broker_configs_changed);
         self.follow_image(image, delta);
         self.groups.apply(self, delta);
-        if !delta.configs_changed.is_empty() {
+        if !delta.configs_changed.is_empty() || leaves_unled(image, delta) {
             self.oversight.look_again();
         }
     }

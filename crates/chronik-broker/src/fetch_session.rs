@@ -388,6 +388,7 @@ mod tests {
         session.map(|session| session.lock().id())
     }
 
+    /// Replication point 18.
     #[test]
     fn epochs_are_strict() {
         let sessions = FetchSessions::new(10, 1);
@@ -417,6 +418,7 @@ mod tests {
         assert_eq!(sessions.len(), 0);
     }
 
+    /// Replication point 18.
     #[test]
     fn only_news_is_told_and_busy_partitions_go_to_the_back() {
         let mut session = FetchSession::new(1, true);

@@ -80,6 +80,8 @@ pub(crate) struct Partition {
 struct AppendJob {
     batch: ValidatedBatch,
     confirmation: Confirmation,
+    /// Written in this leader epoch or not at all; in whichever it is where there is none.
+    only_in: Option<LeaderEpoch>,
     done: AppendDone,
 }
 
@@ -166,6 +168,7 @@ impl Partition {
     }
 
     /// Queues a batch, which is confirmed once it is committed.
+    #[cfg(test)]
     pub(crate) fn append(
         self: &Arc<Self>,
         now: Now,
@@ -174,6 +177,19 @@ impl Partition {
         done: AppendDone,
     ) {
         self.append_with(now, batch, origin, Confirmation::Committed, done);
+    }
+
+    /// Queues a batch that a coordinator of this leader epoch has decided, which is confirmed once it is committed. In
+    /// another epoch it would contradict what others have decided meanwhile, and is refused (replication points 9 and 14).
+    pub(crate) fn append_in(
+        self: &Arc<Self>,
+        now: Now,
+        epoch: LeaderEpoch,
+        batch: BytesMut,
+        done: AppendDone,
+    ) {
+        let pending = PendingBatch { batch, origin: AppendOrigin::Coordinator };
+        self.enqueue(now, pending, Confirmation::Committed, Some(epoch), done);
     }
 
     /// Checks a batch on this thread, and queues it. It is written by this call, or by another thread that is writing to
@@ -186,9 +202,20 @@ impl Partition {
         confirmation: Confirmation,
         done: AppendDone,
     ) {
-        match self.log.validate(now, PendingBatch { batch, origin }) {
+        self.enqueue(now, PendingBatch { batch, origin }, confirmation, None, done);
+    }
+
+    fn enqueue(
+        self: &Arc<Self>,
+        now: Now,
+        pending: PendingBatch,
+        confirmation: Confirmation,
+        only_in: Option<LeaderEpoch>,
+        done: AppendDone,
+    ) {
+        match self.log.validate(now, pending) {
             Ok(batch) => {
-                self.appends.lock().push(AppendJob { batch, confirmation, done });
+                self.appends.lock().push(AppendJob { batch, confirmation, only_in, done });
                 self.drain(now);
             }
             Err(error) => done(now, Err(error)),
@@ -206,16 +233,19 @@ impl Partition {
             if jobs.is_empty() {
                 continue;
             }
+            // No role begins while `appending` is held.
+            let epoch = self.leader_epoch();
+            let (jobs, late): (Vec<_>, Vec<_>) =
+                jobs.into_iter().partition(|job| job.only_in.is_none_or(|only| only == epoch));
             let (batches, waiting): (Vec<_>, Vec<_>) =
                 jobs.into_iter().map(|job| (job.batch, (job.confirmation, job.done))).unzip();
             let sizes: Vec<u64> = batches.iter().map(|batch| batch.size_bytes() as u64).collect();
             let results = if self.is_deleted.load(Ordering::Acquire) {
                 batches.iter().map(|_| Err(AppendError::Log(LogError::Closed))).collect()
             } else if self.is_leader.load(Ordering::Acquire) {
-                self.log.append_validated(now, batches, self.leader_epoch())
+                self.log.append_validated(now, batches, epoch)
             } else {
                 // It was deposed while they queued up.
-                let epoch = self.leader_epoch();
                 batches.iter().map(|_| Err(deposed(epoch, epoch))).collect()
             };
             let written = Written::of(&results, &sizes);
@@ -227,9 +257,11 @@ impl Partition {
                     written.sync_up_to.is_some().then_some(written.first),
                 );
             }
-            let epoch = self.leader_epoch();
             drop(appending);
             self.settle(now, epoch, written, results, waiting);
+            for job in late {
+                (job.done)(now, Err(deposed(job.only_in.unwrap_or(epoch), epoch)));
+            }
         }
     }
 

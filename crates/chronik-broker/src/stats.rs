@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chronik_raft::metadata::Delta;
+use chronik_types::NodeId;
 
 /// The counters of one partition.
 #[derive(Debug, Default)]
@@ -115,7 +116,7 @@ pub(crate) struct PartitionChangeCounters {
 pub struct PartitionChanges {
     /// Partitions that got another leader, the first one not counted.
     pub elections: u64,
-    /// Those of them whose new leader was not in sync, so that records may have been lost.
+    /// Those of them whose new leader was neither in sync nor in the ELR, so that records may have been lost.
     pub unclean_elections: u64,
     /// Times that replicas left the ISR of a partition.
     pub isr_shrinks: u64,
@@ -138,7 +139,8 @@ impl PartitionChangeCounters {
                 .leader
                 .filter(|leader| new.leader_epoch != old.leader_epoch && old.leader != Some(*leader));
             add(&self.elections, elected.is_some());
-            add(&self.unclean_elections, elected.is_some_and(|leader| !old.isr.contains(&leader)));
+            let has_everything = |leader: NodeId| old.isr.contains(&leader) || old.elr.contains(&leader);
+            add(&self.unclean_elections, elected.is_some_and(|leader| !has_everything(leader)));
             add(&self.isr_shrinks, old.isr.iter().any(|node| !new.isr.contains(node)));
             add(&self.isr_expands, new.isr.iter().any(|node| !old.isr.contains(node)));
         }

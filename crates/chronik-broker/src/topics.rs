@@ -199,6 +199,8 @@ impl Broker {
 
     /// Tries once more to make a partition what the image says; a disk has kept it from that before.
     pub(crate) fn take_up_again(&self, now: Now, partition: &Arc<Partition>) {
+        // What is looked at here must not be older than what the partition has been told.
+        let _changing = self.topics.changing.lock();
         let image = self.metadata.image();
         let state = image
             .topic_by_id(partition.topic_id)
@@ -236,6 +238,12 @@ impl Broker {
             },
             |log| position_in(&log, leader_epoch),
         )
+    }
+
+    /// How many records the replica of a partition lacks that is furthest behind, where this broker leads it and it has
+    /// been asked for.
+    pub fn replica_lag_max(&self, topic: &TopicImage, index: PartitionIndex) -> Option<u64> {
+        self.topics.get(topic.id, index)?.replica_lag_max()
     }
 
     /// How many replicas of a topic's partitions must be in sync for `acks=all`.

@@ -19,7 +19,7 @@ use crate::removal::RemovalQueue;
 use crate::stats::LogCounters;
 use crate::tail_ring::MemoryBudget;
 
-/// Called when maintenance is wanted at once.
+/// Called when something is to be seen to at once.
 pub(crate) type Waker = Box<dyn Fn() + Send + Sync>;
 
 /// What all log directories of a broker share.
@@ -29,6 +29,10 @@ pub(crate) struct Shared {
     pub(crate) tail_memory: Arc<MemoryBudget>,
     pub(crate) counters: LogCounters,
     pub(crate) waker: OnceLock<Waker>,
+    pub(crate) offline_listener: OnceLock<Waker>,
+    pub(crate) loss_listener: OnceLock<Waker>,
+    /// Records are gone that were in some log when the last process ended.
+    has_lost_records: AtomicBool,
     /// Numbers the logs, so that a file of a deleted log is never taken for one of its successor.
     next_file_number: AtomicU64,
 }
@@ -41,12 +45,36 @@ impl Shared {
             options,
             counters: LogCounters::default(),
             waker: OnceLock::new(),
+            offline_listener: OnceLock::new(),
+            loss_listener: OnceLock::new(),
+            has_lost_records: AtomicBool::new(false),
             next_file_number: AtomicU64::new(0),
         }
     }
 
     pub(crate) fn next_file_number(&self) -> u64 {
         self.next_file_number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Notes that records are gone which were in a log when the last process ended. Called before a recovery changes
+    /// anything that shows it.
+    pub(crate) fn note_loss(&self) {
+        if !self.has_lost_records.swap(true, Ordering::AcqRel)
+            && let Some(tell) = self.loss_listener.get()
+        {
+            tell();
+        }
+    }
+
+    pub(crate) fn has_lost_records(&self) -> bool {
+        self.has_lost_records.load(Ordering::Acquire)
+    }
+
+    /// Tells whoever listens that a directory is offline.
+    pub(crate) fn tell_offline(&self) {
+        if let Some(tell) = self.offline_listener.get() {
+            tell();
+        }
     }
 
     pub(crate) fn wake_maintenance(&self) {
@@ -129,6 +157,7 @@ impl LogDir {
         let reason: Arc<str> = error.to_string().into();
         if self.offline.set(reason).is_ok() {
             tracing::error!(dir = %self.path.display(), %error, "log directory goes offline; its partitions take no requests until the disk is repaired and the broker restarted");
+            self.shared.tell_offline();
         }
     }
 

@@ -245,6 +245,22 @@ impl LogManager {
         self.failed.read().iter().map(|(partition, error)| (partition.clone(), error.clone())).collect()
     }
 
+    /// Whether the start has found what [`StartingLogManager::set_loss_listener`] tells.
+    pub fn has_lost_records(&self) -> bool {
+        self.shared.has_lost_records()
+    }
+
+    /// Sets who is told, from the thread that finds out and perhaps with a log's locks held, when a directory has gone
+    /// offline; at once where one has already. What was not synced there is lost perhaps, and nobody will ever know. Only
+    /// the first one counts.
+    pub fn set_offline_listener(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        let is_first = self.shared.offline_listener.set(listener).is_ok();
+        debug_assert!(is_first, "a process listens once");
+        if !self.offline_dirs().is_empty() {
+            self.shared.tell_offline();
+        }
+    }
+
     /// The directories with what they hold.
     pub fn describe_dirs(&self) -> Vec<LogDirDescription> {
         let logs = self.logs();

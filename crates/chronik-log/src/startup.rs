@@ -68,6 +68,20 @@ impl StartingLogManager {
         Ok(starting)
     }
 
+    /// Sets who is told, once and from the thread that finds out, that records are gone which were in the logs when the
+    /// last process ended, and which no power loss has taken: files that are missing, shorter than they were, damaged
+    /// or not to be read. It is told before the recovery changes what shows it, so that a process that ends meanwhile has
+    /// told it too. Whoever else has copies must not count on these. Only the first listener counts.
+    pub fn set_loss_listener(&self, listener: Box<dyn Fn() + Send + Sync>) {
+        let is_first = self.shared.loss_listener.set(listener).is_ok();
+        debug_assert!(is_first, "a process listens once");
+        if self.shared.has_lost_records()
+            && let Some(tell) = self.shared.loss_listener.get()
+        {
+            tell();
+        }
+    }
+
     /// How many partitions there are to recover in all.
     pub fn partition_count(&self) -> usize {
         self.tasks.len()
@@ -85,6 +99,7 @@ impl StartingLogManager {
             }
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
+                self.shared.note_loss();
                 self.recovered.lock().failed.insert(partition, error);
             }
         }
@@ -110,6 +125,10 @@ impl StartingLogManager {
         let loaded = checkpoint::load(&*disk, path);
         for damaged in &loaded.damaged {
             tracing::warn!(path = %damaged.display(), "the checkpoint is damaged; what it knew is read from the logs");
+        }
+        // Nobody knows then how long the logs were.
+        if loaded.checkpoint.is_none() && !loaded.damaged.is_empty() {
+            self.shared.note_loss();
         }
         let checkpoint = loaded.checkpoint.unwrap_or_default();
         let rebooted = checkpoint.boot_id != self.shared.options.boot_id;
@@ -164,6 +183,7 @@ impl StartingLogManager {
             let deleted =
                 notes.get(&name).is_some_and(|notes| notes.iter().any(|note| note.kind == NoteKind::Delete));
             if !deleted && lost.log_end_offset > lost.log_start_offset {
+                self.shared.note_loss();
                 tracing::warn!(dir = %path.display(), partition = %name, "the directory of a partition is gone, with its records");
             }
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
-use chronik_log::{AppendError, LogConfig, LogError, OffsetQuery};
+use chronik_log::{AppendError, LogConfig, LogError, LogManager, OffsetQuery};
 use chronik_types::{ErrorCode, Offset, TimestampMs};
 use common::*;
 
@@ -116,6 +116,71 @@ fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     drop(log);
     let node = node.restart(Crash::Process, "boot-1");
     assert_eq!(node.log().log_end_offset(), Offset(41), "{what}, once more");
+}
+
+/// Starts on what a process left, and gives whether the start says that records are gone. Where it does, it must have been
+/// told before any file was changed (replication point 6).
+fn has_lost(disk: &SimDisk, boot_id: &str) -> bool {
+    let told_at = Arc::new(AtomicUsize::new(usize::MAX));
+    let sizes = |disk: &SimDisk| -> usize {
+        let entries = disk.read_dir(&partition_dir()).unwrap_or_default();
+        entries.iter().map(|entry| usize::try_from(entry.len_bytes).unwrap()).sum()
+    };
+    let config = Arc::new(small_segments());
+    let starting = LogManager::open(
+        Arc::new(disk.clone()),
+        vec![dir()],
+        options(boot_id),
+        Arc::new(move |_: &str| Arc::clone(&config)),
+        now_at(30_000),
+    )
+    .unwrap();
+    let before = sizes(disk);
+    let (slot, seen) = (Arc::clone(&told_at), disk.clone());
+    starting.set_loss_listener(Box::new(move || slot.store(sizes(&seen), Ordering::SeqCst)));
+    let manager = starting.finish(now_at(30_000));
+    let told_at = told_at.load(Ordering::SeqCst);
+    assert_eq!(manager.has_lost_records(), told_at != usize::MAX);
+    assert!(told_at == usize::MAX || told_at == before, "told when {told_at} of {before} bytes were left");
+    manager.has_lost_records()
+}
+
+#[test]
+fn kip_966_a_start_says_whether_records_are_gone() {
+    for clean in [false, true] {
+        let check = |expected: bool, what: &str, damage: &dyn Fn(&SimDisk)| {
+            let (disk, _) = written(clean);
+            damage(&disk);
+            assert_eq!(has_lost(&disk, "boot-1"), expected, "{what}, clean {clean}");
+        };
+        let last = |disk: &SimDisk| -> PathBuf {
+            let entries = disk.read_dir(&partition_dir()).unwrap();
+            let logs = entries.iter().filter(|entry| entry.name.ends_with(".log") && entry.len_bytes > 0);
+            file(&logs.max_by_key(|entry| entry.name.clone()).unwrap().name)
+        };
+        let cut = |disk: &SimDisk, path: &PathBuf, by: u64| {
+            let open = disk.open(path, OpenMode::ReadWrite).unwrap();
+            open.truncate(open.len_bytes().unwrap() - by).unwrap();
+        };
+        check(false, "nothing", &|_| ());
+        check(false, "an index", &|disk| disk.remove_file(&segment(0, "index")).unwrap());
+        check(clean, "a torn tail", &|disk| cut(disk, &last(disk), 5));
+        check(true, "a short segment", &|disk| cut(disk, &segment(0, "log"), 5));
+        check(true, "the last segment", &|disk| disk.remove_file(&last(disk)).unwrap());
+        check(true, "the directory", &|disk| {
+            disk.rename(&partition_dir(), &dir().join("elsewhere")).unwrap();
+        });
+        check(!clean, "a flipped bit behind the checkpoint", &|disk| {
+            disk.corrupt(&last(disk), 70, 0x10).unwrap();
+        });
+        check(true, "both checkpoints", &|disk| {
+            for name in ["chronik-checkpoint", "chronik-checkpoint.recent"] {
+                if disk.exists(&dir().join(name)).unwrap() {
+                    disk.corrupt(&dir().join(name), 40, 1).unwrap();
+                }
+            }
+        });
+    }
 }
 
 #[test]

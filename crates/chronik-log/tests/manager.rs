@@ -122,6 +122,7 @@ fn deleted_records_do_not_come_back_and_their_files_go() {
     assert!(!records_of(&bytes_of(&held)).is_empty());
 }
 
+/// Replication point 16.
 #[test]
 fn a_topic_id_guards_its_directory() {
     let node = Node::new(LogConfig::default());
@@ -223,6 +224,7 @@ fn flush_ms_syncs_old_data() {
     assert_eq!(log.recovery_point(), Offset(1));
 }
 
+/// Replication point 2.
 #[test]
 fn epochs_are_kept_across_restarts_and_cut_with_the_log() {
     let node = Node::new(LogConfig::default());

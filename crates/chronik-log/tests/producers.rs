@@ -45,6 +45,7 @@ fn sequences_follow_each_other() {
     check(&[(1, 0, 1, "0"), (0, 1, 1, "INVALID_PRODUCER_EPOCH"), (0, 0, 1, "INVALID_PRODUCER_EPOCH")]);
 }
 
+/// Replication point 11.
 #[test]
 fn the_last_five_batches_are_duplicates() {
     let out_of_order = "OUT_OF_ORDER_SEQUENCE_NUMBER";
@@ -67,6 +68,7 @@ fn the_last_five_batches_are_duplicates() {
     check(&[(0, 0, 1, "0"), (1, 0, 1, "1"), (1, 0, 1, "dup 1"), (0, 0, 1, "INVALID_PRODUCER_EPOCH")]);
 }
 
+/// Replication point 11.
 #[test]
 fn sequences_wrap() {
     check(&[(0, i32::MAX, 1, "0"), (0, 0, 1, "1"), (0, i32::MAX, 1, "dup 0"), (0, 1, 1, "2")]);
@@ -78,6 +80,7 @@ fn sequences_wrap() {
     ]);
 }
 
+/// Replication point 11.
 #[test]
 fn a_duplicate_is_answered_with_the_first_ones_offset_and_timestamp() {
     let node = Node::new(LogConfig::default());
@@ -147,6 +150,7 @@ fn a_failed_write_takes_the_producers_back_with_it() {
     assert!(results.iter().all(|result| result.as_ref().is_ok_and(|appended| !appended.is_duplicate)));
 }
 
+/// Replication point 11.
 #[test]
 fn a_cut_takes_the_producers_back() {
     let node = Node::new(LogConfig { segment_bytes: 400, ..LogConfig::default() });
@@ -169,6 +173,7 @@ fn a_cut_takes_the_producers_back() {
     assert_eq!(node.log().log_end_offset(), Offset(20));
 }
 
+/// Replication point 11.
 #[test]
 fn silent_producers_are_forgotten() {
     let node = Node::new(LogConfig { retention_ms: None, ..LogConfig::default() });

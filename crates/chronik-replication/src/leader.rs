@@ -19,6 +19,9 @@ pub struct LeaderTerm {
     pub isr: Vec<NodeId>,
     /// The eligible leader replicas (KIP-966).
     pub elr: Vec<NodeId>,
+    /// Whether this node, or a leader before it, was elected although it may lack records, and none has told yet that it
+    /// has made do with what it has (KIP-704).
+    pub is_recovering: bool,
     /// The epoch in which this node leads.
     pub leader_epoch: LeaderEpoch,
     /// Counts the changes of the partition; proposals compare it.
@@ -68,6 +71,8 @@ pub enum IsrCause {
     EnoughInSync,
     /// These replicas have not been at the log's end for longer than `replica.lag.time.max.ms`.
     Lagging(Vec<NodeId>),
+    /// The leader goes on with what it has, after an election that may have lost records.
+    Recovered,
 }
 
 /// A change of the ISR, to be proposed to the metadata log. One is under way at a time (KIP-497).
@@ -84,7 +89,7 @@ pub struct IsrProposal {
     pub leader_epoch: LeaderEpoch,
     /// The partition epoch that it must meet.
     pub partition_epoch: PartitionEpoch,
-    /// Why.
+    /// Why. [`IsrCause::Recovered`] ends the partition's recovery.
     pub cause: IsrCause,
 }
 
@@ -129,6 +134,12 @@ impl Progress {
     fn is_eligible(&self) -> bool {
         self.live_epoch.is_some_and(|live| self.broker_epoch.is_none_or(|told| told == live))
     }
+
+    /// Whether a fetch comes from an earlier life of the broker than the last one that is known here. Later lives have
+    /// larger epochs.
+    fn is_before(&self, broker_epoch: Option<BrokerEpoch>) -> bool {
+        broker_epoch.is_some_and(|told| told < self.broker_epoch.max(self.live_epoch).unwrap_or(told))
+    }
 }
 
 /// One partition that this node leads, in one leader epoch.
@@ -142,6 +153,7 @@ pub struct Leader {
     replicas: Vec<NodeId>,
     isr: Vec<NodeId>,
     elr: Vec<NodeId>,
+    is_recovering: bool,
     pending: Option<IsrProposal>,
     followers: BTreeMap<NodeId, Progress>,
     log_end_offset: Offset,
@@ -184,6 +196,7 @@ impl Leader {
             epoch_start_offset: log_end_offset,
             isr: in_order(&term.replicas, &term.isr),
             elr: in_order(&term.replicas, &term.elr),
+            is_recovering: term.is_recovering,
             replicas: term.replicas.clone(),
             pending: None,
             followers,
@@ -244,6 +257,22 @@ impl Leader {
         })
     }
 
+    /// How many records the replica lacks that is furthest behind. One that has said nothing in this epoch has what is
+    /// committed if it is in sync, and nothing otherwise, as far as is known.
+    pub fn replica_lag_max(&self) -> u64 {
+        let end_of = |node: &NodeId, progress: &Progress| {
+            let least = if self.isr.contains(node) { self.high_watermark } else { Offset::ZERO };
+            progress.log_end_offset.unwrap_or(least)
+        };
+        let furthest = self
+            .followers
+            .iter()
+            .map(|(node, progress)| end_of(node, progress))
+            .min()
+            .unwrap_or(self.log_end_offset);
+        u64::try_from(self.log_end_offset.get().saturating_sub(furthest.get())).unwrap_or(0)
+    }
+
     /// The smallest log start of all live replicas: what DeleteRecords has reached (KIP-107). Replicas that have
     /// said nothing yet hold it back to 0.
     pub fn low_watermark(&self, own_log_start_offset: Offset) -> Offset {
@@ -257,7 +286,7 @@ impl Leader {
     /// The settings have changed.
     pub fn configure(&mut self, now: MonotonicMs, settings: LeaderSettings) -> Effects {
         self.settings = settings;
-        let propose = self.settle_elr();
+        let propose = self.settle();
         Effects { propose, ..self.advanced(now) }
     }
 
@@ -275,10 +304,14 @@ impl Leader {
         self.advanced(now)
     }
 
-    /// A follower has asked for records. A node that is no replica changes nothing.
+    /// A follower has asked for records. A node that is no replica changes nothing, and neither does a fetch that was on
+    /// its way for longer than the process that sent it lived: what that one held may be gone (KIP-903).
     pub fn fetched(&mut self, now: MonotonicMs, fetch: FollowerFetch) -> Effects {
         let leader_end = self.log_end_offset;
         let Some(progress) = self.followers.get_mut(&fetch.node) else { return Effects::default() };
+        if progress.is_before(fetch.broker_epoch) {
+            return Effects::default();
+        }
         if fetch.fetch_offset >= leader_end {
             progress.caught_up_at = progress.caught_up_at.max(Some(now));
         } else if fetch.fetch_offset >= progress.leader_end_then {
@@ -298,29 +331,25 @@ impl Leader {
     pub fn check(&mut self, now: MonotonicMs) -> Effects {
         let mut effects = self.advanced(now);
         if self.pending.is_none() {
-            effects.propose = self.shrink(now).or_else(|| self.settle_elr());
+            effects.propose = self.shrink(now).or_else(|| self.settle());
         }
         effects
     }
 
-    /// The metadata image has this partition, in the leader epoch in which this node leads, in a newer state.
-    pub fn changed(
-        &mut self,
-        now: MonotonicMs,
-        isr: &[NodeId],
-        elr: &[NodeId],
-        partition_epoch: PartitionEpoch,
-    ) -> Effects {
-        if partition_epoch <= self.partition_epoch {
+    /// The metadata image has this partition, in the leader epoch in which this node leads, in another state. One that is
+    /// not newer changes nothing.
+    pub fn changed(&mut self, now: MonotonicMs, term: &LeaderTerm) -> Effects {
+        if term.partition_epoch <= self.partition_epoch {
             return Effects::default();
         }
-        self.partition_epoch = partition_epoch;
-        self.isr = in_order(&self.replicas, isr);
-        self.elr = in_order(&self.replicas, elr);
+        self.partition_epoch = term.partition_epoch;
+        self.isr = in_order(&self.replicas, &term.isr);
+        self.elr = in_order(&self.replicas, &term.elr);
+        self.is_recovering = term.is_recovering;
         // Whatever was proposed compared an epoch that has passed: it was this change, or can never take effect.
         self.pending = None;
         // The controller may know of a larger minimum.
-        let propose = self.settle_elr();
+        let propose = self.settle();
         Effects { propose, ..self.advanced(now) }
     }
 
@@ -340,7 +369,7 @@ impl Leader {
     }
 
     fn expand(&mut self, node: NodeId) -> Option<IsrProposal> {
-        if self.pending.is_some() || self.isr.contains(&node) || !self.may_enter(node) {
+        if self.pending.is_some() || self.is_recovering || self.isr.contains(&node) || !self.may_enter(node) {
             return None;
         }
         let mut isr = self.isr.clone();
@@ -374,8 +403,12 @@ impl Leader {
             && progress.caught_up_at.is_none_or(|at| now.since_ms(at) > self.settings.lag_ms_max)
     }
 
-    /// Clears the ELR once enough are in sync; before that is so in the metadata log nothing more is committed.
-    fn settle_elr(&mut self) -> Option<IsrProposal> {
+    /// Ends a recovery; until that is so in the metadata log nobody enters the ISR. Clears the ELR once enough are in sync;
+    /// before that is so in the metadata log nothing more is committed.
+    fn settle(&mut self) -> Option<IsrProposal> {
+        if self.is_recovering && self.pending.is_none() {
+            return Some(self.propose(self.isr.clone(), IsrCause::Recovered));
+        }
         let is_due = self.pending.is_none() && !self.elr.is_empty() && self.has_enough_in_sync();
         is_due.then(|| self.propose(self.isr.clone(), IsrCause::EnoughInSync))
     }

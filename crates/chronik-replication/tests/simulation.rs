@@ -213,22 +213,23 @@ impl World {
         let membership = move |node: NodeId| live.get(&node.get()).copied().map(BrokerEpoch);
         let epoch = LeaderEpoch(image.leader_epoch);
         let isr: Vec<NodeId> = image.isr.iter().copied().map(NodeId).collect();
+        let term = LeaderTerm {
+            replicas: NODES.iter().copied().map(NodeId).collect(),
+            isr,
+            elr: Vec::new(),
+            is_recovering: false,
+            leader_epoch: epoch,
+            partition_epoch: PartitionEpoch(image.partition_epoch),
+        };
         let effects = if image.leader == Some(id) {
             match &mut node.leader {
                 Some(leader) if leader.leader_epoch() == epoch => {
-                    let mut effects = leader.changed(now, &isr, &[], PartitionEpoch(image.partition_epoch));
+                    let mut effects = leader.changed(now, &term);
                     let more = leader.membership_changed(now, &membership);
                     effects.high_watermark = more.high_watermark.or(effects.high_watermark);
                     effects
                 }
                 Some(_) | None => {
-                    let term = LeaderTerm {
-                        replicas: NODES.iter().copied().map(NodeId).collect(),
-                        isr,
-                        elr: Vec::new(),
-                        leader_epoch: epoch,
-                        partition_epoch: PartitionEpoch(image.partition_epoch),
-                    };
                     let end = node.log_end_offset();
                     let hw = Offset(node.hw);
                     node.waiting.clear();

@@ -3,7 +3,7 @@
 //! A broker keeps the epoch of its registration beside its logs. It tells that epoch when it registers anew, unless the
 //! machine has started again without the logs having been closed in good order: what was not synced is gone then, and the
 //! cluster must not count on this node's copies (KIP-966). A process that was killed on a machine that went on has lost
-//! nothing. Whatever is missing, unreadable or of another registration counts as a loss.
+//! nothing, unless its disk failed or its logs are found damaged: then the record is given up before anything else. Whatever is missing, unreadable or of another registration counts as a loss.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,11 @@ impl LastLife {
 
     /// From now on the logs may lack something.
     pub(crate) fn forget(&self) -> io::Result<()> {
-        self.disk.remove_file(&self.path)
+        // A file without contents outlives a power loss. Where nothing can be written, no file is as good.
+        self.disk.replace_file(&self.path, b"").or_else(|_| match self.disk.remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        })
     }
 
     /// Notes the registration under which the logs are written from now on, or were when they were closed.
@@ -66,6 +70,7 @@ mod tests {
 
     use super::*;
 
+    /// Replication point 6.
     #[test]
     fn only_a_whole_record_of_this_boot_or_of_a_clean_end_counts() {
         let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());

@@ -28,7 +28,7 @@ use crate::leaving::leave;
 use crate::metrics::NodeSources;
 use crate::net::{LiveLimits, Service};
 use crate::peers::{PeerLinks, PeerNetwork};
-use crate::process::{ClusterContext, Context, Node};
+use crate::process::{ClusterContext, Context, Node, OnFailure};
 use crate::race::{Either, race};
 use crate::replica_client::ReplicaClient;
 use crate::system;
@@ -81,8 +81,17 @@ impl chronik_broker::Clock for BrokerClock {
 
 /// Opens everything that lies in the data directory and starts what runs beside the connections.
 pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
-    let Context { config, kafka_port, clock, open_files_max, on_panic, telemetry, cluster, loggers } =
-        context;
+    let Context {
+        config,
+        kafka_port,
+        clock,
+        open_files_max,
+        on_panic,
+        on_failure,
+        telemetry,
+        cluster,
+        loggers,
+    } = context;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let data_dir = config.data_dir.clone();
     let broker_config = config.broker(kafka_port);
@@ -97,17 +106,20 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let replayed_to = log_end(&metadata_thread.driver);
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
+    let last_life = LastLife::new(Arc::clone(&disk), &data_dir, system::boot_id());
+    let previous_broker_epoch = last_life.epoch();
     let logs = open_logs(
         &config,
         manager_options(&config, open_files_max),
         &disk,
         &metadata,
         &broker_config.topic_values.at(&metadata.image(), config.node_id),
-        clock,
+        (clock, &last_life),
         &telemetry.health,
     )?;
+    let previous_broker_epoch = previous_broker_epoch.filter(|_| !logs.has_lost_records());
+    logs.set_offline_listener(offline_listener(last_life.clone(), cluster.is_some(), on_failure));
 
-    let last_life = LastLife::new(Arc::clone(&disk), &data_dir, system::boot_id());
     let flusher = Waker::new();
     let flusher_waker = flusher.clone();
     logs.flush_queue().set_waker(Box::new(move || flusher_waker.wake()));
@@ -124,7 +136,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
             None => Arc::new(NoPeerClient),
         },
         clock: Arc::new(BrokerClock(clock)),
-        previous_broker_epoch: last_life.epoch(),
+        previous_broker_epoch,
         seed: system::random_seed()?,
     });
     if let Some(loggers) = loggers {
@@ -331,7 +343,7 @@ fn open_logs(
     disk: &Arc<dyn Disk>,
     metadata: &RaftHandle,
     values: &BrokerValues,
-    clock: Clock,
+    (clock, last_life): (Clock, &LastLife),
     health: &Health,
 ) -> Result<Arc<LogManager>, Box<dyn Error>> {
     let image = metadata.image();
@@ -344,6 +356,11 @@ fn open_logs(
         Arc::new(source),
         clock.now(),
     )?;
+    let last_life = last_life.clone();
+    starting.set_loss_listener(Box::new(move || {
+        tracing::warn!("Records are gone that were in this node's logs: other nodes' copies come first");
+        forget(&last_life);
+    }));
     health.recovering(starting.partition_count());
     let recover = || {
         while starting.recover_next(clock.now()) {
@@ -358,6 +375,33 @@ fn open_logs(
     });
     health.enter(Step::Registering);
     Ok(starting.finish(clock.now()))
+}
+
+/// The logs may lack something, and the next start is to know.
+fn forget(last_life: &LastLife) {
+    if let Err(error) = last_life.forget() {
+        tracing::error!(
+            "Before its next start, remove the file 'registration' from this node's data directory, as its logs may \
+             lack records: {error}"
+        );
+    }
+}
+
+/// What a log directory that has gone offline means: nobody knows what of it will be there at the next start, so that the
+/// cluster must not count on it then (KIP-966). And a node of a cluster ends: the others have its partitions in sync, and
+/// lead them as soon as it is gone. A node without others goes on, to be read from.
+fn offline_listener(
+    last_life: LastLife,
+    has_others: bool,
+    on_failure: OnFailure,
+) -> Box<dyn Fn() + Send + Sync> {
+    Box::new(move || {
+        forget(&last_life);
+        if has_others {
+            tracing::error!("This node ends, for others to serve what is in the log directory that failed");
+            on_failure();
+        }
+    })
 }
 
 /// Waits until this broker is registered and in service, and its cluster has begun. It waits for a majority as long

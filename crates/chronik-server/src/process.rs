@@ -52,6 +52,8 @@ pub struct Context {
     pub open_files_max: Option<u64>,
     /// For the threads that the node starts.
     pub on_panic: OnPanic,
+    /// Ends the process in good order, because the node cannot do its work any more.
+    pub on_failure: OnFailure,
     /// What is told of the node; it hears of the node's parts as they come.
     pub telemetry: Arc<Telemetry>,
     /// How to reach the other nodes; `None` for a single node.
@@ -59,6 +61,9 @@ pub struct Context {
     /// What changes the log levels, where the process has logging.
     pub loggers: Option<ProcessLoggers>,
 }
+
+/// Called when a node cannot do its work any more.
+pub type OnFailure = Arc<dyn Fn() + Send + Sync>;
 
 /// What a node of a cluster is opened with beside the rest.
 pub struct ClusterContext {
@@ -202,11 +207,15 @@ fn start_and_wait(
     };
     let data_dir = system::prepare_data_dir(&config.data_dir)?;
 
-    let on_panic: OnPanic = Arc::new(move |name, text| {
-        tracing::error!("Thread '{name}' panicked and this node cannot go on without it: {text}");
+    let on_failure: OnFailure = Arc::new(move || {
         if stops.send(Stop::Failed).is_err() {
             tracing::debug!("The process is ending already");
         }
+    });
+    let failed = Arc::clone(&on_failure);
+    let on_panic: OnPanic = Arc::new(move |name, text| {
+        tracing::error!("Thread '{name}' panicked and this node cannot go on without it: {text}");
+        failed();
     });
     let telemetry = Telemetry::new(clock, threads);
     let http_worker = match http {
@@ -226,6 +235,7 @@ fn start_and_wait(
         clock,
         open_files_max,
         on_panic,
+        on_failure,
         telemetry: Arc::clone(&telemetry),
         cluster,
         loggers,

@@ -35,6 +35,7 @@ fn open(data_dir: &Path) -> Result<Node, String> {
         clock: Clock::start(),
         open_files_max: None,
         on_panic: Arc::new(|name, text| panic!("{name}: {text}")),
+        on_failure: Arc::new(|| panic!("nothing fails here")),
         telemetry: Telemetry::new(Clock::start(), 1),
         cluster: None,
         loggers: None,

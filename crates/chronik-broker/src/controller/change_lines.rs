@@ -170,6 +170,7 @@ mod tests {
             isr: isr.iter().copied().map(NodeId).collect(),
             elr: [].into(),
             leader: leader.map(NodeId),
+            is_recovering: false,
             leader_epoch: LeaderEpoch(7),
             partition_epoch: PartitionEpoch(0),
         })

@@ -55,7 +55,7 @@ impl Affairs {
 }
 
 impl Oversight {
-    /// Configs have changed, and with them perhaps who may lead.
+    /// Configs have changed, and with them perhaps who may lead; or a partition has no leader in service.
     pub(crate) fn look_again(&self) {
         self.0.lock().settled = None;
     }
@@ -64,12 +64,13 @@ impl Oversight {
 impl Broker {
     /// Sees to it that partitions are led by brokers in service; says when to look again.
     pub(super) fn oversee(self: &Arc<Self>, now: Now) -> Option<MonotonicMs> {
+        // An image that is looked at under the lock is as new as whatever has asked for another look.
+        let mut state = self.oversight.0.lock();
         let (quorum, image) = (self.metadata.quorum(), self.metadata.image());
         if !quorum.is_leader || image.applied_term() != quorum.term {
             return None;
         }
         let again = Some(now.monotonic.plus_ms(AGAIN_MS));
-        let mut state = self.oversight.0.lock();
         if state.is_proposing {
             return again;
         }

@@ -13,7 +13,7 @@ use chronik_coordinator::{
     Completion, Effects, GroupConfig, GroupCoordinator, RequestContext as GroupContext, RequestId, Response,
     Write, WriteId,
 };
-use chronik_log::{AppendError, AppendOrigin, Appended, LogError};
+use chronik_log::{AppendError, Appended, LogError};
 use chronik_protocol::records::{BatchBuilder, BatchOptions, BuildError};
 use chronik_types::{ErrorCode, LeaderEpoch, MonotonicMs, Now, PartitionIndex, TopicId};
 use parking_lot::Mutex;
@@ -122,11 +122,15 @@ impl Shard {
         self.state.lock().phase == Phase::Loading
     }
 
-    /// The partition to load from. Where there is none the reason is logged.
+    /// The partition to load from, once it has taken up the lead in this shard's epoch: before that its log may yet be cut
+    /// and get the records of others. Where there is none the reason is logged.
     pub(super) fn open(&self, broker: &Broker) -> Result<Arc<Partition>, ErrorCode> {
         let place = self.place.ok_or(ErrorCode::NotCoordinator)?;
         let opened = broker.partition_by_id(place.topic_id, place.index.get()).and_then(|partition| {
             partition.check_leader()?;
+            if partition.leader_epoch() != place.leader_epoch {
+                return Err(ErrorCode::NotLeaderOrFollower);
+            }
             Ok(partition)
         });
         opened.inspect_err(|error| {
@@ -288,10 +292,10 @@ impl Shard {
             };
             let Some(partition) = &state.partition else { continue };
             let (shard, generation) = (Arc::clone(self), state.generation);
-            partition.append(
+            partition.append_in(
                 now,
+                self.leader_epoch(),
                 batch,
-                AppendOrigin::Coordinator,
                 Box::new(move |now, outcome| {
                     shard.decided.lock().push(Decided { generation, write: id, outcome });
                     shard.take_in(now);

@@ -9,7 +9,8 @@ use chronik_raft::ProposeError;
 use chronik_raft::metadata::{CommandBatch, MetadataImage, PartitionImage, UpdateIsr};
 use chronik_replication::follower::{self, Answer, EpochEnd, OwnLog, STORAGE_BACKOFF_MS, Step};
 use chronik_replication::{
-    Effects, FetchPosition, FollowerFetch, IsrProposal, Leader, LeaderSettings, LeaderTerm, Membership,
+    Effects, FetchPosition, FollowerFetch, IsrCause, IsrProposal, Leader, LeaderSettings, LeaderTerm,
+    Membership,
 };
 use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
@@ -117,6 +118,14 @@ impl Partition {
     ) -> Result<(), LogError> {
         let (deferred, waiting) = {
             let _appending = self.appending.lock();
+            let term = LeaderTerm {
+                replicas: state.replicas.to_vec(),
+                isr: state.isr.to_vec(),
+                elr: state.elr.to_vec(),
+                is_recovering: state.is_recovering,
+                leader_epoch: state.leader_epoch,
+                partition_epoch: state.partition_epoch,
+            };
             let known = self
                 .replicas
                 .lock()
@@ -125,8 +134,7 @@ impl Partition {
             if known {
                 let mut replicas = self.replicas.lock();
                 let effects = replicas.leader().map_or_else(Effects::default, |leader| {
-                    let changed =
-                        leader.changed(now.monotonic, &state.isr, &state.elr, state.partition_epoch);
+                    let changed = leader.changed(now.monotonic, &term);
                     let entered = leader.membership_changed(now.monotonic, standing);
                     let configured = leader.configure(now.monotonic, standing.settings);
                     let high_watermark =
@@ -139,13 +147,6 @@ impl Partition {
             } else {
                 self.log.begin_epoch(state.leader_epoch)?;
                 let end = self.log.log_end_offset();
-                let term = LeaderTerm {
-                    replicas: state.replicas.to_vec(),
-                    isr: state.isr.to_vec(),
-                    elr: state.elr.to_vec(),
-                    leader_epoch: state.leader_epoch,
-                    partition_epoch: state.partition_epoch,
-                };
                 let mut leader = Leader::new(
                     now.monotonic,
                     self.services.node_id,
@@ -333,6 +334,11 @@ impl Partition {
         self.replicas.lock().leader().is_some_and(|leader| leader.is_settled())
     }
 
+    /// How many records the replica lacks that is furthest behind, where this broker leads.
+    pub(crate) fn replica_lag_max(&self) -> Option<u64> {
+        self.replicas.lock().leader().map(|leader| leader.replica_lag_max())
+    }
+
     /// Whether any other broker holds a replica.
     pub(crate) fn is_replicated(&self) -> bool {
         self.replicas.lock().leader().is_some_and(|leader| leader.is_replicated())
@@ -343,6 +349,7 @@ impl Partition {
         let mut command =
             UpdateIsr::new(self.topic_id, self.index, &proposal.isr, Some(proposal.partition_epoch))
                 .with_elr(&proposal.elr)
+                .with_recovery(proposal.cause == IsrCause::Recovered)
                 .with_broker_epochs(proposal.broker_epochs.iter().copied());
         command.leader_epoch = Some(proposal.leader_epoch.get());
         let partition = Arc::downgrade(self);
@@ -364,11 +371,17 @@ impl Partition {
             "an ISR was not changed: {error}"
         );
         let now = self.services.clock.now();
-        let is_unknown = matches!(
+        // Of every other it cannot be said that no leader of the metadata log has taken it.
+        let is_certain = matches!(
             error,
-            ProposeError::LeadershipLost | ProposeError::TimedOut { .. } | ProposeError::Stopped { .. }
+            ProposeError::Refused { .. }
+                | ProposeError::NotLeader { .. }
+                | ProposeError::Busy
+                | ProposeError::DiskFull
+                | ProposeError::TooLarge { .. }
+                | ProposeError::UnknownFormat { .. }
         );
-        if is_unknown {
+        if !is_certain {
             self.replicas.lock().unknown_proposal = Some(proposal.partition_epoch);
             return;
         }

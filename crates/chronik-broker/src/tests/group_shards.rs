@@ -9,8 +9,8 @@ use chronik_protocol::messages::{
 };
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::MetadataLog as _;
-use chronik_raft::metadata::{CommandBatch, SetPartitionLeader, UpdateIsr};
-use chronik_types::{ErrorCode, NodeId, PartitionIndex};
+use chronik_raft::metadata::{CommandBatch, MetadataImage, SetPartitionLeader, UpdateIsr};
+use chronik_types::{ErrorCode, LogIndex, NodeId, PartitionIndex};
 
 use super::groups::{
     DELAY_MS, commit, committed, committed_or_error, coordinating, enter, find, heartbeat, join, one_member,
@@ -48,6 +48,7 @@ fn load_all(fixture: &Fixture) {
     }
 }
 
+/// Replication point 14.
 #[test]
 fn nobody_waits_for_a_load() {
     let fixture = coordinating();
@@ -88,6 +89,7 @@ fn a_large_log_is_loaded_in_turns() {
     assert_eq!(committed(&fixture, &["g"]), [599]);
 }
 
+/// Replication point 14.
 #[test]
 fn a_lost_lead_sends_everyone_away_and_a_later_one_finds_what_was_committed() {
     let fixture = coordinating();
@@ -150,6 +152,35 @@ fn a_new_epoch_under_the_same_leader_is_a_new_shard() {
         .propose(CommandBatch::new(vec![again.into()]), Box::new(|outcome| assert!(outcome.is_ok())));
     let sent_away: JoinGroupResponse = response(&waiting, 9);
     assert_eq!(code(sent_away.error_code), ErrorCode::NotCoordinator);
+    load_all(&fixture);
+    assert_eq!(committed(&fixture, &["g"]), [7]);
+}
+
+/// Replication point 14: between two leads of this broker another may have led, whose records are still to come.
+#[test]
+fn a_shard_is_not_loaded_before_its_partition_has_begun_its_epoch() {
+    let fixture = coordinating();
+    let joined = one_member(&fixture);
+    assert_eq!(commit(&fixture, "g", Some(&joined), 7), ErrorCode::None);
+    let topic_id = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
+    let mut ahead = MetadataImage::clone(&fixture.image());
+    for leader in [None, Some(NODE)] {
+        let batch = CommandBatch::new(vec![SetPartitionLeader::new(topic_id, home(), leader).into()]);
+        let index = LogIndex(ahead.applied_index().get() + 1);
+        ahead = ahead.apply(index, ahead.applied_term(), &batch).unwrap().image;
+    }
+    *fixture.metadata.ahead.lock() = Some(Arc::new(ahead));
+    let busy = Err(ErrorCode::CoordinatorLoadInProgress);
+    assert_eq!(committed_or_error(&fixture, "g"), busy);
+    for _ in 0..5 {
+        fixture.pass(20);
+        load_all(&fixture);
+        assert_eq!(committed_or_error(&fixture, "g"), busy, "the partition is in an earlier epoch");
+    }
+    *fixture.metadata.ahead.lock() = None;
+    set_leader(&fixture, None);
+    set_leader(&fixture, Some(NODE));
+    fixture.pass(20);
     load_all(&fixture);
     assert_eq!(committed(&fixture, &["g"]), [7]);
 }

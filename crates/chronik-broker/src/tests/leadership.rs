@@ -1,12 +1,15 @@
 //! Partitions with replicas elsewhere: who waits for them, who is deposed, and who is elected.
 
+use std::sync::Arc;
+
 use chronik_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use chronik_protocol::messages::elect_leaders_request::TopicPartitions;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use chronik_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use chronik_protocol::messages::{
     DeleteRecordsRequest, DeleteRecordsResponse, ElectLeadersRequest, ElectLeadersResponse, FetchRequest,
-    FetchResponse, ProduceRequest, ProduceResponse,
+    FetchResponse, ListOffsetsRequest, ListOffsetsResponse, ProduceRequest, ProduceResponse,
 };
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::MetadataLog as _;
@@ -15,47 +18,54 @@ use chronik_raft::metadata::{
     FenceBroker, SetConfig, SetPartitionLeader, UpdateIsr,
 };
 use chronik_replication::FollowerFetch;
-use chronik_types::{BrokerEpoch, ErrorCode, NodeId, Offset, PartitionIndex, TimestampMs, TopicId};
+use chronik_types::{BrokerEpoch, ErrorCode, NodeId, Now, Offset, PartitionIndex, TimestampMs, TopicId};
 
 use super::{Fixture, Pending, code, response};
 use crate::config::{BrokerConfig, ClusterNode};
+use crate::partition::Watcher;
 
-const TOPIC: TopicId = TopicId(7);
+pub(super) const TOPIC: TopicId = TopicId(7);
 const INDEX: PartitionIndex = PartitionIndex(0);
 
-fn apply(fixture: &Fixture, commands: Vec<Command>) {
+pub(super) fn apply(fixture: &Fixture, commands: Vec<Command>) {
     fixture
         .metadata
         .propose(CommandBatch::new(commands), Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
 }
 
 /// This broker leads `shared-0`, and brokers 2 and 3 follow it.
-fn three_brokers() -> Fixture {
+pub(super) fn three_brokers() -> Fixture {
     let node = |id: i32| ClusterNode { id: NodeId(id), host: "h".to_owned(), raft_port: 1 };
     let config = BrokerConfig { cluster_nodes: [1, 2, 3].map(node).to_vec(), ..Default::default() };
     let fixture = Fixture::with_config(config);
     fixture.add_broker(2, false);
     fixture.add_broker(3, false);
-    let replicas = [1, 2, 3].map(NodeId);
-    let mut create = CreateTopic::new("shared", TOPIC, 1, 3);
-    create.configs.insert("min.insync.replicas".to_owned(), "2".to_owned());
-    apply(
-        &fixture,
-        vec![
-            create.into(),
-            AssignPartition::new(TOPIC, INDEX, &replicas).into(),
-            SetPartitionLeader::new(TOPIC, INDEX, Some(NodeId(1))).into(),
-            UpdateIsr::new(TOPIC, INDEX, &replicas, None).into(),
-        ],
-    );
+    apply(&fixture, create_shared(TOPIC));
     fixture
 }
 
-fn lead(fixture: &Fixture, leader: i32) {
-    apply(fixture, vec![SetPartitionLeader::new(TOPIC, INDEX, Some(NodeId(leader))).into()]);
+/// What makes the topic `shared`, of one partition that all three hold.
+pub(super) fn create_shared(topic_id: TopicId) -> Vec<Command> {
+    let replicas = [1, 2, 3].map(NodeId);
+    let mut create = CreateTopic::new("shared", topic_id, 1, 3);
+    create.configs.insert("min.insync.replicas".to_owned(), "2".to_owned());
+    vec![
+        create.into(),
+        AssignPartition::new(topic_id, INDEX, &replicas).into(),
+        SetPartitionLeader::new(topic_id, INDEX, Some(NodeId(1))).into(),
+        UpdateIsr::new(topic_id, INDEX, &replicas, None).into(),
+    ]
 }
 
-fn produce(fixture: &Fixture, version: i16) -> Pending {
+pub(super) fn lead(fixture: &Fixture, leader: i32) {
+    lead_topic(fixture, TOPIC, leader);
+}
+
+pub(super) fn lead_topic(fixture: &Fixture, topic_id: TopicId, leader: i32) {
+    apply(fixture, vec![SetPartitionLeader::new(topic_id, INDEX, Some(NodeId(leader))).into()]);
+}
+
+pub(super) fn produce(fixture: &Fixture, version: i16) -> Pending {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
     let records = Some(builder.finish().unwrap().freeze());
@@ -70,7 +80,7 @@ fn produce(fixture: &Fixture, version: i16) -> Pending {
 }
 
 /// A follower fetches from an offset of a log that starts at another.
-fn fetched(fixture: &Fixture, node: i32, fetch_offset: i64, log_start_offset: i64) {
+pub(super) fn fetched(fixture: &Fixture, node: i32, fetch_offset: i64, log_start_offset: i64) {
     let partition = fixture.partition("shared", 0);
     let broker_epoch: Option<BrokerEpoch> = fixture.image().broker(NodeId(node)).map(|broker| broker.epoch);
     let fetch = FollowerFetch {
@@ -131,6 +141,102 @@ fn kip_951_a_consumer_that_waits_at_a_deposed_leader_is_told_the_next() {
         let hosts: Vec<&str> = answer.node_endpoints.iter().map(|node| node.host.as_str()).collect();
         assert_eq!(hosts, if version >= 16 { vec!["host-3"] } else { Vec::new() });
     }
+}
+
+/// Somebody who is told that records are committed just before their producers are, and takes replicas out of the ISR.
+struct Meanwhile(Arc<super::HeldMetadata>);
+
+impl Watcher for Meanwhile {
+    fn arrived(&self, _bytes: u64) -> bool {
+        true
+    }
+
+    fn wake(self: Arc<Self>, _now: Now) {
+        let command = UpdateIsr::new(TOPIC, INDEX, &[NodeId(1)], None);
+        self.0.propose(CommandBatch::new(vec![command.into()]), Box::new(|outcome| assert!(outcome.is_ok())));
+    }
+}
+
+/// Replication point 8.
+#[test]
+fn acks_all_is_told_when_too_few_are_in_sync_at_the_end() {
+    let fixture = three_brokers();
+    let pending = produce(&fixture, 9);
+    fixture.partition("shared", 0).watch(u64::MAX, Arc::new(Meanwhile(Arc::clone(&fixture.metadata))));
+    fetched(&fixture, 2, 1, 0);
+    assert!(pending.lock().is_none(), "the whole ISR is waited for, not the minimum");
+    fetched(&fixture, 3, 1, 0);
+    let answer: ProduceResponse = response(&pending, 9);
+    let partition = &answer.responses[0].partition_responses[0];
+    assert_eq!(code(partition.error_code), ErrorCode::NotEnoughReplicasAfterAppend);
+    assert_eq!(
+        fixture.partition("shared", 0).high_watermark(),
+        Offset(1),
+        "and it is committed all the same"
+    );
+    let log_end = |fixture: &Fixture| fixture.partition("shared", 0).log().log_end_offset();
+    let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
+    assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotEnoughReplicas);
+    assert_eq!(log_end(&fixture), Offset(1), "what is refused before it is written is not written");
+}
+
+/// Replication point 3.
+#[test]
+fn kip_207_a_new_leader_does_not_say_what_it_does_not_know() {
+    let fixture = three_brokers();
+    let pending = produce(&fixture, 9);
+    lead(&fixture, 2);
+    lead(&fixture, 1);
+    assert!(pending.lock().is_some());
+    let latest = |version: i16| {
+        let partition =
+            ListOffsetsPartition { timestamp: -1, current_leader_epoch: -1, ..Default::default() };
+        let topic = ListOffsetsTopic { name: "shared".to_owned(), partitions: vec![partition] };
+        let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+        let answer: ListOffsetsResponse = fixture.call(version, &request);
+        let partition = &answer.topics[0].partitions[0];
+        (code(partition.error_code), partition.offset)
+    };
+    for version in 1..=11 {
+        let expected =
+            if version < 5 { ErrorCode::LeaderNotAvailable } else { ErrorCode::OffsetNotAvailable };
+        assert_eq!(latest(version), (expected, -1), "version {version}");
+    }
+    fetched(&fixture, 2, 1, 0);
+    fetched(&fixture, 3, 1, 0);
+    for version in 1..=11 {
+        assert_eq!(latest(version), (ErrorCode::None, 1), "version {version}");
+    }
+}
+
+/// Replication point 10.
+#[test]
+fn kip_704_a_leader_that_may_lack_records_says_that_it_goes_on_and_takes_others_in_then() {
+    let fixture = three_brokers();
+    apply(
+        &fixture,
+        vec![
+            SetPartitionLeader::new(TOPIC, INDEX, Some(NodeId(2))).into(),
+            UpdateIsr::new(TOPIC, INDEX, &[NodeId(2)], None).into(),
+            SetPartitionLeader::new(TOPIC, INDEX, None).into(),
+            FenceBroker::new(NodeId(2), None).into(),
+        ],
+    );
+    fixture.metadata.hold();
+    let now = fixture.broker.clock.now();
+    let resource = ConfigResource::Topic("shared".into());
+    let allow = SetConfig::new(&resource, "unclean.leader.election.enable", Some("true".to_owned()));
+    fixture.metadata.inner.propose(CommandBatch::new(vec![allow.into()]), Box::new(|_| ()));
+    fixture.partition("shared", 0);
+    fixture.broker.run_controller(now);
+    let state = || fixture.image().topic("shared").unwrap().partition(INDEX).unwrap().as_ref().clone();
+    assert_eq!((state().leader, state().is_recovering), (Some(NodeId(1)), true));
+    fetched(&fixture, 3, 0, 0);
+    assert_eq!(*state().isr, [NodeId(1)], "nobody enters before");
+    assert_eq!(fixture.metadata.release(), 1, "the leader has said so, and nothing else");
+    assert!(!state().is_recovering);
+    fetched(&fixture, 3, 0, 0);
+    assert_eq!(*state().isr, [NodeId(1), NodeId(3)]);
 }
 
 #[test]
@@ -310,8 +416,16 @@ fn kip_460_an_unclean_election_is_for_partitions_without_a_leader() {
     assert_eq!(codes(&answer), [("shared", 0, ErrorCode::InvalidRequest)]);
 }
 
+/// Replication point 10.
 #[test]
 fn kip_106_a_topic_that_comes_to_allow_it_is_led_by_whoever_is_in_service() {
+    for is_of_topic in [true, false] {
+        check_unclean_by_config(is_of_topic);
+    }
+}
+
+/// Allows unclean elections, by the topic's own config or by that of all brokers.
+fn check_unclean_by_config(is_of_topic: bool) {
     let fixture = three_brokers();
     apply(
         &fixture,
@@ -328,9 +442,37 @@ fn kip_106_a_topic_that_comes_to_allow_it_is_led_by_whoever_is_in_service() {
     };
     oversee();
     assert_eq!(leader(&fixture), None, "broker 2 alone has everything");
-    let resource = ConfigResource::Topic("shared".into());
     let name = "unclean.leader.election.enable";
-    apply(&fixture, vec![SetConfig::new(&resource, name, Some("true".to_owned())).into()]);
+    let allow = |resource: &ConfigResource, value: Option<&str>| {
+        apply(&fixture, vec![SetConfig::new(resource, name, value.map(str::to_owned)).into()]);
+        oversee();
+        leader(&fixture)
+    };
+    let topic = ConfigResource::Topic("shared".into());
+    assert_eq!(allow(&topic, Some("false")), None);
+    assert_eq!(
+        allow(&ConfigResource::BrokerDefault, Some("true")),
+        None,
+        "the topic's own value comes first"
+    );
+    let elected = if is_of_topic { allow(&topic, Some("true")) } else { allow(&topic, None) };
+    assert_eq!(elected, Some(1), "of the topic: {is_of_topic}");
+}
+
+/// Replication point 7: an election may be planned before its winner is fenced, and applied afterwards.
+#[test]
+fn kip_966_a_leader_that_was_fenced_before_it_was_elected_is_replaced() {
+    let fixture = three_brokers();
+    let oversee = || {
+        let now = fixture.broker.clock.now();
+        fixture.broker.run_controller(now);
+        fixture.broker.run_controller(now);
+    };
+    let command = UpdateIsr::new(TOPIC, INDEX, &[NodeId(1)], None).with_elr(&[NodeId(3)]);
+    apply(&fixture, vec![command.into(), FenceBroker::new(NodeId(3), None).into()]);
     oversee();
-    assert_eq!(leader(&fixture), Some(1));
+    assert_eq!(leader(&fixture), Some(1), "there is nothing to do");
+    lead(&fixture, 3);
+    oversee();
+    assert_eq!(leader(&fixture), Some(1), "broker 3 is not there to lead");
 }

@@ -6,6 +6,7 @@ mod config_changes;
 mod configs;
 mod duties;
 mod fetch;
+mod followers;
 mod group_shards;
 mod groups;
 mod leadership;
@@ -69,6 +70,8 @@ impl Clock for ManualClock {
 struct HeldMetadata {
     inner: InMemoryMetadata,
     held: Mutex<Option<Vec<(CommandBatch, ProposalDone)>>>,
+    /// An image that can be seen already, and of which the listener has not been told.
+    ahead: Mutex<Option<Arc<MetadataImage>>>,
 }
 
 impl HeldMetadata {
@@ -105,7 +108,7 @@ impl MetadataLog for HeldMetadata {
     }
 
     fn image(&self) -> Arc<MetadataImage> {
-        self.inner.image()
+        self.ahead.lock().clone().unwrap_or_else(|| self.inner.image())
     }
 
     fn quorum(&self) -> QuorumState {
@@ -135,7 +138,11 @@ impl Fixture {
     }
 
     fn with_config(config: BrokerConfig) -> Self {
-        let metadata = Arc::new(HeldMetadata { inner: InMemoryMetadata::new(NODE), held: Mutex::new(None) });
+        let metadata = Arc::new(HeldMetadata {
+            inner: InMemoryMetadata::new(NODE),
+            held: Mutex::new(None),
+            ahead: Mutex::new(None),
+        });
         Self::start(config, metadata, Arc::default(), SimDisk::new())
     }
 

@@ -2,7 +2,8 @@
 
 use chronik_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use chronik_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse};
-use chronik_types::{ErrorCode, TopicId};
+use chronik_raft::metadata::UpdateIsr;
+use chronik_types::{ErrorCode, NodeId, PartitionIndex, TopicId};
 
 use super::{Fixture, code};
 use crate::config::BrokerConfig;
@@ -114,6 +115,20 @@ fn a_partition_is_told_in_full_and_what_is_missing_is_named() {
     assert_eq!(topic("missing").topic_id, TopicId::ZERO);
     assert_eq!(code(topic("no/slash").error_code), ErrorCode::InvalidTopicException);
     assert!(topic("__consumer_offsets").is_internal);
+}
+
+/// Replication point 7.
+#[test]
+fn kip_966_who_is_eligible_to_lead_is_told() {
+    let fixture = super::leadership::three_brokers();
+    let [one, two] = [NodeId(1), NodeId(2)];
+    let command = UpdateIsr::new(super::leadership::TOPIC, PartitionIndex(0), &[one], None).with_elr(&[two]);
+    super::leadership::apply(&fixture, vec![command.into()]);
+    let response: DescribeTopicPartitionsResponse = fixture.call(0, &ask(&["shared"], 5, None));
+    let partition = &response.topics[0].partitions[0];
+    assert_eq!((&partition.replica_nodes[..], &partition.isr_nodes[..]), (&[1, 2, 3][..], &[1][..]));
+    assert_eq!(partition.eligible_leader_replicas.as_deref(), Some(&[2][..]));
+    assert_eq!(partition.last_known_elr.as_deref(), Some(&[][..]), "the last known leader stays in the ISR");
 }
 
 #[test]

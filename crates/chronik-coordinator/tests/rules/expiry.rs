@@ -8,6 +8,7 @@ use crate::common::{Commit, Harness, Join};
 
 const DAY_MS: u64 = 86_400_000;
 
+/// Replication point 15.
 #[test]
 fn the_clock_starts_when_the_group_empties() {
     let mut harness = Harness::new();
@@ -23,6 +24,7 @@ fn the_clock_starts_when_the_group_empties() {
     assert_eq!((harness.state("g").as_str(), harness.fetched("g", "t0", 0)), ("Dead", -1));
 }
 
+/// Replication point 15.
 #[test]
 fn the_clock_survives_a_failover() {
     let mut harness = Harness::new();

@@ -340,6 +340,7 @@ impl Recovery<'_> {
                 path = %self.path.display(), found_end, checkpoint_end,
                 "the log ends before its checkpoint: data that was there is gone"
             );
+            self.dir.shared.note_loss();
             let lost_file =
                 self.known.checkpoint.as_ref().and_then(|c| c.segments.last()).is_some_and(|last| {
                     segments.binary_search_by_key(&last.base_offset, |segment| segment.base_offset).is_err()

@@ -58,6 +58,9 @@ impl Recovery<'_> {
                 "the segment has {len} bytes and the checkpoint knows {checked_bytes}; it is read anew"
             );
             self.warn(base_offset, names::LOG, &what);
+            if len < checked_bytes {
+                self.dir.shared.note_loss();
+            }
             return self.rescan(base_offset, len, next_base, base_offset);
         }
         if !self.indexes_are_whole(&segment)? {
@@ -129,6 +132,12 @@ impl Recovery<'_> {
             Err(ScanError::Io(source)) => return Err(LogError::io("read", &path, source)),
             Err(ScanError::Batch { position, error }) => {
                 let lost_bytes = len.saturating_sub(segment.size_bytes);
+                // A process that dies in an append leaves the beginning of a batch behind, at the end of the log.
+                let was_being_appended =
+                    matches!(error, BatchError::Truncated { .. }) && next_base.is_none() && !self.known.clean;
+                if !was_being_appended {
+                    self.dir.shared.note_loss();
+                }
                 tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
             }
         }

@@ -377,7 +377,8 @@ pub struct SetPartitionLeader {
     /// Only at this partition epoch; absent for any.
     #[prost(int32, optional, tag = "5")]
     pub partition_epoch: Option<i32>,
-    /// Whether a leader from outside the ISR is taken, at the price of records (KIP-106, KIP-704).
+    /// Whether a leader from outside the ISR is taken, at the price of records (KIP-106). The partition is recovering then,
+    /// until an [`UpdateIsr`] says that it has recovered (KIP-704).
     #[prost(bool, tag = "6")]
     pub unclean: bool,
     /// Whether a new leader epoch starts even where the leader stays who it is, as after an unclean restart.
@@ -401,7 +402,8 @@ impl SetPartitionLeader {
     }
 }
 
-/// Sets a partition's in-sync replicas (KIP-497): replicas all, not empty, the leader among them.
+/// Sets a partition's in-sync replicas (KIP-497): replicas all, not empty, the leader among them, and that alone while
+/// the partition is recovering.
 #[derive(Clone, PartialEq, Message)]
 pub struct UpdateIsr {
     /// The upper half of the topic's id.
@@ -429,6 +431,9 @@ pub struct UpdateIsr {
     /// The eligible leader replicas from now on (KIP-966), none of them in the ISR.
     #[prost(int32, repeated, tag = "8")]
     pub elr: Vec<i32>,
+    /// Whether the leader has made do with what there is, after an election that may have lost records (KIP-704).
+    #[prost(bool, tag = "9")]
+    pub has_recovered: bool,
 }
 
 impl UpdateIsr {
@@ -449,7 +454,15 @@ impl UpdateIsr {
             leader_epoch: None,
             broker_epochs: Vec::new(),
             elr: Vec::new(),
+            has_recovered: false,
         }
+    }
+
+    /// The same, which ends the recovery of the partition if `has_recovered`.
+    #[must_use]
+    pub fn with_recovery(mut self, has_recovered: bool) -> Self {
+        self.has_recovered = has_recovered;
+        self
     }
 
     /// The same, with these eligible leader replicas.

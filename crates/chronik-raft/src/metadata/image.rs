@@ -196,6 +196,9 @@ pub struct PartitionImage {
     pub elr: Arc<[NodeId]>,
     /// The leader, one of the ISR.
     pub leader: Option<NodeId>,
+    /// The last leader may have lacked records that were committed, and no leader has said since that it has made do with
+    /// what there is (KIP-704). The ISR has one member until one does.
+    pub is_recovering: bool,
     /// Counts the leaders; −1 before the first.
     pub leader_epoch: LeaderEpoch,
     /// META-2: counts the changes of this partition.
@@ -208,6 +211,7 @@ impl PartitionImage {
         self.isr.iter().all(|node| self.replicas.contains(node))
             && self.leader.is_none_or(|leader| self.isr.contains(&leader))
             && self.elr.iter().all(|node| self.replicas.contains(node) && !self.isr.contains(node))
+            && (!self.is_recovering || self.isr.len() <= 1)
     }
 
     /// The ELR once the ISR is `isr`: nobody while that has at least `min_insync` members (or all replicas), else those

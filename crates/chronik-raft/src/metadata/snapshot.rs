@@ -136,6 +136,8 @@ struct PartitionMessage {
     partition_epoch: i32,
     #[prost(int32, repeated, tag = "6")]
     elr: Vec<i32>,
+    #[prost(bool, tag = "7")]
+    is_recovering: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -348,6 +350,7 @@ fn topic_message(topic: &TopicImage) -> TopicMessage {
                 isr: numbers(&partition.isr),
                 elr: numbers(&partition.elr),
                 leader: partition.leader.map(NodeId::get),
+                is_recovering: partition.is_recovering,
                 leader_epoch: partition.leader_epoch.get(),
                 partition_epoch: partition.partition_epoch.get(),
             })
@@ -369,6 +372,7 @@ fn topic_from(message: TopicMessage) -> Result<TopicImage, SnapshotError> {
             isr,
             elr: partition.elr.iter().copied().map(NodeId).collect(),
             leader: partition.leader.map(NodeId),
+            is_recovering: partition.is_recovering,
             leader_epoch: LeaderEpoch(partition.leader_epoch),
             partition_epoch: PartitionEpoch(partition.partition_epoch),
         };

@@ -25,6 +25,7 @@ fn leader(isr: &[i32], end: i64, high_watermark: i64, min_insync: usize) -> Lead
         replicas: nodes(&[1, 2, 3]),
         isr: nodes(isr),
         elr: Vec::new(),
+        is_recovering: false,
         leader_epoch: LeaderEpoch(4),
         partition_epoch: PartitionEpoch(7),
     };
@@ -47,6 +48,19 @@ fn fetch(leader: &mut Leader, now_ms: u64, node: i32, offset: i64) -> Effects {
         log_start_offset: Offset(0),
     };
     leader.fetched(at(now_ms), fetch)
+}
+
+/// The metadata log has another ISR and ELR.
+fn change(leader: &mut Leader, now: MonotonicMs, isr: &[i32], elr: &[i32], partition_epoch: i32) -> Effects {
+    let term = LeaderTerm {
+        replicas: nodes(&[1, 2, 3]),
+        isr: nodes(isr),
+        elr: nodes(elr),
+        is_recovering: false,
+        leader_epoch: leader.leader_epoch(),
+        partition_epoch: PartitionEpoch(partition_epoch),
+    };
+    leader.changed(now, &term)
 }
 
 fn moved(to: i64) -> Effects {
@@ -72,7 +86,7 @@ fn kip_966_nothing_is_committed_while_too_few_are_in_sync() {
     let effects = fetch(&mut leader, 2, 2, 9);
     let proposal = effects.propose.expect("replica 2 has caught up");
     assert_eq!((proposal.isr, effects.high_watermark), (nodes(&[1, 2]), None));
-    assert_eq!(leader.changed(at(3), &nodes(&[1, 2]), &[], PartitionEpoch(8)), moved(9));
+    assert_eq!(change(&mut leader, at(3), &[1, 2], &[], 8), moved(9));
 }
 
 #[test]
@@ -99,7 +113,7 @@ fn kip_497_a_replica_on_its_way_out_counts_until_it_is_out() {
     assert_eq!((proposal.isr, proposal.cause), (nodes(&[1, 2]), IsrCause::Lagging(nodes(&[3]))));
     assert_eq!(leader.high_watermark(), Offset(10));
     assert_eq!(leader.check(at(LAG_MS + 3)).propose, None, "one change at a time");
-    assert_eq!(leader.changed(at(LAG_MS + 4), &nodes(&[1, 2]), &[], PartitionEpoch(8)), moved(20));
+    assert_eq!(change(&mut leader, at(LAG_MS + 4), &[1, 2], &[], 8), moved(20));
 }
 
 #[test]
@@ -136,6 +150,38 @@ fn kip_841_and_903_a_replica_that_is_fenced_or_reborn_does_not_enter() {
     assert!(fetch(&mut leader, 3, 3, 10).propose.is_some());
 }
 
+/// Replication points 1 and 5: a fetch that was delayed on its way must not speak for a log that came after it.
+#[test]
+fn kip_903_a_fetch_of_an_earlier_life_acknowledges_nothing() {
+    let reborn =
+        |node: NodeId| all(node).map(|epoch| if node == NodeId(2) { BrokerEpoch(25) } else { epoch });
+    let mut leader = leader(&[1, 2, 3], 10, 10, 1);
+    leader.appended(at(1), Offset(20));
+    fetch(&mut leader, 1, 3, 20);
+    let of_new_life = FollowerFetch {
+        node: NodeId(2),
+        broker_epoch: Some(BrokerEpoch(25)),
+        fetch_offset: Offset(10),
+        log_start_offset: Offset(0),
+    };
+    // The image may tell of the new life before its first fetch does, or after it.
+    for is_told_first in [true, false] {
+        let mut leader = leader.clone();
+        if is_told_first {
+            leader.membership_changed(at(2), &reborn);
+        }
+        leader.fetched(at(2), of_new_life);
+        assert_eq!(fetch(&mut leader, 3, 2, 20), Effects::default(), "replica 2 has lost these");
+        leader.membership_changed(at(3), &reborn);
+        assert_eq!(leader.high_watermark(), Offset(10));
+        let caught_up = FollowerFetch { fetch_offset: Offset(20), ..of_new_life };
+        assert_eq!(leader.fetched(at(4), caught_up), moved(20));
+    }
+    leader.membership_changed(at(2), &reborn);
+    assert_eq!(fetch(&mut leader, 3, 2, 20), Effects::default(), "before the new life has said anything");
+    assert_eq!(leader.high_watermark(), Offset(10));
+}
+
 #[test]
 fn kip_207_a_new_leader_is_settled_once_its_own_start_is_committed() {
     let mut leader = leader(&[1, 2], 10, 4, 1);
@@ -170,6 +216,7 @@ fn a_partition_with_few_replicas_needs_all_of_them_at_most() {
         replicas: nodes(&[1]),
         isr: nodes(&[1]),
         elr: Vec::new(),
+        is_recovering: false,
         leader_epoch: LeaderEpoch(0),
         partition_epoch: PartitionEpoch(0),
     };
@@ -189,10 +236,22 @@ fn a_partition_with_few_replicas_needs_all_of_them_at_most() {
 #[test]
 fn late_news_of_the_partition_changes_nothing() {
     let mut leader = leader(&[1, 2, 3], 10, 10, 1);
-    assert_eq!(leader.changed(at(1), &nodes(&[1]), &[], PartitionEpoch(7)), Effects::default());
+    assert_eq!(change(&mut leader, at(1), &[1], &[], 7), Effects::default());
     assert_eq!(leader.isr(), nodes(&[1, 2, 3]));
     assert_eq!(leader.refused(at(1), PartitionEpoch(3)), Effects::default());
     assert_eq!(fetch(&mut leader, 1, 9, 10), Effects::default(), "no replica");
+}
+
+#[test]
+fn the_lag_is_that_of_the_replica_furthest_behind() {
+    let mut leader = leader(&[1, 2], 10, 6, 1);
+    assert_eq!(leader.replica_lag_max(), 10, "nothing is known of replica 3");
+    fetch(&mut leader, 1, 3, 8);
+    assert_eq!(leader.replica_lag_max(), 4, "replica 2 is in sync");
+    fetch(&mut leader, 2, 2, 10);
+    assert_eq!(leader.replica_lag_max(), 2);
+    fetch(&mut leader, 3, 3, 10);
+    assert_eq!(leader.replica_lag_max(), 0);
 }
 
 #[test]
@@ -223,20 +282,20 @@ fn kip_966_below_the_minimum_those_who_leave_stay_eligible_and_nothing_is_commit
     let proposal = leader.check(at(LAG_MS + 1)).propose.expect("replica 2 lags");
     assert_eq!((proposal.isr, proposal.elr), (nodes(&[1]), nodes(&[2])));
     let now = at(LAG_MS + 2);
-    assert_eq!(leader.changed(now, &nodes(&[1]), &nodes(&[2]), PartitionEpoch(8)), Effects::default());
+    assert_eq!(change(&mut leader, now, &[1], &[2], 8), Effects::default());
     let settings = LeaderSettings { min_insync: 1, lag_ms_max: LAG_MS };
     let effects = leader.configure(now, settings);
     let proposal = effects.propose.expect("one is enough now, and nobody else need be eligible");
     assert_eq!((effects.high_watermark, proposal.cause), (None, IsrCause::EnoughInSync));
     assert_eq!((proposal.isr, proposal.elr), (nodes(&[1]), nodes(&[])));
     assert_eq!(leader.appended(now, Offset(13)), Effects::default(), "not before the metadata log says so");
-    assert_eq!(leader.changed(now, &nodes(&[1]), &[], PartitionEpoch(9)), moved(13));
+    assert_eq!(change(&mut leader, now, &[1], &[], 9), moved(13));
 }
 
 #[test]
 fn kip_966_enough_in_sync_again_leave_nobody_else_eligible() {
     let mut leader = leader(&[1], 10, 10, 2);
-    assert_eq!(leader.changed(at(1), &nodes(&[1]), &nodes(&[2]), PartitionEpoch(8)), Effects::default());
+    assert_eq!(change(&mut leader, at(1), &[1], &[2], 8), Effects::default());
     let proposal = fetch(&mut leader, 2, 3, 10).propose.expect("replica 3 has caught up");
     assert_eq!((proposal.isr, proposal.elr), (nodes(&[1, 3]), nodes(&[])));
 }
@@ -245,12 +304,38 @@ fn kip_966_enough_in_sync_again_leave_nobody_else_eligible() {
 fn kip_966_a_leader_with_enough_in_sync_does_not_wait_for_the_next_look() {
     let mut leader = leader(&[1, 2], 10, 10, 1);
     leader.appended(at(1), Offset(12));
-    let effects = leader.changed(at(LAG_MS + 2), &nodes(&[1]), &nodes(&[2]), PartitionEpoch(8));
+    let effects = change(&mut leader, at(LAG_MS + 2), &[1], &[2], 8);
     assert_eq!(effects.high_watermark, None);
     let proposal = effects.propose.expect("the controller knew of a larger minimum");
     assert_eq!(
         (proposal.isr, proposal.elr, proposal.cause),
         (nodes(&[1]), nodes(&[]), IsrCause::EnoughInSync)
     );
-    assert_eq!(leader.changed(at(LAG_MS + 3), &nodes(&[1]), &[], PartitionEpoch(9)), moved(12));
+    assert_eq!(change(&mut leader, at(LAG_MS + 3), &[1], &[], 9), moved(12));
+}
+
+/// Replication point 10.
+#[test]
+fn kip_704_nobody_enters_the_isr_of_a_leader_that_may_lack_records_before_it_has_said_so() {
+    let mut term = LeaderTerm {
+        replicas: nodes(&[1, 2, 3]),
+        isr: nodes(&[1]),
+        elr: Vec::new(),
+        is_recovering: true,
+        leader_epoch: LeaderEpoch(4),
+        partition_epoch: PartitionEpoch(7),
+    };
+    let settings = LeaderSettings { min_insync: 1, lag_ms_max: LAG_MS };
+    let mut leader = Leader::new(at(0), NodeId(1), &term, &all, Offset(10), Offset(4), settings);
+    let said = leader.configure(at(0), settings).propose.expect("it makes do with what it has");
+    assert_eq!((said.isr, said.cause), (nodes(&[1]), IsrCause::Recovered));
+    assert_eq!(fetch(&mut leader, 1, 2, 10).propose, None, "one change at a time");
+    leader.refused(at(2), PartitionEpoch(7));
+    assert_eq!(fetch(&mut leader, 3, 2, 10).propose, None, "the metadata log does not know yet");
+    assert_eq!(leader.check(at(4)).propose.map(|said| said.cause), Some(IsrCause::Recovered), "said again");
+    term.is_recovering = false;
+    term.partition_epoch = PartitionEpoch(8);
+    leader.changed(at(5), &term);
+    let proposal = fetch(&mut leader, 6, 2, 10).propose.expect("replica 2 may enter");
+    assert_eq!((proposal.isr, proposal.cause), (nodes(&[1, 2]), IsrCause::CaughtUp(NodeId(2))));
 }

@@ -18,12 +18,13 @@ struct Row {
     state: Arc<PartitionImage>,
     log: Option<Arc<Log>>,
     leads: bool,
+    replica_lag: Option<u64>,
 }
 
 /// Name, help and value of a family; partitions without that value are left out.
 type Family = (&'static str, &'static str, fn(&Row) -> Option<i64>);
 
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 9] = [
     (
         "kafka_topic_partition_current_offset",
         "The end of what may be read of a partition: its high watermark.",
@@ -52,6 +53,11 @@ const FAMILIES: [Family; 8] = [
         "kafka_topic_partition_under_replicated_partition",
         "1 where fewer replicas are in sync than there are.",
         |row| Some(i64::from(row.state.isr.len() < row.state.replicas.len())),
+    ),
+    (
+        "chronik_topic_partition_replica_lag",
+        "Records that the replica of a partition lacks which is furthest behind its leader.",
+        |row| row.leads.then(|| i64::try_from(row.replica_lag.unwrap_or(0)).unwrap_or(i64::MAX)),
     ),
     ("chronik_topic_partition_leader_epoch", "Counts the leaders of a partition.", |row| {
         Some(i64::from(row.state.leader_epoch.get()))
@@ -105,6 +111,7 @@ fn rows(node: &NodeSources, limits: &SeriesLimits, omitted: &mut Omitted) -> Vec
                 partition: index.to_string(),
                 state: Arc::clone(state),
                 leads,
+                replica_lag: node.broker.replica_lag_max(topic, index),
             });
         }
     }

@@ -9,6 +9,9 @@
 //! | `SetPartitionLeader` to none | none | same | +1 | +1 |
 //! | `UpdateIsr` | same | as told | same | +1 |
 //!
+//! An election outside the ISR and the ELR begins a recovery (KIP-704), and so does the return of a last known leader that
+//! may have lost records; an `UpdateIsr` of the leader ends it.
+//!
 //! A command that would leave everything as it is changes no epoch either.
 
 use std::collections::BTreeSet;
@@ -50,6 +53,7 @@ impl Draft<'_> {
             isr: Arc::new([]),
             elr: Arc::new([]),
             leader: None,
+            is_recovering: false,
             leader_epoch: LeaderEpoch::NONE,
             partition_epoch: PartitionEpoch(0),
         }));
@@ -87,6 +91,7 @@ impl Draft<'_> {
                     });
                 }
                 let holds = |node: &NodeId| partition.isr.contains(node) || partition.elr.contains(node);
+                partition.is_recovering |= !partition.isr.is_empty() && !is_eligible;
                 partition.elr = if is_eligible {
                     partition.replicas.iter().copied().filter(|node| *node != leader && holds(node)).collect()
                 } else {
@@ -146,9 +151,15 @@ impl Draft<'_> {
                 let topic = topic.to_owned();
                 return Err(CommandError::InvalidIsr { topic, partition: index, isr: command.isr.clone() });
             }
-            if *partition.isr == *isr && *partition.elr == *elr {
+            let is_recovering = partition.is_recovering && !command.has_recovered;
+            if is_recovering && isr.len() > 1 {
+                let topic = topic.to_owned();
+                return Err(CommandError::InvalidIsr { topic, partition: index, isr: command.isr.clone() });
+            }
+            if *partition.isr == *isr && *partition.elr == *elr && partition.is_recovering == is_recovering {
                 return Ok(false);
             }
+            partition.is_recovering = is_recovering;
             partition.elr = elr.into();
             // Usually all replicas are in sync, and one list in memory serves for both.
             partition.isr =
@@ -233,7 +244,11 @@ fn lose_replica(partition: &mut PartitionImage, node: NodeId) -> Option<bool> {
         } else if !partition.elr.is_empty() {
             // They hold what it held, and one of them leads as soon as it is in service.
             partition.isr = std::mem::replace(&mut partition.elr, Arc::new([]));
+            partition.is_recovering = false;
             changed = true;
+        } else {
+            changed |= !partition.is_recovering;
+            partition.is_recovering = true;
         }
     }
     if partition.leader == Some(node) {

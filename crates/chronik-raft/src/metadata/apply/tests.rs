@@ -518,3 +518,73 @@ fn kip_966_the_last_in_sync_that_may_have_lost_records_gives_way_to_the_elr() {
     assert_eq!(isr_of(&kept, 0), [1], "there is nobody better");
     assert_eq!(partition(&kept, 0).leader, None, "what it writes from now on is another epoch's");
 }
+
+/// Replication point 10.
+#[test]
+fn kip_704_an_unclean_election_begins_a_recovery_which_the_leader_ends() {
+    let image = orders();
+    let unclean = SetPartitionLeader { unclean: true, ..lead(0, Some(3)) };
+    let in_sync = accept(&image, vec![unclean.clone().into()]);
+    assert!(!partition(&in_sync, 0).is_recovering, "replica 3 is in sync, and nothing is lost");
+    let image = accept(&image, vec![isr(0, &[1], None).into()]);
+    let image = accept(&image, vec![unclean.into()]);
+    assert!(partition(&image, 0).is_recovering);
+    assert!(matches!(refuse(&image, isr(0, &[3, 1], None)), CommandError::InvalidIsr { .. }));
+    // Leaders come and go, and the next one knows that nobody has said so yet.
+    let image = accept(&image, vec![lead(0, None).into()]);
+    let image = accept(&image, vec![lead(0, Some(3)).into()]);
+    assert!(partition(&image, 0).is_recovering);
+    let kept = MetadataImage::decode_snapshot(&image.encode_snapshot()).unwrap();
+    assert_eq!(kept, image);
+    let before = partition(&image, 0).partition_epoch;
+    let image = accept(&image, vec![isr(0, &[3], None).with_recovery(true).into()]);
+    assert!(!partition(&image, 0).is_recovering);
+    assert_eq!(partition(&image, 0).partition_epoch.get(), before.get() + 1, "META-2");
+    accept(&image, vec![isr(0, &[3, 1], None).into()]);
+    // The last known leader has lost its unsynced records, and there is nobody better.
+    let image = accept(&image, vec![register_again(3, 50, -1)]);
+    let lost = partition(&image, 0);
+    assert_eq!((isr_of(&image, 0), lost.leader, lost.is_recovering), (vec![3], None, true));
+}
+
+/// Replication points 4 and 5: what was decided on an older state of affairs has no effect, whenever it arrives.
+#[test]
+fn kip_497_late_changes_of_the_isr_are_refused() {
+    let image = orders();
+    let state = partition(&image, 0);
+    let of_epoch =
+        |leader_epoch: i32, command: UpdateIsr| UpdateIsr { leader_epoch: Some(leader_epoch), ..command };
+    let seen = Some(state.partition_epoch.get());
+    let late = of_epoch(state.leader_epoch.get(), isr(0, &[1, 2], seen));
+    let moved = accept(&image, vec![lead(0, Some(2)).into()]);
+    assert!(matches!(refuse(&moved, late.clone()), CommandError::StalePartitionEpoch { .. }));
+    let for_any = UpdateIsr { partition_epoch: None, ..late.clone() };
+    assert!(matches!(refuse(&moved, for_any), CommandError::StaleLeaderEpoch { .. }));
+    let once = accept(&image, vec![late.clone().into()]);
+    assert!(
+        matches!(refuse(&once, late), CommandError::StalePartitionEpoch { .. }),
+        "a copy that came later"
+    );
+}
+
+/// Replication point 5: what was heard of an earlier life of a broker says nothing about the present one.
+#[test]
+fn kip_903_late_words_about_an_earlier_life_of_a_broker_are_refused() {
+    let image = orders();
+    let earlier = image.broker(NodeId(3)).unwrap().epoch;
+    let image = accept(&image, vec![register(3, 88)]);
+    let epoch = image.broker(NodeId(3)).unwrap().epoch;
+    assert!(earlier < epoch && image.broker(NodeId(3)).unwrap().fenced, "it is fenced until it is heard of");
+    let unfence = UnfenceBroker::new(NodeId(3), Some(earlier));
+    assert!(matches!(refuse(&image, unfence), CommandError::StaleBrokerEpoch { .. }));
+    let image = accept(&image, vec![UnfenceBroker::new(NodeId(3), Some(epoch)).into()]);
+    let fence = FenceBroker::new(NodeId(3), Some(earlier));
+    assert!(matches!(refuse(&image, fence), CommandError::StaleBrokerEpoch { .. }));
+    let whole = isr(0, &[1, 2, 3], None);
+    let stale = whole.clone().with_broker_epochs([None, None, Some(earlier)]);
+    assert!(matches!(refuse(&image, stale), CommandError::IneligibleReplica { node: NodeId(3), .. }));
+    accept(
+        &image,
+        vec![isr(0, &[1, 2], None).into(), whole.with_broker_epochs([None, None, Some(epoch)]).into()],
+    );
+}
