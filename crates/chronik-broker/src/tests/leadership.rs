@@ -20,7 +20,7 @@ use chronik_types::{BrokerEpoch, ErrorCode, NodeId, Offset, PartitionIndex, Time
 use super::{Fixture, Pending, code, response};
 use crate::config::{BrokerConfig, ClusterNode};
 
-const TOPIC: TopicId = TopicId(7);
+pub(super) const TOPIC: TopicId = TopicId(7);
 const INDEX: PartitionIndex = PartitionIndex(0);
 
 fn apply(fixture: &Fixture, commands: Vec<Command>) {
@@ -30,7 +30,7 @@ fn apply(fixture: &Fixture, commands: Vec<Command>) {
 }
 
 /// This broker leads `shared-0`, and brokers 2 and 3 follow it.
-fn three_brokers() -> Fixture {
+pub(super) fn three_brokers() -> Fixture {
     let node = |id: i32| ClusterNode { id: NodeId(id), host: "h".to_owned(), raft_port: 1 };
     let config = BrokerConfig { cluster_nodes: [1, 2, 3].map(node).to_vec(), ..Default::default() };
     let fixture = Fixture::with_config(config);
@@ -51,11 +51,11 @@ fn three_brokers() -> Fixture {
     fixture
 }
 
-fn lead(fixture: &Fixture, leader: i32) {
+pub(super) fn lead(fixture: &Fixture, leader: i32) {
     apply(fixture, vec![SetPartitionLeader::new(TOPIC, INDEX, Some(NodeId(leader))).into()]);
 }
 
-fn produce(fixture: &Fixture, version: i16) -> Pending {
+pub(super) fn produce(fixture: &Fixture, version: i16) -> Pending {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
     let records = Some(builder.finish().unwrap().freeze());
@@ -70,7 +70,7 @@ fn produce(fixture: &Fixture, version: i16) -> Pending {
 }
 
 /// A follower fetches from an offset of a log that starts at another.
-fn fetched(fixture: &Fixture, node: i32, fetch_offset: i64, log_start_offset: i64) {
+pub(super) fn fetched(fixture: &Fixture, node: i32, fetch_offset: i64, log_start_offset: i64) {
     let partition = fixture.partition("shared", 0);
     let broker_epoch: Option<BrokerEpoch> = fixture.image().broker(NodeId(node)).map(|broker| broker.epoch);
     let fetch = FollowerFetch {
@@ -131,6 +131,46 @@ fn kip_951_a_consumer_that_waits_at_a_deposed_leader_is_told_the_next() {
         let hosts: Vec<&str> = answer.node_endpoints.iter().map(|node| node.host.as_str()).collect();
         assert_eq!(hosts, if version >= 16 { vec!["host-3"] } else { Vec::new() });
     }
+}
+
+#[test]
+fn a_follower_that_knows_a_newer_epoch_is_told_so_before_anything_else() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let ask = |current_leader_epoch: i32| {
+        let partition = FetchPartition {
+            current_leader_epoch,
+            last_fetched_epoch: -1,
+            partition_max_bytes: 1 << 20,
+            ..Default::default()
+        };
+        let topic = FetchTopic { topic: "shared".to_owned(), topic_id: TOPIC, partitions: vec![partition] };
+        let request =
+            FetchRequest { replica_id: 3, session_epoch: -1, topics: vec![topic], ..Default::default() };
+        let answer: FetchResponse = fixture.call(12, &request);
+        code(answer.responses[0].partitions[0].error_code)
+    };
+    let known = fixture.partition("shared", 0).leader_epoch().get();
+    assert_eq!(ask(known), ErrorCode::NotLeaderOrFollower);
+    // It is about to hear that it leads, and the follower comes again at once.
+    assert_eq!(ask(known + 1), ErrorCode::UnknownLeaderEpoch);
+}
+
+#[test]
+fn whoever_comes_between_the_news_and_its_being_taken_up_is_served() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
+    assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotLeaderOrFollower);
+    // The image is new, and the thread that brings it has not come to the partition yet.
+    fixture.metadata.subscribe(Box::new(|_, _| ()));
+    lead(&fixture, 1);
+    let pending = produce(&fixture, 9);
+    assert!(pending.lock().is_none(), "it waits for the followers");
+    fetched(&fixture, 2, 1, 0);
+    fetched(&fixture, 3, 1, 0);
+    let answer: ProduceResponse = response(&pending, 9);
+    assert_eq!(code(answer.responses[0].partition_responses[0].error_code), ErrorCode::None);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod cluster;
 mod config_changes;
 mod configs;
+mod contact;
 mod duties;
 mod fetch;
 mod group_shards;
@@ -69,6 +70,7 @@ impl Clock for ManualClock {
 struct HeldMetadata {
     inner: InMemoryMetadata,
     held: Mutex<Option<Vec<(CommandBatch, ProposalDone)>>>,
+    contact_until: Mutex<MonotonicMs>,
 }
 
 impl HeldMetadata {
@@ -104,6 +106,10 @@ impl MetadataLog for HeldMetadata {
         self.inner.barrier(done);
     }
 
+    fn contact_until(&self) -> MonotonicMs {
+        *self.contact_until.lock()
+    }
+
     fn image(&self) -> Arc<MetadataImage> {
         self.inner.image()
     }
@@ -135,7 +141,11 @@ impl Fixture {
     }
 
     fn with_config(config: BrokerConfig) -> Self {
-        let metadata = Arc::new(HeldMetadata { inner: InMemoryMetadata::new(NODE), held: Mutex::new(None) });
+        let metadata = Arc::new(HeldMetadata {
+            inner: InMemoryMetadata::new(NODE),
+            held: Mutex::new(None),
+            contact_until: Mutex::new(MonotonicMs(u64::MAX)),
+        });
         Self::start(config, metadata, Arc::default(), SimDisk::new())
     }
 
