@@ -161,6 +161,13 @@ execute_unit() {
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
             timeout --kill-after=20 300 "$python/confluent-kafka/bin/python" tests/cluster/rolling.py --binary "$BINARY"
             ;;
+        cluster-failover)
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            install_apt ip iproute2
+            install_apt iptables iptables
+            timeout --kill-after=20 1200 "$python/confluent-kafka/bin/python" tests/cluster/failover.py --binary "$BINARY" \
+                --rounds "$FAILOVER_ROUNDS"
+            ;;
         cluster-tools)
             install_kafka
             timeout --kill-after=20 600 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"

@@ -11,8 +11,8 @@ import subprocess
 from collections.abc import Iterable
 
 TAG = f"cx{os.getpid() % 100_000}"
-# Reserved for documentation (RFC 5737): nobody's addresses.
-SUBNET = "203.0.113"
+# Reserved for tests of networks (RFC 2544): nobody's addresses, and enough of them that several runs do not meet.
+SUBNET = f"198.18.{os.getpid() % 256}"
 
 
 class Unavailable(Exception):

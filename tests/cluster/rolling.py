@@ -38,6 +38,7 @@ class Producer:
     def __init__(self, cluster: Cluster, topic: str, idempotent: bool) -> None:
         self.kafka: Any = importlib.import_module("confluent_kafka")
         self.topic, self.idempotent = topic, idempotent
+        self.partitions = PARTITIONS
         self.settings = {
             "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
             "acks": "all",
@@ -71,7 +72,7 @@ class Producer:
                 self.took_s.append(time.monotonic() - began)
                 self.acknowledged[message.partition(), message.offset()] = number
 
-            producer.produce(self.topic, f"{number}".encode(), partition=number % PARTITIONS, on_delivery=told)
+            producer.produce(self.topic, f"{number}".encode(), partition=number % self.partitions, on_delivery=told)
             producer.poll(PAUSE_S)
         left = producer.flush(60)
         if left:

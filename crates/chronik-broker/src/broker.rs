@@ -13,6 +13,7 @@ use crate::api;
 use crate::clock::SharedClock;
 use crate::config::{BrokerConfig, BrokerConfigs, Loggers, ValuesListener};
 use crate::connection::Connection;
+use crate::contact::Contact;
 use crate::controller::{AssignmentLines, ControllerLink, Duties, Oversight, tell_changes};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
@@ -61,6 +62,7 @@ pub struct Broker {
     pub(crate) producer_ids: ProducerIds,
     pub(crate) duties: Duties,
     pub(crate) oversight: Oversight,
+    pub(crate) contact: Contact,
     assignment_lines: AssignmentLines,
     pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
@@ -108,6 +110,7 @@ impl Broker {
             producer_ids: ProducerIds::default(),
             duties: Duties::default(),
             oversight: Oversight::default(),
+            contact: Contact::default(),
             assignment_lines: AssignmentLines::default(),
             controller_link: OnceLock::new(),
             timers: Timers::default(),

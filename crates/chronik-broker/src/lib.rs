@@ -9,6 +9,7 @@ mod broker;
 mod clock;
 pub mod config;
 mod connection;
+mod contact;
 mod context;
 mod controller;
 mod fetch_session;

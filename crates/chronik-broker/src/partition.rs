@@ -60,6 +60,8 @@ pub(crate) struct Partition {
     services: Arc<PartitionServices>,
     leader_epoch: AtomicI32,
     is_leader: AtomicBool,
+    /// Others have replicas of it, so that it may be given to them.
+    is_shared: AtomicBool,
     is_deleted: AtomicBool,
     /// The disk has kept it from becoming what the image says.
     pub(crate) is_behind: AtomicBool,
@@ -113,6 +115,7 @@ impl Partition {
             services,
             leader_epoch: AtomicI32::new(LeaderEpoch::NONE.get()),
             is_leader: AtomicBool::new(false),
+            is_shared: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
@@ -147,8 +150,20 @@ impl Partition {
         self.log.first_unstable_offset().map_or(high_watermark, |first| first.min(high_watermark))
     }
 
-    /// Says why the partition cannot be served now, if so.
+    /// Says why the partition cannot be served now, if so: another broker leads it, or may do so by now.
     pub(crate) fn check_leader(&self) -> Result<(), ErrorCode> {
+        self.check_role()?;
+        if self.may_be_replaced() { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
+    }
+
+    /// Whether the cluster may have given the lead to another broker without this one's knowing.
+    pub(crate) fn may_be_replaced(&self) -> bool {
+        self.is_shared.load(Ordering::Acquire)
+            && self.services.metadata.contact_until() < self.services.clock.now().monotonic
+    }
+
+    /// The same, as far as this broker knows.
+    pub(crate) fn check_role(&self) -> Result<(), ErrorCode> {
         if self.is_deleted.load(Ordering::Acquire) {
             return Err(ErrorCode::UnknownTopicOrPartition);
         }
@@ -421,6 +436,23 @@ impl Partition {
             done(now, Err(AppendError::Log(LogError::Closed)));
         }
         self.wake_everyone(now);
+    }
+
+    /// This broker may have been replaced: whoever waits for it as the leader is told to look elsewhere. What is
+    /// under way may yet be committed, as with any leader that is deposed.
+    pub(crate) fn lose_contact(self: &Arc<Self>, now: Now) {
+        if self.check_role().is_err() || !self.may_be_replaced() {
+            return;
+        }
+        let (waiting, trimming) = {
+            let mut replicas = self.replicas.lock();
+            (replicas.take_all(), replicas.take_all_trimming())
+        };
+        self.fail(now, waiting);
+        for Trimming { done, .. } in trimming {
+            done(Err(ErrorCode::NotLeaderOrFollower));
+        }
+        wake(&self.watchers, now, u64::MAX);
     }
 
     /// Wakes all who wait, however little there is to see.

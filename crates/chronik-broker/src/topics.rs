@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use chronik_log::{Log, LogConfig};
 use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage, PartitionImage, TopicImage};
@@ -197,7 +198,7 @@ impl Broker {
         own.and_then(|value| value.parse().ok()).unwrap_or_else(|| self.configs.min_insync_replicas())
     }
 
-    /// Tries once more to make a partition what the image says; a disk has kept it from that before.
+    /// Makes a partition what the image says now: a disk has kept it from that before, or it has not been told yet.
     pub(crate) fn take_up_again(&self, now: Now, partition: &Arc<Partition>) {
         // What is looked at here must not be older than what the partition has been told.
         let _changing = self.topics.changing.lock();
@@ -289,6 +290,13 @@ impl Broker {
         index: PartitionIndex,
     ) -> Result<Arc<Partition>, ErrorCode> {
         if let Some(partition) = self.topics.get(topic.id, index) {
+            let is_news =
+                topic.partition(index).is_some_and(|state| partition.leader_epoch() < state.leader_epoch);
+            // The image is there a moment before the partitions have taken it up, one after the other. Whoever comes in
+            // that moment has been sent here by the same news.
+            if is_news && !partition.is_behind.load(Ordering::Acquire) {
+                self.take_up_again(self.clock.now(), &partition);
+            }
             return Ok(partition);
         }
         let state = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;

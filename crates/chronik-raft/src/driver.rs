@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -86,6 +86,8 @@ struct Shared {
     cluster_id: Mutex<Option<Arc<str>>>,
     /// Whether this node is the only one that there is, so that its image is always the newest.
     alone: AtomicBool,
+    /// See [`RaftNode::contact_until`].
+    contact_until: AtomicU64,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
 }
@@ -143,6 +145,7 @@ impl RaftDriver {
             metrics: Mutex::new(RaftMetrics::default()),
             cluster_id: Mutex::new(None),
             alone: AtomicBool::new(false),
+            contact_until: AtomicU64::new(0),
             inbox: Mutex::new(Inbox::default()),
             arrived: Condvar::new(),
         });
@@ -217,6 +220,7 @@ impl RaftDriver {
             self.shared.quorum.store(Arc::new(quorum));
         }
         self.shared.alone.store(self.is_alone(), Ordering::Release);
+        self.shared.contact_until.store(self.node.contact_until().0, Ordering::Release);
         *self.shared.metrics.lock() = self.node.metrics();
         *self.shared.cluster_id.lock() = self.node.cluster_id().cloned();
         Ok(())
@@ -469,6 +473,10 @@ impl MetadataLog for RaftHandle {
 
     fn image(&self) -> Arc<MetadataImage> {
         self.shared.image.load_full()
+    }
+
+    fn contact_until(&self) -> MonotonicMs {
+        MonotonicMs(self.shared.contact_until.load(Ordering::Acquire))
     }
 
     fn subscribe(&self, listener: MetadataListener) {

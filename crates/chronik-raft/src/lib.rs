@@ -26,8 +26,9 @@ pub use log::{
 pub use membership::MembershipError;
 pub use metrics::{LATENCY_BUCKETS_MS, LatencyHistogram, RaftMetrics};
 pub use node::{
-    FENCED_HEARTBEAT_MS, HEARTBEAT_MS, LIVENESS_CHECK_MS, LivenessChange, LivenessListener, Observer,
-    PROPOSAL_BYTES_MAX, RaftConfig, RaftError, RaftNode, SESSION_TIMEOUT_MS, StepError,
+    CONTACT_INTERVAL_MS, CONTACT_TIMEOUT_MS, FENCED_HEARTBEAT_MS, FORMER_LEADER_MS, HEARTBEAT_MS,
+    LIVENESS_CHECK_MS, LivenessChange, LivenessListener, Observer, PROPOSAL_BYTES_MAX, RaftConfig, RaftError,
+    RaftNode, SESSION_TIMEOUT_MS, StepError,
 };
 pub use store::StoreError;
 pub use transport::{Dropped, NoPeers, PeerMessage, PeerQueue, Transport};

@@ -44,6 +44,13 @@ pub trait MetadataLog: Send + Sync {
         let _: u128 = incarnation;
     }
 
+    /// Until when this node may take its image for the truth. After that the cluster may have given to others what the
+    /// image says is this node's, and it was not told: it is cut off, was asleep, or there is no majority. A log that
+    /// nobody else has a part in is always true.
+    fn contact_until(&self) -> MonotonicMs {
+        MonotonicMs(u64::MAX)
+    }
+
     /// The newest image that this node has applied.
     fn image(&self) -> Arc<MetadataImage>;
 

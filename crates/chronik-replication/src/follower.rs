@@ -3,9 +3,12 @@
 use chronik_types::{ErrorCode, LeaderEpoch, Offset};
 
 /// How long a follower leaves a partition alone after an answer that it can do nothing about. The leader it knows
-/// has stepped down, or has not heard yet that it leads; the metadata log will tell (Kafka's
-/// `replica.fetch.backoff.ms`).
+/// has stepped down; the metadata log will tell (Kafka's `replica.fetch.backoff.ms`).
 pub const BACKOFF_MS: u64 = 100;
+
+/// How long it waits for a leader that does not know its epoch: the metadata log tells all nodes of a new leader at about
+/// the same time, and producers wait until its followers have come.
+pub const NEWS_BACKOFF_MS: u64 = 10;
 
 /// How long it leaves one alone whose log could not be read or written, here or there.
 pub const STORAGE_BACKOFF_MS: u64 = 1_000;
@@ -75,6 +78,9 @@ pub fn next_step(log: &dyn OwnLog, fetched_from: Offset, answer: &Answer) -> Ste
     }
     if matches!(answer.error, ErrorCode::KafkaStorageError | ErrorCode::CorruptMessage) {
         return Step::Wait { delay_ms: STORAGE_BACKOFF_MS };
+    }
+    if answer.error == ErrorCode::UnknownLeaderEpoch {
+        return Step::Wait { delay_ms: NEWS_BACKOFF_MS };
     }
     if !answer.error.is_none() {
         return Step::Wait { delay_ms: BACKOFF_MS };

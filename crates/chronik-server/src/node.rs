@@ -462,7 +462,8 @@ async fn register(
                 Err(_) => return Err("the metadata log has ended".into()),
             }
         }
-        if is_registered && broker.is_in_service() && broker.is_initialized() {
+        let is_in_contact = broker.is_in_contact(clock.monotonic());
+        if is_registered && is_in_contact && broker.is_in_service() && broker.is_initialized() {
             return Ok(());
         }
         if !has_said && WAITING_SAID_MS <= clock.monotonic().since_ms(started) {

@@ -19,10 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// How long a connection may take to open. A leader on the same network answers within milliseconds.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
+const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long a leader may be silent beyond what it was allowed to hold a request for. A host that has gone without a word
-/// is given up after this.
-const SILENCE_EXTRA: Duration = Duration::from_secs(5);
+/// is given up after this, and a connection that has waited out a cut is replaced by one that works at once.
+const SILENCE_EXTRA: Duration = Duration::from_secs(2);
 /// The bytes of the length before each frame.
 const LENGTH_BYTES: usize = 4;
 /// What is read at a time into an answer's buffer, so that a length alone allocates nothing.

@@ -90,7 +90,7 @@ fn group_coordinator(
     let topic = image.topic(OFFSETS_TOPIC)?;
     let partition_count = i32::try_from(topic.partitions().count()).ok()?;
     let partition = topic.partition(PartitionIndex(partition_for(group_id, partition_count)?))?;
-    let leader = image.broker(partition.leader?).filter(|leader| !leader.fenced)?;
+    let leader = image.broker(broker.known_leader(partition)?).filter(|leader| !leader.fenced)?;
     let (host, port) = broker.endpoint_for(leader, &context.connection)?;
     Some((leader.id.get(), host, port))
 }

@@ -27,7 +27,11 @@ impl LeaderHints {
             return None;
         }
         let partition = topic?.partition(index)?;
-        let registered = image.broker(partition.leader?).filter(|leader| !leader.fenced)?;
+        // A broker that has just said that it does not lead must not send the client to itself, whatever its image says:
+        // that may be old, or news that the partition has not taken up yet.
+        let is_other = |leader: &NodeId| *leader != broker.node_id() || error == ErrorCode::FencedLeaderEpoch;
+        let leader = partition.leader.filter(is_other)?;
+        let registered = image.broker(leader).filter(|leader| !leader.fenced)?;
         let (host, port) = broker.endpoint_for(registered, connection)?;
         let node_id = registered.id;
         self.0.insert(node_id, NodeEndpoint { node_id, host, port, rack: registered.rack.clone() });

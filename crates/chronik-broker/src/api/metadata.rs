@@ -90,15 +90,15 @@ fn answer(
     let image = broker.metadata.image();
     let asked = request.topics.as_deref().unwrap_or_default();
     let mut topics: Vec<MetadataResponseTopic> = if wants_all {
-        image.topics().map(|topic| describe(&image, topic)).collect()
+        image.topics().map(|topic| describe(broker, &image, topic)).collect()
     } else if asked.iter().any(|topic| topic.topic_id != TopicId::ZERO) {
         // A request speaks of ids or of names; where it has an id, names are passed over, as on Kafka.
         let ids: BTreeSet<TopicId> =
             asked.iter().map(|topic| topic.topic_id).filter(|id| *id != TopicId::ZERO).collect();
-        ids.into_iter().map(|id| by_id(&image, id)).collect()
+        ids.into_iter().map(|id| by_id(broker, &image, id)).collect()
     } else {
         let names: BTreeSet<&str> = asked.iter().filter_map(|topic| topic.name.as_deref()).collect();
-        names.into_iter().map(|name| by_name(&image, name, failure)).collect()
+        names.into_iter().map(|name| by_name(broker, &image, name, failure)).collect()
     };
     if version >= 8 && request.include_topic_authorized_operations {
         for topic in &mut topics {
@@ -139,12 +139,13 @@ fn brokers(broker: &Broker, context: &RequestContext, image: &MetadataImage) -> 
 }
 
 fn by_name(
+    broker: &Broker,
     image: &MetadataImage,
     name: &str,
     failure: &dyn Fn(&str) -> Option<ErrorCode>,
 ) -> MetadataResponseTopic {
     if let Some(topic) = image.topic(name) {
-        return describe(image, topic);
+        return describe(broker, image, topic);
     }
     let error = match validate_topic_name(name) {
         Ok(()) => failure(name).unwrap_or(ErrorCode::UnknownTopicOrPartition),
@@ -158,9 +159,9 @@ fn by_name(
     }
 }
 
-fn by_id(image: &MetadataImage, topic_id: TopicId) -> MetadataResponseTopic {
+fn by_id(broker: &Broker, image: &MetadataImage, topic_id: TopicId) -> MetadataResponseTopic {
     match image.topic_by_id(topic_id) {
-        Some(topic) => describe(image, topic),
+        Some(topic) => describe(broker, image, topic),
         None => MetadataResponseTopic {
             error_code: ErrorCode::UnknownTopicId.code(),
             name: None,
@@ -170,12 +171,12 @@ fn by_id(image: &MetadataImage, topic_id: TopicId) -> MetadataResponseTopic {
     }
 }
 
-fn describe(image: &MetadataImage, topic: &TopicImage) -> MetadataResponseTopic {
+fn describe(broker: &Broker, image: &MetadataImage, topic: &TopicImage) -> MetadataResponseTopic {
     let is_live = |node: chronik_types::NodeId| image.broker(node).is_some_and(|found| !found.fenced);
     let partitions = topic
         .partitions()
         .map(|(index, partition)| {
-            let leader = partition.leader.filter(|leader| is_live(*leader));
+            let leader = broker.known_leader(partition).filter(|leader| is_live(*leader));
             MetadataResponsePartition {
                 error_code: match leader {
                     Some(_) => ErrorCode::None.code(),

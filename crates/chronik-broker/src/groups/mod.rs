@@ -92,6 +92,20 @@ impl Groups {
         }
     }
 
+    /// Others may coordinate these groups by now: whoever waits is told to look for them.
+    pub(crate) fn lose_contact(&self, now: Now, image: &MetadataImage) {
+        let _changing = self.changing.lock();
+        let shards: Vec<_> =
+            self.shards.read().iter().map(|(key, shard)| (*key, Arc::clone(shard))).collect();
+        for ((topic_id, index), shard) in shards {
+            let state = image.topic_by_id(topic_id).and_then(|topic| topic.partition(index));
+            if state.is_some_and(|state| state.replicas.len() > 1) {
+                self.remove((topic_id, index));
+                shard.retire(now);
+            }
+        }
+    }
+
     /// Brings one partition's shard in line with the image as it is now, and gives it if this broker leads.
     fn follow(
         &self,
@@ -230,7 +244,7 @@ impl Broker {
         index: PartitionIndex,
         leader: &PartitionImage,
     ) -> Result<Arc<Shard>, ErrorCode> {
-        if leader.leader != Some(self.node_id()) {
+        if self.known_leader(leader) != Some(self.node_id()) {
             return Err(ErrorCode::NotCoordinator);
         }
         let shard = match self.groups.get((topic_id, index)) {

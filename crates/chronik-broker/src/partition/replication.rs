@@ -97,6 +97,7 @@ impl Partition {
         state: &PartitionImage,
         standing: &Standing<'_>,
     ) -> Result<(), LogError> {
+        self.is_shared.store(state.replicas.len() > 1, Ordering::Release);
         let outcome = match state.leader {
             Some(leader) if leader == self.services.node_id => self.lead(now, state, standing),
             leader => {
@@ -205,7 +206,7 @@ impl Partition {
         self.wake_everyone(now);
     }
 
-    fn fail(&self, now: Now, waiting: Vec<Committing>) {
+    pub(super) fn fail(&self, now: Now, waiting: Vec<Committing>) {
         let latest_epoch = self.leader_epoch();
         for Committing { done, .. } in waiting {
             done(now, Err(deposed(latest_epoch, latest_epoch)));

@@ -115,6 +115,7 @@ impl Broker {
         let pause_ms = (self.config.replica_lag_time_max_ms / LAG_CHECKS_PER_LIMIT).clamp(1, CHECK_MS_MAX);
         let check = ReplicaCheck { broker: Arc::downgrade(self), pause_ms };
         self.timers.arm(now.monotonic.plus_ms(pause_ms), Arc::new(check));
+        self.start_contact_checks(now);
     }
 }
 

@@ -445,11 +445,7 @@ fn kip_516_directories_that_no_topic_owns_are_set_aside_and_never_served() {
     let now = fixture.clock.now();
     fixture.broker.logs.shutdown(now).unwrap();
     // The node comes back into a cluster that knows one of the two, and that by another id.
-    let metadata = Arc::new(super::HeldMetadata {
-        inner: chronik_raft::InMemoryMetadata::new(super::NODE),
-        held: Mutex::new(None),
-        ahead: Mutex::new(None),
-    });
+    let metadata = Arc::new(super::HeldMetadata::new());
     let Fixture { broker, clock, disk, .. } = fixture;
     let fixture = Fixture::start(broker.config.clone(), metadata, clock, disk);
     fixture.create_topic("again", 1, &[]);

@@ -240,6 +240,46 @@ fn kip_704_a_leader_that_may_lack_records_says_that_it_goes_on_and_takes_others_
 }
 
 #[test]
+fn a_follower_that_knows_a_newer_epoch_is_told_so_before_anything_else() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let ask = |current_leader_epoch: i32| {
+        let partition = FetchPartition {
+            current_leader_epoch,
+            last_fetched_epoch: -1,
+            partition_max_bytes: 1 << 20,
+            ..Default::default()
+        };
+        let topic = FetchTopic { topic: "shared".to_owned(), topic_id: TOPIC, partitions: vec![partition] };
+        let request =
+            FetchRequest { replica_id: 3, session_epoch: -1, topics: vec![topic], ..Default::default() };
+        let answer: FetchResponse = fixture.call(12, &request);
+        code(answer.responses[0].partitions[0].error_code)
+    };
+    let known = fixture.partition("shared", 0).leader_epoch().get();
+    assert_eq!(ask(known), ErrorCode::NotLeaderOrFollower);
+    // It is about to hear that it leads, and the follower comes again at once.
+    assert_eq!(ask(known + 1), ErrorCode::UnknownLeaderEpoch);
+}
+
+#[test]
+fn whoever_comes_between_the_news_and_its_being_taken_up_is_served() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
+    assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotLeaderOrFollower);
+    // The image is new, and the thread that brings it has not come to the partition yet.
+    fixture.metadata.subscribe(Box::new(|_, _| ()));
+    lead(&fixture, 1);
+    let pending = produce(&fixture, 9);
+    assert!(pending.lock().is_none(), "it waits for the followers");
+    fetched(&fixture, 2, 1, 0);
+    fetched(&fixture, 3, 1, 0);
+    let answer: ProduceResponse = response(&pending, 9);
+    assert_eq!(code(answer.responses[0].partition_responses[0].error_code), ErrorCode::None);
+}
+
+#[test]
 fn the_minimum_in_sync_is_looked_at_again_when_records_are_committed() {
     let fixture = three_brokers();
     let pending = produce(&fixture, 9);

@@ -4,6 +4,7 @@
 mod cluster;
 mod config_changes;
 mod configs;
+mod contact;
 mod duties;
 mod fetch;
 mod followers;
@@ -72,9 +73,19 @@ struct HeldMetadata {
     held: Mutex<Option<Vec<(CommandBatch, ProposalDone)>>>,
     /// An image that can be seen already, and of which the listener has not been told.
     ahead: Mutex<Option<Arc<MetadataImage>>>,
+    contact_until: Mutex<MonotonicMs>,
 }
 
 impl HeldMetadata {
+    fn new() -> Self {
+        Self {
+            inner: InMemoryMetadata::new(NODE),
+            held: Mutex::new(None),
+            ahead: Mutex::new(None),
+            contact_until: Mutex::new(MonotonicMs(u64::MAX)),
+        }
+    }
+
     fn hold(&self) {
         *self.held.lock() = Some(Vec::new());
     }
@@ -105,6 +116,10 @@ impl MetadataLog for HeldMetadata {
 
     fn barrier(&self, done: BarrierDone) {
         self.inner.barrier(done);
+    }
+
+    fn contact_until(&self) -> MonotonicMs {
+        *self.contact_until.lock()
     }
 
     fn image(&self) -> Arc<MetadataImage> {
@@ -138,11 +153,7 @@ impl Fixture {
     }
 
     fn with_config(config: BrokerConfig) -> Self {
-        let metadata = Arc::new(HeldMetadata {
-            inner: InMemoryMetadata::new(NODE),
-            held: Mutex::new(None),
-            ahead: Mutex::new(None),
-        });
+        let metadata = Arc::new(HeldMetadata::new());
         Self::start(config, metadata, Arc::default(), SimDisk::new())
     }
 

@@ -11,24 +11,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chronik_types::{MonotonicMs, NodeId, Term};
+use chronik_types::{BrokerEpoch, MonotonicMs, NodeId, Term};
 
 use super::RaftNode;
+use super::contact::CONTACT_TIMEOUT_MS;
 use crate::frame::Body;
 use crate::metadata::BrokerImage;
 use crate::store::{node_id, raft_id};
 
-/// How often a broker in service is heard of; a quarter of the session timeout, so that three may be lost.
-pub const HEARTBEAT_MS: u64 = 500;
+/// How often a broker in service is heard of; a sixth of the session timeout, so that five may be lost.
+pub const HEARTBEAT_MS: u64 = 300;
 
 /// How often a broker is heard of that is not in service yet and wants to be.
 pub const FENCED_HEARTBEAT_MS: u64 = 100;
 
-/// How long a broker may be silent before it is told to be.
-pub const SESSION_TIMEOUT_MS: u64 = 2_000;
+/// How long a broker may be silent before it is told to be. With what comes after it, a client that waits a second for each
+/// answer finds the next leader with its third request.
+pub const SESSION_TIMEOUT_MS: u64 = 1_800;
 
 /// How long until a difference that persists is told again.
 pub const LIVENESS_CHECK_MS: u64 = 500;
+
+/// How long the leader before has, from when the next one is in force, until it is told to be silent as a broker; but
+/// never less than [`CONTACT_TIMEOUT_MS`] from when it was heard of last. It was silent for an election's time already,
+/// and whoever lives makes itself heard by a new leader at once.
+pub const FORMER_LEADER_MS: u64 = 1_000;
 
 /// A leader whose thread was away for longer than this has not listened.
 const HELD_UP_MS: u64 = 500;
@@ -75,7 +82,11 @@ pub(super) struct Liveness {
     /// Whom the last heartbeat went to.
     heartbeat_to: u64,
     heard: BTreeMap<NodeId, Heard>,
-    gone: BTreeSet<NodeId>,
+    /// The registrations whose processes have ended. A process that comes after is another registration, so that what was
+    /// heard long ago, while others led, says nothing of it.
+    gone: BTreeMap<NodeId, BrokerEpoch>,
+    /// The leader that this node followed last, and when it was heard of.
+    former_leader: Option<(NodeId, MonotonicMs)>,
     /// Since when this node has listened as the leader of this term.
     listening: Option<(Term, MonotonicMs)>,
     last_run: Option<MonotonicMs>,
@@ -108,8 +119,10 @@ impl RaftNode {
 
     /// The process on a node has ended: its connection was closed and a probe refused.
     pub fn peer_gone(&mut self, node: NodeId) {
-        self.liveness.gone.insert(node);
-        self.liveness.stale = true;
+        if let Some(broker) = self.image.broker(node) {
+            self.liveness.gone.insert(node, broker.epoch);
+            self.liveness.stale = true;
+        }
     }
 
     /// The registration of this node's broker, if it is that of the process that runs.
@@ -173,6 +186,19 @@ impl RaftNode {
         self.liveness.stale = true;
     }
 
+    /// A node has sent something; where it leads, that is noted for when it leads no more.
+    pub(super) fn note_leader_heard(&mut self, from: NodeId) {
+        if self.leader() == Some(from) {
+            self.liveness.former_leader = Some((from, self.now));
+        }
+    }
+
+    /// When the leader before this one is silent for too long, if that is this broker.
+    fn former_leader_silent_at(&self, node: NodeId, since: MonotonicMs) -> Option<MonotonicMs> {
+        let (_, heard_at) = self.liveness.former_leader.filter(|(former, _)| *former == node)?;
+        Some(since.plus_ms(FORMER_LEADER_MS).max(heard_at.plus_ms(CONTACT_TIMEOUT_MS)))
+    }
+
     /// The image has changed: brokers may have come or gone.
     pub(super) fn note_brokers_changed(&mut self) {
         self.liveness.stale = true;
@@ -234,7 +260,9 @@ impl RaftNode {
         let mut next_silence: Option<MonotonicMs> = None;
         let image = &self.image;
         self.liveness.heard.retain(|node, _| image.broker(*node).is_some());
-        self.liveness.gone.retain(|node| image.broker(*node).is_some());
+        self.liveness
+            .gone
+            .retain(|node, epoch| image.broker(*node).is_some_and(|broker| broker.epoch == *epoch));
         for broker in self.image.brokers() {
             let node = broker.id;
             let is_own = node == self.config.node_id;
@@ -248,7 +276,7 @@ impl RaftNode {
                     heard.fenced
                         && heard.catching_up_to.is_none()
                         && now.since_ms(heard.at) < SESSION_TIMEOUT_MS
-                        && !self.liveness.gone.contains(&node)
+                        && !self.liveness.gone.contains_key(&node)
                 });
                 if own_lives || is_back {
                     differences.insert(LivenessChange::Returned { node });
@@ -258,11 +286,16 @@ impl RaftNode {
             if own_lives {
                 continue;
             }
-            if self.liveness.gone.contains(&node) {
+            if self.liveness.gone.contains_key(&node) {
                 differences.insert(LivenessChange::Gone { node });
                 continue;
             }
-            let silent_at = heard.map_or(since, |heard| heard.at).plus_ms(SESSION_TIMEOUT_MS);
+            let silent_at = match heard {
+                Some(heard) => heard.at.plus_ms(SESSION_TIMEOUT_MS),
+                None => self
+                    .former_leader_silent_at(node, since)
+                    .unwrap_or_else(|| since.plus_ms(SESSION_TIMEOUT_MS)),
+            };
             if silent_at <= now {
                 differences.insert(LivenessChange::Silent { node });
             } else {

@@ -4,6 +4,7 @@
 //! through [`Observer`]. The order within [`RaftNode::advance`] is what safety rests on (RAFT-4): a leader's
 //! messages may go before its own write, everyone else's promise something and wait for the sync.
 
+mod contact;
 mod liveness;
 mod progress;
 mod proposals;
@@ -29,9 +30,11 @@ use crate::slog_bridge;
 use crate::store::{LogStore, StoreError, node_id, raft_id};
 use crate::transport::{PeerMessage, Transport};
 use crate::wire::{self, WireError};
+use contact::Contact;
+pub use contact::{CONTACT_INTERVAL_MS, CONTACT_TIMEOUT_MS};
 use liveness::Liveness;
 pub use liveness::{
-    FENCED_HEARTBEAT_MS, HEARTBEAT_MS, LIVENESS_CHECK_MS, LivenessChange, LivenessListener,
+    FENCED_HEARTBEAT_MS, FORMER_LEADER_MS, HEARTBEAT_MS, LIVENESS_CHECK_MS, LivenessChange, LivenessListener,
     SESSION_TIMEOUT_MS,
 };
 use progress::Progress;
@@ -188,6 +191,7 @@ pub struct RaftNode {
     now: MonotonicMs,
     proposals: Proposals,
     reads: Reads,
+    contact: Contact,
     liveness: Liveness,
     progress: Progress,
     metrics: RaftMetrics,
@@ -241,6 +245,7 @@ impl RaftNode {
             now: MonotonicMs(0),
             proposals,
             reads: Reads::default(),
+            contact: Contact::default(),
             liveness: Liveness::default(),
             progress: Progress::default(),
             metrics: RaftMetrics::default(),
@@ -389,6 +394,7 @@ impl RaftNode {
             return Err(StepError::Misdirected { from, claimed_from, claimed_to });
         }
         self.note_heard(from);
+        self.note_leader_heard(from);
         match frame.body {
             Body::Raft(message) => return self.step_raft(*message),
             Body::Forward { batch } => self.take_forwarded(frame.from, &batch),

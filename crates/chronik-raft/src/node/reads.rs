@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut};
 use chronik_types::{LogIndex, MonotonicMs};
 use raft::ReadState;
 
+use super::contact::CONTACT_TIMEOUT_MS;
 use super::{Leadership, RaftNode};
 use crate::frame::Body;
 use crate::log::{BarrierDone, ProposeError};
@@ -34,6 +35,7 @@ pub(super) struct Reads {
 
 struct Round {
     waiting: Vec<BarrierDone>,
+    begun_at: MonotonicMs,
     deadline: MonotonicMs,
     stage: Stage,
 }
@@ -76,13 +78,17 @@ impl RaftNode {
     pub(super) fn pump_reads(&mut self, now: MonotonicMs) -> bool {
         let leadership = self.leadership();
         let mut asking = Vec::new();
-        if !self.reads.gathered.is_empty() {
+        let is_contact_due = self.is_contact_due(now);
+        if is_contact_due || !self.reads.gathered.is_empty() {
             let round = self.reads.next_round;
             self.reads.next_round = round.saturating_add(1);
             let waiting = std::mem::take(&mut self.reads.gathered);
-            let deadline = now.plus_ms(self.config.proposal_timeout_ms);
+            // Where nobody waits, an answer is of no use for longer.
+            let wait_ms =
+                if waiting.is_empty() { CONTACT_TIMEOUT_MS } else { self.config.proposal_timeout_ms };
+            let deadline = now.plus_ms(wait_ms);
             let stage = Stage::Asking { of: Leadership::default(), retry_at: now };
-            self.reads.rounds.insert(round, Round { waiting, deadline, stage });
+            self.reads.rounds.insert(round, Round { waiting, begun_at: now, deadline, stage });
         }
         for (number, round) in &mut self.reads.rounds {
             if let Stage::Asking { of, retry_at } = &mut round.stage
@@ -110,10 +116,11 @@ impl RaftNode {
         if self.stalled.is_some() || !self.is_leader() {
             return;
         }
-        let mut context = Vec::with_capacity(24);
+        let mut context = Vec::with_capacity(32);
         context.put_u64(asker);
         context.put_u64(incarnation);
         context.put_u64(round);
+        context.put_u64(self.now.0);
         self.raw.read_index(context);
     }
 
@@ -121,11 +128,13 @@ impl RaftNode {
     pub(super) fn confirmed(&mut self, states: Vec<ReadState>) {
         for state in states {
             let mut context = state.request_ctx.as_slice();
-            let (Ok(asker), Ok(incarnation), Ok(round)) =
-                (context.try_get_u64(), context.try_get_u64(), context.try_get_u64())
+            let (Ok(asker), Ok(incarnation), Ok(round), Ok(asked_at)) =
+                (context.try_get_u64(), context.try_get_u64(), context.try_get_u64(), context.try_get_u64())
             else {
                 continue;
             };
+            // Whoever has asked, the majority has answered this node.
+            self.note_contact(MonotonicMs(asked_at));
             if asker == raft_id(self.config.node_id) {
                 self.take_barrier_reply(incarnation, round, state.index);
             } else {
@@ -140,6 +149,8 @@ impl RaftNode {
             && let Some(round) = self.reads.rounds.get_mut(&round)
         {
             round.stage = Stage::Confirmed { index: LogIndex(index) };
+            let begun_at = round.begun_at;
+            self.note_contact(begun_at);
         }
     }
 

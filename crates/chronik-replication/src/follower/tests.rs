@@ -81,6 +81,8 @@ fn late_answers_and_errors_change_nothing() {
     for error in [ErrorCode::NotLeaderOrFollower, ErrorCode::FencedLeaderEpoch, ErrorCode::UnknownTopicId] {
         assert_eq!(next_step(&log, Offset(5), &failed(error, -1)), Step::Wait { delay_ms: BACKOFF_MS });
     }
+    let early = failed(ErrorCode::UnknownLeaderEpoch, -1);
+    assert_eq!(next_step(&log, Offset(5), &early), Step::Wait { delay_ms: NEWS_BACKOFF_MS });
     let storage = failed(ErrorCode::KafkaStorageError, -1);
     assert_eq!(next_step(&log, Offset(5), &storage), Step::Wait { delay_ms: STORAGE_BACKOFF_MS });
 }

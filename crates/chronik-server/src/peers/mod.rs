@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use chronik_raft::{Dropped, MetadataLog as _, PeerMessage, RaftHandle, Transport};
-use chronik_types::NodeId;
+use chronik_types::{BrokerEpoch, NodeId};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -36,9 +36,9 @@ use link::Link;
 /// agrees with is right, and goes on.
 const DISAGREEMENT_GRACE_MS: u64 = 1_000;
 
-/// How much later each further follower, by rank, starts an election when the leader is gone, in milliseconds. Two
-/// that start at once may split the votes, and would then wait for their timeouts.
-const CAMPAIGN_STAGGER_MS: u64 = 150;
+/// How long the first of the followers waits with an election when the leader is gone, in milliseconds. The others hold
+/// their votes back until they too have found out that it is, which takes them as long as it took this one.
+const CAMPAIGN_DELAY_MS: u64 = 30;
 
 /// The queues to all peers. They exist before the Raft thread does, which sends into them.
 #[derive(Clone, Debug)]
@@ -236,31 +236,38 @@ impl Shared {
         *count = count.saturating_add(change);
     }
 
+    fn registered_epoch(&self, peer: NodeId) -> Option<BrokerEpoch> {
+        self.raft.image().broker(peer).map(|broker| broker.epoch)
+    }
+
     /// A peer's process is gone: its port refuses connections.
     fn gone(self: &Arc<Self>, peer: NodeId) {
-        let quorum = self.raft.quorum();
-        if quorum.is_leader {
-            let shared = Arc::clone(self);
-            tokio::spawn(async move {
-                // What it sent before it ended is heard first: it must not sound like a return.
-                for _ in 0..LAST_WORDS_CHECKS_MAX {
-                    if shared.receiving.lock().get(&peer).is_none_or(|count| *count <= 0) {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(LAST_WORDS_CHECK_MS)).await;
+        // A follower is told as well: it may be the next leader, and knows then whom to fence.
+        let registered = self.registered_epoch(peer);
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            // What it sent before it ended is heard first: it must not sound like a return.
+            for _ in 0..LAST_WORDS_CHECKS_MAX {
+                if shared.receiving.lock().get(&peer).is_none_or(|count| *count <= 0) {
+                    break;
                 }
+                tokio::time::sleep(Duration::from_millis(LAST_WORDS_CHECK_MS)).await;
+            }
+            // One that has registered anew meanwhile is another process.
+            if shared.registered_epoch(peer) == registered {
                 shared.raft.peer_gone(peer);
-            });
-        }
+            }
+        });
+        let quorum = self.raft.quorum();
         if quorum.leader != Some(peer) {
             return;
         }
-        let others = quorum.voters.iter().filter(|voter| **voter != peer);
-        let rank = others.take_while(|voter| **voter < self.own_id).count();
+        let is_first = quorum.voters.iter().find(|voter| **voter != peer) == Some(&self.own_id);
         let shared = Arc::clone(self);
         tokio::spawn(async move {
-            let wait_ms = CAMPAIGN_STAGGER_MS.saturating_mul(rank as u64);
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            if is_first {
+                tokio::time::sleep(Duration::from_millis(CAMPAIGN_DELAY_MS)).await;
+            }
             if shared.raft.quorum().leader == Some(peer) {
                 shared.raft.leader_gone();
             }

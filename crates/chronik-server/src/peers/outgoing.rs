@@ -32,10 +32,14 @@ const PAUSE_MS_MIN: u64 = 20;
 const PAUSE_MS_MAX: u64 = 500;
 /// How long connecting may take, handshake included, in milliseconds.
 const CONNECT_MS_MAX: u64 = 2_000;
+/// How long a peer's host may take to answer the first packet, in milliseconds. Where packets were lost another attempt
+/// is made at once then, and not when the system would: it waits twice as long each time.
+const DIAL_MS_MAX: u64 = 1_000;
 /// How long one snapshot may take to be taken by its peer, in milliseconds.
 const SNAPSHOT_MS_MAX: u64 = 60_000;
-/// How long what was sent may stay without a sign of the peer's host, in milliseconds.
-const SILENCE_MS_MAX: u32 = 10_000;
+/// How long what was sent may stay without a sign of the peer's host, in milliseconds: about a session timeout. A connection
+/// that has waited out a cut would send again only after as long as that has lasted; a new one works at once.
+const SILENCE_MS_MAX: u32 = 2_000;
 /// Messages smaller than this share a system call.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// What a peer answers when it has taken a snapshot.
@@ -117,7 +121,9 @@ fn address(peer: &Peer) -> String {
 
 async fn connect(shared: &Shared, peer: &Peer, stream: Stream) -> Result<TcpStream, NotConnected> {
     let connecting = async {
-        let mut socket = match TcpStream::connect((peer.host.as_str(), peer.raft_port)).await {
+        let dialing = TcpStream::connect((peer.host.as_str(), peer.raft_port));
+        let dialed = timeout(Duration::from_millis(DIAL_MS_MAX), dialing).await;
+        let mut socket = match dialed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 return Err(NotConnected::PortClosed);

@@ -56,7 +56,7 @@ impl Target {
 pub(crate) fn note_replica(now: Now, replica: Replica, target: &Target) {
     let Ok(partition) = &target.partition else { return };
     let fetch = &target.fetch;
-    let is_current = partition.check_leader().is_ok()
+    let is_current = partition.check_role().is_ok()
         && fetch.current_leader_epoch == partition.leader_epoch().get()
         && fetch.fetch_offset <= partition.log().log_end_offset().get()
         && matches!(divergence(partition, fetch), Ok(None));
@@ -164,7 +164,13 @@ fn read_one(
     max_bytes: u64,
     at_least_one_batch: bool,
 ) -> Outcome {
-    match try_read(limits, partition, fetch, max_bytes, at_least_one_batch) {
+    let read = try_read(limits, partition, fetch, max_bytes, at_least_one_batch);
+    let has_records = read.as_ref().is_ok_and(|outcome| outcome.len_bytes > 0);
+    if limits.replica.is_none() && !has_records && partition.may_be_replaced() {
+        // What is committed stays so. That there is nothing more, only the leader knows.
+        return Outcome::error(ErrorCode::NotLeaderOrFollower);
+    }
+    match read {
         Ok(outcome) => outcome,
         Err(error) => {
             let mut outcome = Outcome::error(error);
@@ -184,8 +190,9 @@ fn try_read(
     max_bytes: u64,
     at_least_one_batch: bool,
 ) -> Result<Outcome, ErrorCode> {
-    partition.check_leader()?;
+    // The epoch first, as on Kafka: a follower that has heard of this leader before the leader itself comes again at once.
     partition.check_leader_epoch(fetch.current_leader_epoch)?;
+    partition.check_role()?;
     let log = partition.log();
     let diverging_epoch = divergence(partition, fetch)?;
     // The high watermark is read before the data, so that a response never shows records above it.
@@ -202,7 +209,7 @@ fn try_read(
         has_more: false,
     };
     if outcome.diverging_epoch.is_some() {
-        partition.check_leader()?;
+        partition.check_role()?;
         partition.check_leader_epoch(fetch.current_leader_epoch)?;
         return Ok(outcome);
     }
@@ -218,7 +225,7 @@ fn try_read(
     };
     let read = log.read(request);
     // A leader that was deposed meanwhile may have cut its log: what was read of it says nothing then.
-    partition.check_leader()?;
+    partition.check_role()?;
     partition.check_leader_epoch(fetch.current_leader_epoch)?;
     match read {
         Ok(read) => {

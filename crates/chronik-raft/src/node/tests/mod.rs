@@ -1,6 +1,7 @@
 //! Three nodes that reach one another at once, as far as a test lets them: one behaviour at a time. What many faults
 //! do together is for the simulation.
 
+mod contact;
 mod faults;
 mod liveness;
 mod points;

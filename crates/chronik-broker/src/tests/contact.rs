@@ -1,0 +1,185 @@
+//! A broker that the cluster may have replaced without its knowing.
+
+use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use chronik_protocol::messages::metadata_request::MetadataRequestTopic;
+use chronik_protocol::messages::{
+    FetchRequest, FetchResponse, JoinGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+    MetadataResponse, ProduceResponse,
+};
+use chronik_raft::MetadataLog as _;
+use chronik_raft::metadata::{CommandBatch, SetPartitionLeader};
+use chronik_types::{ErrorCode, MonotonicMs, NodeId, PartitionIndex};
+
+use super::groups::{enter, find};
+use super::leadership::{TOPIC, fetched, produce, three_brokers};
+use super::{Fixture, NODE, Pending, code, response};
+use crate::clock::Clock as _;
+use crate::groups::OFFSETS_TOPIC;
+
+/// How long the broker has contact for at first.
+const CONTACT_MS: u64 = 500;
+
+/// A broker of three that leads `shared-0`, with one committed record. Its last word of the cluster is an old one.
+fn leading() -> Fixture {
+    let fixture = three_brokers();
+    let pending = produce(&fixture, 9);
+    fetched(&fixture, 2, 1, 0);
+    fetched(&fixture, 3, 1, 0);
+    assert_eq!(produced(&pending, 9).0, ErrorCode::None);
+    *fixture.metadata.contact_until.lock() = MonotonicMs(CONTACT_MS);
+    fixture.broker.start_replica_checks(fixture.clock.now());
+    fixture.pass(CONTACT_MS);
+    fixture
+}
+
+fn regain(fixture: &Fixture) {
+    *fixture.metadata.contact_until.lock() = fixture.clock.now().monotonic.plus_ms(60_000);
+    fixture.pass(1_000);
+}
+
+/// The error code, and the leader that is named in its stead.
+fn produced(pending: &Pending, version: i16) -> (ErrorCode, i32) {
+    let answer: ProduceResponse = response(pending, version);
+    let partition = &answer.responses[0].partition_responses[0];
+    (code(partition.error_code), partition.current_leader.leader_id)
+}
+
+fn fetch(fixture: &Fixture, replica: i32, offset: i64, max_wait_ms: i32) -> Pending {
+    let partition = FetchPartition {
+        partition: 0,
+        current_leader_epoch: if replica < 0 { -1 } else { 0 },
+        fetch_offset: offset,
+        last_fetched_epoch: -1,
+        partition_max_bytes: 1 << 20,
+        ..Default::default()
+    };
+    let topic = FetchTopic { topic: "shared".to_owned(), topic_id: TOPIC, partitions: vec![partition] };
+    let request = FetchRequest {
+        replica_id: replica,
+        max_wait_ms,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        session_epoch: -1,
+        topics: vec![topic],
+        ..Default::default()
+    };
+    fixture.send(12, &request)
+}
+
+/// The error code, and whether there are records.
+fn fetched_records(pending: &Pending) -> (ErrorCode, bool) {
+    let answer: FetchResponse = response(pending, 12);
+    let partition = &answer.responses[0].partitions[0];
+    let has_records = partition.records.as_ref().is_some_and(|records| !records.is_empty());
+    (code(partition.error_code), has_records)
+}
+
+fn led_by(fixture: &Fixture, topic: &str) -> (i32, ErrorCode) {
+    let topic = MetadataRequestTopic { name: Some(topic.to_owned()), ..Default::default() };
+    let answer: MetadataResponse =
+        fixture.call(9, &MetadataRequest { topics: Some(vec![topic]), ..Default::default() });
+    let partition = &answer.topics[0].partitions[0];
+    (partition.leader_id, code(partition.error_code))
+}
+
+const ELSEWHERE: (ErrorCode, i32) = (ErrorCode::NotLeaderOrFollower, -1);
+
+#[test]
+fn producers_that_wait_are_sent_away_and_others_not_let_in() {
+    let fixture = leading();
+    let pending = produce(&fixture, 10);
+    assert!(pending.lock().is_none(), "it waits for the followers");
+    fixture.pass(1);
+    assert_eq!(produced(&pending, 10), ELSEWHERE, "before its own time is up");
+    for acks_version in [3, 10] {
+        assert_eq!(produced(&produce(&fixture, acks_version), acks_version).0, ELSEWHERE.0);
+    }
+    regain(&fixture);
+    let pending = produce(&fixture, 10);
+    fetched(&fixture, 2, 3, 0);
+    fetched(&fixture, 3, 3, 0);
+    assert_eq!(produced(&pending, 10).0, ErrorCode::None);
+}
+
+#[test]
+fn whoever_begins_to_wait_in_the_last_moment_is_sent_away_too() {
+    let fixture = leading();
+    fixture.pass(1);
+    *fixture.metadata.contact_until.lock() = fixture.clock.now().monotonic;
+    let pending = produce(&fixture, 10);
+    assert!(pending.lock().is_none());
+    fixture.pass(250);
+    assert_eq!(produced(&pending, 10), ELSEWHERE);
+}
+
+#[test]
+fn consumers_read_what_is_committed_and_look_elsewhere_for_more() {
+    let fixture = leading();
+    let waiting = fetch(&fixture, -1, 1, 10_000);
+    let follower = fetch(&fixture, 2, 1, 10_000);
+    assert!(waiting.lock().is_none() && follower.lock().is_none(), "both wait for records");
+    fixture.pass(1);
+    assert_eq!(fetched_records(&waiting), (ErrorCode::NotLeaderOrFollower, false));
+    assert!(follower.lock().is_none(), "the epochs decide about followers");
+    assert_eq!(fetched_records(&fetch(&fixture, -1, 0, 10_000)), (ErrorCode::None, true));
+    assert_eq!(fetched_records(&fetch(&fixture, -1, 1, 10_000)).0, ErrorCode::NotLeaderOrFollower);
+    let beyond = fetched_records(&fetch(&fixture, -1, 9, 0)).0;
+    assert_eq!(beyond, ErrorCode::NotLeaderOrFollower, "the leader may have that offset");
+    let partition = ListOffsetsPartition { timestamp: -1, ..Default::default() };
+    let topic = ListOffsetsTopic { name: "shared".to_owned(), partitions: vec![partition] };
+    let request = ListOffsetsRequest { replica_id: -1, topics: vec![topic], ..Default::default() };
+    let answer: ListOffsetsResponse = fixture.call(7, &request);
+    assert_eq!(code(answer.topics[0].partitions[0].error_code), ErrorCode::NotLeaderOrFollower);
+    regain(&fixture);
+    assert!(fetch(&fixture, -1, 1, 10_000).lock().is_none(), "it waits here again");
+}
+
+#[test]
+fn clients_are_not_told_that_it_leads() {
+    let fixture = leading();
+    assert_eq!(led_by(&fixture, "shared"), (1, ErrorCode::None));
+    fixture.pass(1);
+    assert_eq!(led_by(&fixture, "shared"), (-1, ErrorCode::LeaderNotAvailable));
+    regain(&fixture);
+    assert_eq!(led_by(&fixture, "shared"), (1, ErrorCode::None));
+}
+
+#[test]
+fn what_nobody_else_has_is_served_on() {
+    let fixture = leading();
+    fixture.create_topic("own", 1, &[]);
+    let topic_id = fixture.image().topic("own").unwrap().id;
+    assert_eq!(
+        fixture.image().topic_by_id(topic_id).unwrap().partition(PartitionIndex(0)).unwrap().replicas.len(),
+        1
+    );
+    let leader = led_by(&fixture, "own");
+    fixture.pass(1);
+    assert_eq!(led_by(&fixture, "own"), leader);
+    if leader.0 == NODE.get() {
+        assert_eq!(fixture.partition("own", 0).check_leader(), Ok(()));
+    }
+}
+
+#[test]
+fn groups_are_sent_away_and_read_again_when_the_lead_has_stayed() {
+    let fixture = leading();
+    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
+    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
+    let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
+    let lead = SetPartitionLeader::new(topic, home, Some(NodeId(NODE.get())));
+    let batch = CommandBatch::new(vec![lead.into()]);
+    fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+    assert_eq!(find(&fixture).node_id, NODE.get());
+    let (_, joining) = enter(&fixture);
+    assert!(joining.lock().is_none(), "it waits for others to join");
+    fixture.pass(1);
+    let refused: JoinGroupResponse = response(&joining, 9);
+    assert_eq!(code(refused.error_code), ErrorCode::NotCoordinator);
+    assert_eq!(code(find(&fixture).error_code), ErrorCode::CoordinatorNotAvailable);
+    regain(&fixture);
+    assert_eq!(find(&fixture).node_id, NODE.get());
+    let (_, joining) = enter(&fixture);
+    assert!(joining.lock().is_none(), "its log was read again, and groups form");
+}

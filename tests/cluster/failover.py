@@ -1,0 +1,419 @@
+"""How long producers wait when a leader dies, falls silent, is cut off, or is stopped in good order.
+
+failover.py --binary target/release/chronik-server [--rounds 10] [--only PART-OF-A-NAME]
+            [--kafka DIRECTORY-OF-KAFKA-JARS]
+
+A producer for each of three partitions writes all the time with acks=all, and follows the leaders by Kafka's protocol.
+The figure of a round is the longest that any of them waited, from the fault on. In faults of silence their request
+timeout is 1 s: with a client's default of 30 s nothing but that would be measured. With --kafka it measures Apache
+Kafka instead, where a leader is killed.
+
+What is checked is that everybody goes on in the end, and that no application hears of a planned stop; the figures are
+printed, because what else runs on the machine decides about them too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
+
+from followers import Follower, all_go_on, following
+from network import SUBNET, Network, Unavailable
+from rolling import Producer, all_in_sync
+
+import report
+import wire
+from cluster import Cluster, Node, create_topics, eventually, metadata
+from kafka_cluster import KafkaCluster, KafkaNode
+from report import expect
+
+OPTIONS: dict[str, Any] = {}
+TOPIC, PARTITIONS = "failover", 3
+SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2", "CHRONIK_OFFSETS_TOPIC_NUM_PARTITIONS": "3"}
+REQUEST_TIMEOUT_S, SILENCE_TIMEOUT_S = 30.0, 1.0
+# How long everybody may take to go on: beyond all timeouts, on a machine that does other things too.
+GO_ON_S = 60.0
+# What has to be noticed first is noticed by then.
+SILENCE_S_MIN = 3.2
+ELECT_LEADERS = 43
+
+
+class Figures:
+    """What the rounds of one case gave."""
+
+    def __init__(self, name: str, goal_s: float) -> None:
+        self.name, self.goal_s = name, goal_s
+        self.gaps_s: list[float] = []
+        self.setbacks: Counter[str] = Counter()
+
+    def note(self, gap_s: float, followers: list[Follower]) -> None:
+        """The outcome of a round."""
+        self.gaps_s.append(gap_s)
+        for follower in followers:
+            self.setbacks += follower.setbacks
+            follower.setbacks.clear()
+
+    def tell(self) -> None:
+        """One line: the distribution, and the goal."""
+        ordered = sorted(self.gaps_s)
+        at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.9, 0.99)]
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in zip(("median", "p90", "p99"), at, strict=True))
+        met = "met" if ordered[-1] <= self.goal_s else "MISSED"
+        print(
+            f"{self.name}: {shown}, worst {ordered[-1]:.3f} s of {len(ordered)}; goal {self.goal_s} s: {met}; "
+            + "on the way: "
+            + (", ".join(f"{count} × {what}" for what, count in self.setbacks.most_common()) or "nothing"),
+            flush=True,
+        )
+
+
+def elect_preferred(node: Node | KafkaNode) -> None:
+    """Give all partitions back to their preferred leaders, by ElectLeaders v0."""
+    with node.connect() as connection:
+        connection.ask(ELECT_LEADERS, 0, wire.i32(-1) + wire.i32(10_000))
+
+
+class World:
+    """A cluster with its topic, and the producers that write to it."""
+
+    def __init__(self, cluster: Any, request_timeout_s: float) -> None:
+        self.cluster = cluster
+        self.nodes: list[Any] = cluster.nodes
+        with self.nodes[0].connect() as connection:
+            made = create_topics(connection, {TOPIC: (PARTITIONS, 3)})
+        expect("the topic is made", made[TOPIC][0], 0)
+        self.whole()
+        brokers = {node.node_id: node.bootstrap for node in self.nodes}
+        self.followers = [Follower(brokers, TOPIC, index, request_timeout_s) for index in range(PARTITIONS)]
+
+    def look(self) -> Any:
+        """The cluster as some node that answers sees it."""
+        for node in self.nodes:
+            if node.alive():
+                with contextlib.suppress(OSError, wire.Closed), node.connect(5.0) as connection:
+                    return metadata(connection, [TOPIC])
+        raise AssertionError("no node answers")
+
+    def whole(self) -> None:
+        """All nodes run, all replicas are in sync everywhere, and every node leads its share."""
+        for node in self.nodes:
+            if not node.alive():
+                node.spawn()
+        for node in self.nodes:
+            node.wait_until_ready()
+        elected_s = 0.0
+
+        def is_whole() -> bool:
+            nonlocal elected_s
+            for node in self.nodes:
+                with node.connect(5.0) as connection:
+                    told = metadata(connection, [TOPIC]).topics[TOPIC]
+                if len(told) != PARTITIONS or any(len(partition.isr) != 3 for partition in told):
+                    return False
+                if any(partition.leader != partition.replicas[0] for partition in told):
+                    if time.monotonic() - elected_s > 1:
+                        elected_s = time.monotonic()
+                        elect_preferred(self.controller())
+                    return False
+            return True
+
+        eventually("the cluster is whole", is_whole, 120)
+
+    def controller(self) -> Any:
+        """Who leads the metadata log."""
+        return self.cluster.leader()
+
+    def victim(self, is_controller: bool) -> Any:
+        """A leader of a partition that is the controller, or is not."""
+        controller = self.controller()
+        leaders = {partition.leader for partition in self.look().topics[TOPIC]}
+        return next(node for node in self.nodes if node.node_id in leaders and (node is controller) == is_controller)
+
+    def others(self, node: Any) -> list[Any]:
+        """The other nodes."""
+        return [other for other in self.nodes if other is not node]
+
+    def settle(self) -> None:
+        """Wait until all producers go on as if nothing had happened."""
+        all_go_on(self.followers, time.monotonic() + 0.3, GO_ON_S, lambda: None)
+
+    def measure(self, figures: Figures, fault: Callable[[], None], lasts_s: float) -> None:
+        """Do something, and note the longest wait from then on."""
+        self.settle()
+        for follower in self.followers:
+            follower.setbacks.clear()
+        began = time.monotonic()
+        fault()
+        all_go_on(self.followers, began + lasts_s, GO_ON_S, lambda: None)
+        figures.note(max(follower.gap_s(began) for follower in self.followers), self.followers)
+
+
+def rounds(default: int | None = None) -> int:
+    """How many rounds a case has."""
+    return int(OPTIONS["rounds"] if default is None else min(default, OPTIONS["rounds"]))
+
+
+def kill_rounds(cluster: Any, figures: Figures, is_controller: bool, count: int) -> None:
+    """Kill a leader, again and again."""
+    world = World(cluster, REQUEST_TIMEOUT_S)
+    with following(world.followers):
+        for _ in range(count):
+            # A node that fetches and votes again has nothing left to do on the side.
+            world.whole()
+            world.measure(figures, world.victim(is_controller).kill, 1.5)
+    figures.tell()
+
+
+def killed(is_controller: bool) -> None:
+    what = "that is the controller" if is_controller else "that is not the controller"
+    with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        kill_rounds(cluster, Figures(f"kill -9 of a leader {what}", 1.0), is_controller, rounds())
+        cluster.check_logs()
+
+
+def a_leader_is_killed_that_is_not_the_controller() -> None:
+    killed(False)
+
+
+def a_leader_is_killed_that_is_the_controller() -> None:
+    killed(True)
+
+
+def stopped(is_controller: bool) -> None:
+    """Planned stops: the wait of producers by the protocol, and what an application of librdkafka hears."""
+    what = "that is the controller" if is_controller else "that is not the controller"
+    figures = Figures(f"planned stop of a leader {what}", 0.1)
+    with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        world = World(cluster, REQUEST_TIMEOUT_S)
+        application = Producer(cluster, TOPIC, True)
+        application.partitions = PARTITIONS
+        application.thread.start()
+        with following(world.followers):
+            for _ in range(rounds()):
+                world.whole()
+                world.measure(figures, world.victim(is_controller).stop, 1.0)
+        application.stopping.set()
+        application.thread.join(90)
+        figures.tell()
+        tell_application(application)
+        cluster.check_logs()
+
+
+def tell_application(application: Producer) -> None:
+    """What an application with default settings saw: no error, and nothing without an outcome."""
+    ordered = sorted(application.took_s)
+    at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 for share in (0.5, 0.99, 0.999)]
+    print(
+        f"  an application meanwhile: {len(ordered)} records acknowledged, {len(application.errors)} errors; latency "
+        f"median {at[0]:.1f}, p99 {at[1]:.1f}, p99.9 {at[2]:.1f}, worst {ordered[-1] * 1000:.1f} ms",
+        flush=True,
+    )
+    expect("no error reaches the application", application.errors, [])
+    expect("every record is acknowledged", len(application.acknowledged), application.sent_count)
+
+
+def a_leader_is_stopped_that_is_not_the_controller() -> None:
+    stopped(False)
+
+
+def a_leader_is_stopped_that_is_the_controller() -> None:
+    stopped(True)
+
+
+def rolling_restarts() -> None:
+    """All nodes one by one under load, again and again."""
+    with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        with cluster.nodes[0].connect() as connection:
+            create_topics(connection, {TOPIC: (PARTITIONS, 3)})
+        application = Producer(cluster, TOPIC, True)
+        application.partitions = PARTITIONS
+        application.thread.start()
+        eventually("it writes", lambda: application.acknowledged)
+        for _ in range(OPTIONS["rolls"]):
+            for node in cluster.nodes:
+                all_in_sync(cluster, [TOPIC])
+                node.stop()
+                node.spawn()
+                node.wait_until_ready()
+        all_in_sync(cluster, [TOPIC])
+        time.sleep(1)
+        application.stopping.set()
+        application.thread.join(90)
+        print(f"{OPTIONS['rolls']} rolling restarts of three nodes; goal: worst 500 ms", flush=True)
+        tell_application(application)
+        cluster.check_logs()
+
+
+# --- silence
+
+
+def asleep(is_controller: bool) -> None:
+    what = "that is the controller" if is_controller else "that is not the controller"
+    figures = Figures(f"a leader asleep {what}", 3.0)
+    with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        world = World(cluster, SILENCE_TIMEOUT_S)
+        with following(world.followers):
+            for _ in range(rounds()):
+                world.whole()
+                victim = world.victim(is_controller)
+                try:
+                    world.measure(figures, lambda victim=victim: pause(victim), SILENCE_S_MIN)  # type: ignore[misc]
+                finally:
+                    victim.process.send_signal(signal.SIGCONT)
+        figures.tell()
+        cluster.check_logs()
+
+
+def pause(node: Any) -> None:
+    node.process.send_signal(signal.SIGSTOP)
+
+
+def a_leader_sleeps_that_is_not_the_controller() -> None:
+    asleep(False)
+
+
+def a_leader_sleeps_that_is_the_controller() -> None:
+    asleep(True)
+
+
+def cut(name: str, is_controller: bool, fault: Callable[[Network, World, Any], None]) -> None:
+    """Rounds of a fault of the network, with one node for each namespace."""
+    what = "that is the controller" if is_controller else "that is not the controller"
+    figures = Figures(f"a leader {name} {what}", 3.0)
+    # It knows the hosts, and is a program of its own.
+    chaos: Any = importlib.import_module("run")
+    with contextlib.ExitStack() as stack:
+        try:
+            network = stack.enter_context(Network([1, 2, 3]))
+        except Unavailable as error:
+            raise report.Skip(f"no network namespaces: {error}") from error
+        cluster = stack.enter_context(chaos.HostCluster(OPTIONS["binary"], network, SETTINGS))
+        cluster.start()
+        world = World(cluster, SILENCE_TIMEOUT_S)
+        with following(world.followers):
+            for _ in range(rounds()):
+                world.whole()
+                victim = world.victim(is_controller)
+                try:
+                    world.measure(
+                        figures,
+                        lambda victim=victim: fault(network, world, victim),  # type: ignore[misc]
+                        SILENCE_S_MIN,
+                    )
+                finally:
+                    network.heal()
+        figures.tell()
+        cluster.check_logs()
+
+
+def from_nodes(network: Network, world: World, victim: Any) -> None:
+    for other in world.others(victim):
+        network.part(victim.node_id, other.node_id)
+
+
+def from_everybody(network: Network, world: World, victim: Any) -> None:
+    network.cut(victim.node_id, f"{SUBNET}.0/24")
+    for other in world.others(victim):
+        network.cut(other.node_id, network.address(victim.node_id))
+
+
+def hears_nobody(network: Network, world: World, victim: Any) -> None:
+    for other in world.others(victim):
+        network.cut(victim.node_id, network.address(other.node_id))
+
+
+def heard_by_nobody(network: Network, world: World, victim: Any) -> None:
+    for other in world.others(victim):
+        network.cut(other.node_id, network.address(victim.node_id))
+
+
+def a_leader_is_cut_off_from_the_nodes() -> None:
+    cut("cut off from the other nodes", False, from_nodes)
+
+
+def a_controller_is_cut_off_from_the_nodes() -> None:
+    cut("cut off from the other nodes", True, from_nodes)
+
+
+def a_leader_is_cut_off_with_its_clients_away() -> None:
+    cut("cut off from everybody", False, from_everybody)
+
+
+def a_controller_is_cut_off_with_its_clients_away() -> None:
+    cut("cut off from everybody", True, from_everybody)
+
+
+def a_leader_hears_no_node() -> None:
+    cut("that sends and hears nothing", False, hears_nobody)
+
+
+def a_controller_hears_no_node() -> None:
+    cut("that sends and hears nothing", True, hears_nobody)
+
+
+def no_node_hears_a_leader() -> None:
+    cut("that hears and is not heard", False, heard_by_nobody)
+
+
+def no_node_hears_a_controller() -> None:
+    cut("that hears and is not heard", True, heard_by_nobody)
+
+
+CASES: list[Callable[[], None]] = [
+    a_leader_is_killed_that_is_not_the_controller,
+    a_leader_is_killed_that_is_the_controller,
+    a_leader_is_stopped_that_is_not_the_controller,
+    a_leader_is_stopped_that_is_the_controller,
+    rolling_restarts,
+    a_leader_sleeps_that_is_not_the_controller,
+    a_leader_sleeps_that_is_the_controller,
+    a_leader_is_cut_off_from_the_nodes,
+    a_controller_is_cut_off_from_the_nodes,
+    a_leader_is_cut_off_with_its_clients_away,
+    a_controller_is_cut_off_with_its_clients_away,
+    a_leader_hears_no_node,
+    a_controller_hears_no_node,
+    no_node_hears_a_leader,
+    no_node_hears_a_controller,
+]
+
+
+def a_leader_of_kafka_is_killed() -> None:
+    for is_controller in (False, True):
+        what = "that is the controller" if is_controller else "that is not the controller"
+        with KafkaCluster(Path(OPTIONS["kafka"])) as cluster:
+            cluster.start()
+            figures = Figures(f"Kafka: kill -9 of a leader {what}", 1.0)
+            kill_rounds(cluster, figures, is_controller, rounds())
+
+
+def main() -> int:
+    """Run the cases that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, default=Path("target/release/chronik-server"))
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rolls", type=int, default=1)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--kafka", default="", help="Kafka's jars, to measure Kafka instead")
+    OPTIONS.update(vars(parser.parse_args()))
+    OPTIONS["binary"] = OPTIONS["binary"].absolute()
+    cases = [a_leader_of_kafka_is_killed] if OPTIONS["kafka"] else CASES
+    return report.run([(case.__name__.replace("_", " "), case) for case in cases], OPTIONS["only"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

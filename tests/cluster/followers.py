@@ -1,0 +1,151 @@
+"""Producers that follow Kafka's protocol to wherever a partition's leader is, and note when it acknowledged what.
+
+They do what every client does: send to the leader that they know of, take the next leader from the error answer where
+it names one (KIP-951), else ask some broker for metadata, and give up on a broker that is silent for a request timeout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+
+import wire
+from cluster import metadata
+
+NOT_LEADER = 6
+# What Java's producer waits before it tries again (retry.backoff.ms).
+RETRY_BACKOFF_S = 0.1
+# Between one acknowledgement and the next record: what is measured are hundreds of milliseconds.
+PACE_S = 0.005
+
+
+def produce_body(topic: str, partition: int, timeout_ms: int, records: bytes) -> bytes:
+    """The body of Produce v10: the first version whose answers name the next leader."""
+    place = wire.i32(partition) + wire.uvarint(len(records) + 1) + records + wire.NO_TAGS
+    wanted = wire.compact_string(topic) + wire.compact_array(place) + wire.NO_TAGS
+    head = wire.compact_string(None) + wire.i16(-1) + wire.i32(timeout_ms)
+    return head + wire.compact_array(wanted) + wire.NO_TAGS
+
+
+def produce_answer(reader: wire.Reader) -> tuple[int, int]:
+    """The error code of the one partition of an answer, and the leader that it names or -1."""
+    reader.uvarint(), reader.compact_bytes(), reader.uvarint(), reader.i32()
+    code = reader.i16()
+    reader.i64(), reader.i64(), reader.i64()
+    for _ in range(reader.uvarint() - 1):
+        reader.i32(), reader.compact_bytes(), reader.uvarint()
+    reader.compact_bytes()
+    leader = -1
+    for _ in range(reader.uvarint()):
+        tag, tagged = reader.uvarint(), wire.Reader(reader.take(reader.uvarint()))
+        if tag == 0:
+            leader = tagged.i32()
+    return code, leader
+
+
+class Follower:
+    """One record after the other to one partition with acks=all, on a thread of its own."""
+
+    def __init__(self, brokers: dict[int, str], topic: str, partition: int, request_timeout_s: float) -> None:
+        self.brokers, self.topic, self.partition = brokers, topic, partition
+        self.request_timeout_s = request_timeout_s
+        # When each record was acknowledged.
+        self.acknowledged_s: list[float] = [time.monotonic()]
+        # What went wrong on the way.
+        self.setbacks: Counter[str] = Counter()
+        self.stopping = threading.Event()
+        self.leader = -1
+        self.asked = partition
+        self.connections: dict[int, wire.Connection] = {}
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        """Send until told to stop."""
+        records = wire.batch(b"x" * 100).encode()
+        body = produce_body(self.topic, self.partition, int(self.request_timeout_s * 1000), records)
+        while not self.stopping.is_set():
+            if self.leader < 0 and not self.find_leader(self.leader):
+                self.stopping.wait(RETRY_BACKOFF_S)
+                continue
+            leader = self.leader
+            try:
+                code, named = produce_answer(self.connect(leader).ask(wire.PRODUCE, 10, body))
+            except (OSError, wire.Closed) as error:
+                self.lose(leader, error)
+                self.leader = -1
+                self.stopping.wait(0 if self.find_leader(leader) and self.leader != leader else RETRY_BACKOFF_S)
+                continue
+            if code == 0:
+                self.acknowledged_s.append(time.monotonic())
+                self.stopping.wait(PACE_S)
+                continue
+            self.setbacks[f"error {code}" + (", which names the next leader" if named >= 0 else "")] += 1
+            self.leader = named
+            if named < 0:
+                self.stopping.wait(RETRY_BACKOFF_S)
+        for connection in self.connections.values():
+            connection.socket.close()
+
+    def connect(self, node: int) -> wire.Connection:
+        """The connection to a broker; a broker that does not take one in time is as good as away."""
+        if node not in self.connections:
+            self.connections[node] = wire.Connection(self.brokers[node], self.request_timeout_s)
+        return self.connections[node]
+
+    def lose(self, node: int, error: Exception) -> None:
+        """A broker has closed the connection, or is silent."""
+        self.setbacks["timed out" if isinstance(error, TimeoutError) else "disconnected"] += 1
+        if connection := self.connections.pop(node, None):
+            connection.socket.close()
+
+    def find_leader(self, lost: int) -> bool:
+        """Ask the next broker who leads, and not one that has just been lost; whether it knew."""
+        nodes = [node for node in sorted(self.brokers) if node != lost]
+        self.asked = nodes[(nodes.index(self.asked) + 1) % len(nodes)] if self.asked in nodes else nodes[0]
+        try:
+            told = metadata(self.connect(self.asked), [self.topic]).topics[self.topic]
+        except (OSError, wire.Closed) as error:
+            self.lose(self.asked, error)
+            return False
+        self.leader = told[self.partition].leader if self.partition < len(told) else -1
+        return self.leader >= 0
+
+    def last_s(self) -> float:
+        """When the newest record was acknowledged."""
+        return self.acknowledged_s[-1]
+
+    def gap_s(self, since_s: float) -> float:
+        """The longest wait for an acknowledgement from a moment on."""
+        moments = [since_s, *(moment for moment in list(self.acknowledged_s) if moment > since_s)]
+        return max((later - earlier for earlier, later in pairwise(moments)), default=float("inf"))
+
+
+@contextlib.contextmanager
+def following(followers: list[Follower]):  # type: ignore[no-untyped-def]
+    """Followers that stop in the end."""
+    try:
+        yield followers
+    finally:
+        for follower in followers:
+            follower.stopping.set()
+        for follower in followers:
+            follower.thread.join(60)
+
+
+def all_go_on(followers: list[Follower], since_s: float, timeout_s: float, check: Callable[[], None]) -> None:
+    """Wait until every follower has been acknowledged something from a moment on, and just now."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        check()
+        now = time.monotonic()
+        if now >= since_s and all(follower.last_s() > max(since_s, now - 0.2) for follower in followers):
+            return
+        if now > deadline:
+            late = [f"{follower.topic}-{follower.partition}" for follower in followers if follower.last_s() < since_s]
+            raise AssertionError(f"nothing is acknowledged for {timeout_s:.0f} s by the leaders of {late}")
+        time.sleep(0.02)
