@@ -1,6 +1,6 @@
-"""An idempotent producer of librdkafka. Prints `milliseconds partition offset number` for each acknowledged record.
+"""An idempotent producer of librdkafka. Writes down each acknowledged record, and prints errors.
 
-producer_confluent.py NAME BOOTSTRAP TOPIC PARTITIONS RECORDS_PER_SECOND
+producer_confluent.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS RECORDS_PER_SECOND
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
+from accounts import Accounts, code_of
 from confluent_kafka import Producer
 
 
 def main() -> None:
     """Send until SIGTERM, then wait for what is under way."""
-    name, bootstrap, topic, partitions, rate = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    name, directory, bootstrap, topic = sys.argv[1:5]
+    partitions, rate = int(sys.argv[5]), int(sys.argv[6])
     going = True
 
     def stop(*_: object) -> None:
@@ -28,7 +31,9 @@ def main() -> None:
             "bootstrap.servers": bootstrap,
             "enable.idempotence": True,
             "acks": "all",
-            "linger.ms": 2,
+            "linger.ms": 20,
+            # Twenty seconds of an outage are made up for.
+            "queue.buffering.max.messages": 20 * rate,
             "message.timeout.ms": 120_000,
             "socket.timeout.ms": 5_000,
             "reconnect.backoff.max.ms": 200,
@@ -36,14 +41,14 @@ def main() -> None:
             "log_level": 0,
         }
     )
-    out = sys.stdout
+    accounts = Accounts(Path(directory), name, partitions)
 
     def told(error: Any, message: Any) -> None:
         if error is None:
-            number = message.value().split(b":")[1].decode()
-            out.write(f"{time.monotonic() * 1000:.0f} {message.partition()} {message.offset()} {number}\n")
+            some = code_of(message.value())
+            accounts.write(message.partition(), message.offset(), some, int(time.monotonic() * 1000))
         else:
-            out.write(f"# {error}\n")
+            print(error, flush=True)
 
     number, began = 0, time.monotonic()
     while going:
@@ -54,10 +59,15 @@ def main() -> None:
                 number += 1
             except BufferError:
                 break
-        producer.poll(0.002)
+            if number % 1000 == 0:
+                producer.poll(0)
+        producer.poll(0.005)
     left = producer.flush(130)
-    out.write(f"# sent {number} left {left}\n")
-    out.flush()
+    accounts.close()
+    if left:
+        print(f"{left} records have no answer")
+    # Last, so that it says that all is written down.
+    print(f"# sent {number}", flush=True)
 
 
 main()
