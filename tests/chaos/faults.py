@@ -321,6 +321,19 @@ def resets(world: World) -> None:
         world.wait(SHORT_S / 2)
 
 
+def who_is_behind_is_left(world: World) -> None:
+    """A follower falls behind; then those ahead of it die, one after the other, and only the first comes back."""
+    behind, heir = world.others(world.leader)
+    isolate(world, behind)
+    world.leader.kill()
+    world.wait(SHORT_S)
+    world.net().heal()
+    world.wait(SHORT_S)
+    heir.kill()
+    world.leader.spawn()
+    world.wait(LONG_S)
+
+
 def clients_away(world: World) -> None:
     for node in world.nodes:
         world.net().cut(node.node_id, CLIENTS)
@@ -407,6 +420,7 @@ NETWORK_FAULTS: list[Callable[[World], None]] = [
     ring,
     flapping,
     resets,
+    who_is_behind_is_left,
     clients_away,
     clients_hear_nothing,
     lossy_links,

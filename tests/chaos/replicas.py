@@ -109,7 +109,7 @@ def values(data: bytes, at: int, end: int) -> Iterator[bytes]:
 def codes(data: bytes, verdict: Verdict, what: str) -> array[int]:
     """The codes of all values of a partition, by offset."""
     found = array("q")
-    covered = 0
+    covered = newest_epoch = 0
     for at, end, base_offset in batches(data):
         covered = end
         if base_offset != len(found):
@@ -117,7 +117,12 @@ def codes(data: bytes, verdict: Verdict, what: str) -> array[int]:
             if not len(found) < base_offset <= len(found) + HOLE_MAX:
                 break
             found.extend([NO_CODE] * (base_offset - len(found)))
-        attributes, last_delta = struct.unpack_from(">hi", data, at + 21)
+        epoch, attributes, last_delta = struct.unpack_from(">i5xhi", data, at + 12)
+        if epoch < newest_epoch:
+            verdict.complain(
+                "damaged", f"{what}: the batch at {base_offset} is of epoch {epoch}, behind {newest_epoch}"
+            )
+        newest_epoch = max(newest_epoch, epoch)
         if attributes & (COMPRESSION_MASK | CONTROL_BIT):
             verdict.complain("damaged", f"{what}: nobody sent a batch as the one at {base_offset}: {attributes:#x}")
             found.extend([NO_CODE] * (last_delta + 1))

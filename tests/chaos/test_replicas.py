@@ -10,7 +10,7 @@ from pathlib import Path
 import accounts
 import judge
 from accounts import code_of
-from replicas import Verdict, check_acknowledged, check_order, check_seen, codes, compare
+from replicas import Verdict, batches, check_acknowledged, check_order, check_seen, codes, compare
 
 import wire
 
@@ -94,6 +94,16 @@ class Checker(unittest.TestCase):
         for attributes in (0x01, 0x20):
             strange = wire.batch(b"a:5", base_offset=5, attributes=attributes).encode()
             self.assertEqual(verdict_of(GOOD + strange).damaged, 1)
+
+    def test_epochs_that_go_back(self) -> None:
+        def of_epochs(*epochs: int) -> bytes:
+            data = bytearray(GOOD)
+            for (at, _, _), epoch in zip(batches(GOOD), epochs, strict=True):
+                data[at + 12 : at + 16] = wire.i32(epoch)
+            return bytes(data)
+
+        self.assertTrue(verdict_of(of_epochs(1, 1, 3)).is_good())
+        self.assertEqual(verdict_of(of_epochs(1, 3, 2)).damaged, 1)
 
     def test_replicas_that_differ(self) -> None:
         for other, count in ((GOOD, 0), (GOOD[:-3], 3), (GOOD[:70] + b"X" + GOOD[71:], 1)):
