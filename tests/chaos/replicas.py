@@ -45,6 +45,8 @@ class Verdict:
     acknowledged_count: int = 0
     byte_count: int = 0
     seen_count: int = 0
+    # Of those acknowledged: as there already, and the broker does not remember where.
+    unplaced_count: int = 0
     words: list[str] = field(default_factory=list)
 
     def complain(self, kind: str, words: str, count: int = 1) -> None:
@@ -175,6 +177,7 @@ def check_acknowledged(found: array[int], entries: Entries, verdict: Verdict, wh
     """What a producer was told is so; gives the gaps between acknowledgements: when each began and ended."""
     gaps: list[tuple[int, int]] = []
     present: set[int] | None = None
+    unplaced: set[int] = set()
     size, last_ms = len(found), None
     for offset, some, at_ms in entries:
         verdict.acknowledged_count += 1
@@ -183,10 +186,16 @@ def check_acknowledged(found: array[int], entries: Entries, verdict: Verdict, wh
         last_ms = at_ms
         if 0 <= offset < size and found[offset] == some:
             continue
+        if offset < 0:
+            unplaced.add(some)
+            continue
         present = set(found) if present is None else present
         other = shown(found[offset]) if 0 <= offset < size else "nothing"
         kind = "misplaced" if some in present else "lost"
         verdict.complain(kind, f"{what}: {shown(some)} was acknowledged at {offset}, where {other} is")
+    verdict.unplaced_count += len(unplaced)
+    for some in unplaced.difference(found):
+        verdict.complain("lost", f"{what}: {shown(some)} was acknowledged as there already, and it is not")
     return gaps
 
 

@@ -238,7 +238,8 @@ def judge_directory(directory: Path, record: judge.Record) -> bool:
         print(f"{name} | {len(found)} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f}")
     print(
         f"seed {record.seed}: {len(record.happened)} faults, "
-        f"{verdict.acknowledged_count} records acknowledged, {verdict.record_count} found, {verdict.seen_count} seen; "
+        f"{verdict.acknowledged_count} records acknowledged ({verdict.unplaced_count} without an offset), "
+        f"{verdict.record_count} found, {verdict.seen_count} seen; "
         f"{verdict.lost} lost, {verdict.misplaced} at another place, "
         f"{verdict.doubled} doubled, {verdict.reordered} reordered, {verdict.unknown} unknown, "
         f"{verdict.damaged} damaged, {verdict.unseen} unseen, "

@@ -126,6 +126,13 @@ class Checker(unittest.TestCase):
             check_seen(found, entries(*places), verdict, "t-0")
             self.assertEqual((getattr(verdict, kind), verdict.is_good()), (count, count == 0), places)
 
+    def test_what_was_acknowledged_without_an_offset(self) -> None:
+        found = codes(GOOD, Verdict(), "t-0")
+        for value, lost in ((b"a:1", 0), (b"a:2", 1)):
+            verdict = Verdict()
+            check_acknowledged(found, entries((0, b"a:0"), (-1, value)), verdict, "t-0")
+            self.assertEqual((verdict.lost, verdict.acknowledged_count, verdict.unplaced_count), (lost, 2, 1))
+
     def test_gaps_between_acknowledgements(self) -> None:
         found = codes(GOOD, Verdict(), "t-0")
         told = [(0, code_of(b"a:0"), 1_000), (2, code_of(b"a:1"), 1_010), (4, code_of(b"a:4"), 3_010)]
