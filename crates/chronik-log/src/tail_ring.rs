@@ -103,6 +103,11 @@ impl TailRing {
         Some(self.batches.range(first..))
     }
 
+    /// Drops what ends below `offset`: the file has something else there now.
+    pub(crate) fn forget_below(&mut self, offset: i64) {
+        while self.batches.front().is_some_and(|batch| batch.last_offset < offset) && self.pop_front() {}
+    }
+
     /// Drops what reaches `offset`.
     pub(crate) fn truncate(&mut self, offset: i64) {
         while self.batches.back().is_some_and(|batch| batch.last_offset >= offset) {
@@ -145,10 +150,16 @@ mod tests {
         assert_eq!(offsets(&ring, 70), Some(vec![70, 80, 90]));
         assert_eq!(offsets(&ring, 85), Some(vec![80, 90]));
         assert_eq!(offsets(&ring, 100), Some(vec![]));
+        ring.forget_below(79);
+        assert_eq!(offsets(&ring, 70), Some(vec![70, 80, 90]), "a batch goes as a whole");
         ring.truncate(90);
         assert_eq!(offsets(&ring, 70), Some(vec![70, 80]));
-        ring.truncate(75);
+        ring.forget_below(80);
+        ring.check();
         assert_eq!(offsets(&ring, 70), None);
+        assert_eq!(offsets(&ring, 80), Some(vec![80]));
+        ring.truncate(75);
+        assert_eq!(offsets(&ring, 80), None);
         assert_eq!(budget.used_bytes(), 0);
     }
 

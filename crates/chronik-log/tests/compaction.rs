@@ -3,7 +3,7 @@
 
 mod common;
 
-use chronik_disk::{Crash, Disk};
+use chronik_disk::{Crash, Disk, SimDisk};
 use chronik_log::{AppendOrigin, CleanerOptions, CleanupPolicy, LogConfig, OffsetQuery};
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_types::{LeaderEpoch, Offset, TimestampMs};
@@ -164,6 +164,23 @@ fn a_second_clean_changes_nothing() {
     assert!(log.cleaned_up_to().is_some() && node.disk.operation_count() > written);
     assert_eq!(all_batches(&log, 5_000), batches);
     assert!(log.segment_count() <= segments);
+}
+
+#[test]
+fn what_was_cleaned_is_not_read_from_memory() {
+    let mut rng = Rng(5);
+    // The tail ring holds all of it.
+    let node = Node::with_options(SimDisk::new(), config(), options("boot"));
+    let log = node.log();
+    let mut history = History::default();
+    for at in 0..200 {
+        history.append(&log, &mut rng, SHAPE, now_at(at), LeaderEpoch(0)).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    clean(&mut worker(&node.manager, small_steps()), now_at(1_000));
+    let cleaned_up_to = log.cleaned_up_to().unwrap().get();
+    assert!(cleaned_up_to > history.records.len().try_into().unwrap_or(i64::MAX) / 2);
+    history.check(&all_seen(&log, 5_000), cleaned_up_to, "from memory and file");
 }
 
 #[test]

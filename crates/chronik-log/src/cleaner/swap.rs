@@ -53,6 +53,10 @@ impl Log {
             let after = cleaned.size_bytes;
             view.segments.splice(at..at + replaced.len(), [cleaned]);
             view.swapping = Some(base_offset);
+            // Readers would go on to see from memory what is no longer there, for as long as nothing displaces it.
+            if let Some(ring) = &mut view.ring {
+                ring.forget_below(end_offset);
+            }
             self.renew_file_number(&mut view);
             self.size_bytes.fetch_sub(before, Ordering::Relaxed);
             self.size_bytes.fetch_add(after, Ordering::Relaxed);
