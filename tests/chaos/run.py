@@ -184,13 +184,16 @@ class Run:
     def all_faults(self) -> None:
         """As many as asked for: all kinds as evenly as their number allows, in any order."""
         kinds = self.kinds()
-        while not self.asked_to_end.is_set():
+        while True:
             self.random.shuffle(kinds)
             for name in kinds:
-                enough = len(self.record.happened) >= self.options.faults
-                if self.asked_to_end.is_set() or (enough and self.tally.count() >= self.options.records):
+                if self.asked_to_end.is_set() or self.is_enough():
                     return
                 self.fault(name)
+
+    def is_enough(self) -> bool:
+        """Whether there were as many faults and records as asked for."""
+        return len(self.record.happened) >= self.options.faults and self.tally.count() >= self.options.records
 
     def end(self, running: dict[str, clients.Client]) -> None:
         """Clients and nodes end in good order, when all replicas have everything."""
@@ -223,6 +226,9 @@ class Run:
             print(f"# relays: {'; '.join(self.network.relayed)}")
             print(f"# {self.network.checksum_errors()} segments were dropped for their checksums")
         good = judge_directory(self.directory, self.record) and good
+        if not self.is_enough():
+            print("# it ended before there were as many faults and records as asked for", flush=True)
+            good = False
         self.cluster.check_logs()
         return good
 
@@ -287,9 +293,7 @@ def main() -> int:
         run = Run(options, cluster, network, disk)
         signal.signal(signal.SIGTERM, lambda *_: run.asked_to_end.set())
         if not run.go():
-            raise AssertionError(
-                "something that was acknowledged is not as it should be, or an application heard of it"
-            )
+            raise AssertionError("not all is as it should be: see above")
     return 0
 
 
