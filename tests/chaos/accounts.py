@@ -14,6 +14,8 @@ from typing import BinaryIO
 # Offset, code, and when, in milliseconds of the monotonic clock.
 ENTRY = struct.Struct("<qqq")
 NUMBER_BITS = 48
+# More are no run to be judged.
+HEIRS_MAX = 7
 # No producer sends this.
 NO_CODE = -1
 
@@ -25,6 +27,15 @@ def code_of(value: bytes) -> int:
     if not digits.isdigit() or (digits[0] == 0x30 and len(digits) > 1) or len(digits) > 14:
         return NO_CODE
     return letter << NUMBER_BITS | int(digits)
+
+
+def heirs(letter: str) -> list[str]:
+    """A producer's letter, and those of the producers that take its place should it end by an error.
+
+    They go on with its numbers. A request of the old one may arrive behind those of the new one, so each has an order
+    of its own.
+    """
+    return [chr(ord(letter) + count) for count in range(HEIRS_MAX + 1)]
 
 
 def code(letter: str, number: int) -> int:

@@ -11,8 +11,30 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accounts import Accounts, code_of
-from confluent_kafka import Producer
+from accounts import Accounts, code_of, heirs
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+
+def settings(bootstrap: str, rate: int) -> dict[str, Any]:
+    """What a careful application sets."""
+    return {
+        "bootstrap.servers": bootstrap,
+        "enable.idempotence": True,
+        "acks": "all",
+        "linger.ms": 20,
+        # Twenty seconds of an outage are made up for.
+        "queue.buffering.max.messages": 20 * rate,
+        "message.timeout.ms": 120_000,
+        "socket.timeout.ms": 5_000,
+        "reconnect.backoff.max.ms": 200,
+        "topic.metadata.refresh.interval.ms": 2_000,
+        "log_level": 0,
+    }
+
+
+def say(error: object) -> None:
+    """An error that an application was told, on one line."""
+    print(str(error).replace("\n", " "), flush=True)
 
 
 def main() -> None:
@@ -26,44 +48,53 @@ def main() -> None:
         going = False
 
     signal.signal(signal.SIGTERM, stop)
-    producer = Producer(
-        {
-            "bootstrap.servers": bootstrap,
-            "enable.idempotence": True,
-            "acks": "all",
-            "linger.ms": 20,
-            # Twenty seconds of an outage are made up for.
-            "queue.buffering.max.messages": 20 * rate,
-            "message.timeout.ms": 120_000,
-            "socket.timeout.ms": 5_000,
-            "reconnect.backoff.max.ms": 200,
-            "topic.metadata.refresh.interval.ms": 2_000,
-            "log_level": 0,
-        }
-    )
     accounts = Accounts(Path(directory), name, partitions)
+    given_up_count = 0
 
     def told(error: Any, message: Any) -> None:
+        nonlocal given_up_count
         if error is None:
             some = code_of(message.value())
             accounts.write(message.partition(), message.offset(), some, int(time.monotonic() * 1000))
+        elif error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            given_up_count += 1
         else:
-            print(error, flush=True)
+            say(error)
 
     number, began = 0, time.monotonic()
-    while going:
-        due = int((time.monotonic() - began) * rate)
-        while number < due and going:
-            try:
-                producer.produce(topic, f"{name}:{number}".encode(), partition=number % partitions, on_delivery=told)
+
+    def send(producer: Producer, letter: str) -> None:
+        """Until SIGTERM, or the error that ends a producer."""
+        nonlocal number
+        while going:
+            due = int((time.monotonic() - began) * rate)
+            while number < due and going:
+                try:
+                    producer.produce(
+                        topic, f"{letter}:{number}".encode(), partition=number % partitions, on_delivery=told
+                    )
+                except BufferError:
+                    break
                 number += 1
-            except BufferError:
-                break
-            if number % 1000 == 0:
-                producer.poll(0)
-        producer.poll(0.005)
-    left = producer.flush(130)
+                if number % 1000 == 0:
+                    producer.poll(0)
+            producer.poll(0.005)
+
+    left = 0
+    for letter in heirs(name):
+        producer = Producer(settings(bootstrap, rate))
+        try:
+            send(producer, letter)
+            left = producer.flush(130)
+            break
+        except KafkaException as error:
+            # It does not end an application, which gives up what was under way and goes on with another producer.
+            say(error)
+            producer.purge()
+            producer.flush(10)
     accounts.close()
+    if given_up_count:
+        print(f"{given_up_count} records were given up")
     if left:
         print(f"{left} records have no answer")
     # Last, so that it says that all is written down.

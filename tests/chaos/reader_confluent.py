@@ -38,6 +38,7 @@ def main() -> None:
     )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
     accounts = Accounts(Path(directory), name, partitions)
+    positions = [0] * partitions
     while True:
         messages = consumer.consume(5_000, 0.2 if going else 3.0)
         if not going and not messages:
@@ -46,7 +47,10 @@ def main() -> None:
         for message in messages:
             if message.error() is not None:
                 print(message.error(), flush=True)
-            else:
+                # An application that is told of an error goes on from where it is.
+                consumer.assign([TopicPartition(topic, index, place) for index, place in enumerate(positions)])
+            elif message.offset() >= positions[message.partition()]:
+                positions[message.partition()] = message.offset() + 1
                 accounts.write(message.partition(), message.offset(), code_of(message.value()), now_ms)
     consumer.close()
     accounts.close()
