@@ -5,6 +5,7 @@ producer_confluent.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS RECORDS_PER_SECO
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -13,6 +14,9 @@ from typing import Any
 
 from accounts import Accounts, code_of, heirs
 from confluent_kafka import KafkaError, KafkaException, Producer
+
+# What becomes of records when their producer is ended by an error.
+GIVEN_UP = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL)
 
 
 def settings(bootstrap: str, rate: int) -> dict[str, Any]:
@@ -39,8 +43,7 @@ def say(error: object) -> None:
 
 def main() -> None:
     """Send until SIGTERM, then wait for what is under way."""
-    name, directory, bootstrap, topic = sys.argv[1:5]
-    partitions, rate = int(sys.argv[5]), int(sys.argv[6])
+    (name, directory, bootstrap, topic), (partitions, rate) = sys.argv[1:5], map(int, sys.argv[5:7])
     going = True
 
     def stop(*_: object) -> None:
@@ -56,7 +59,7 @@ def main() -> None:
         if error is None:
             some = code_of(message.value())
             accounts.write(message.partition(), message.offset(), some, int(time.monotonic() * 1000))
-        elif error.code() in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+        elif error.code() in GIVEN_UP:
             given_up_count += 1
         else:
             say(error)
@@ -90,8 +93,9 @@ def main() -> None:
         except KafkaException as error:
             # It does not end an application, which gives up what was under way and goes on with another producer.
             say(error)
-            producer.purge()
-            producer.flush(10)
+            with contextlib.suppress(KafkaException):
+                producer.purge()
+                producer.flush(10)
     accounts.close()
     if given_up_count:
         print(f"{given_up_count} records were given up")
