@@ -137,8 +137,10 @@ execute_unit() {
             install_venv kafka-python $clients/kafka-python/requirements.txt
             install_apt ip iproute2
             install_apt iptables iptables
-            timeout --kill-after=30 1200 python3 tests/chaos/run.py --binary "$BINARY" --venvs "$python" --libs "$KAFKA_LIBS" \
-                --faults "$CHAOS_FAULTS"
+            # What is there when the time is up is judged.
+            timeout --kill-after=900 $((300 + CHAOS_FAULTS * 15 + CHAOS_RECORDS / 4000)) python3 tests/chaos/run.py \
+                --binary "$BINARY" --venvs "$python" --libs "$KAFKA_LIBS" \
+                --faults "$CHAOS_FAULTS" --records "$CHAOS_RECORDS" --seed "$CHAOS_SEED"
             ;;
         crash-checker) python3 -m unittest discover -s tests/crash -p 'test_*.py' ;;
         crash)

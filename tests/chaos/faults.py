@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from network import SUBNET, Network
+from disk import SmallDisk
+from network import CLIENTS, Link, Network
 
-from cluster import Node
+import wire
+from cluster import Node, create_topics, delete_topics, eventually
 
-# How long a fault lasts that has to be noticed: beyond the session timeout, or not.
+# How long a fault lasts that has to be noticed: beyond the session timeout of 2 s, or not.
 LONG_S, SHORT_S = 4.0, 1.0
+# A topic that comes and goes beside the others, and how many partitions it has.
+BESIDE, BESIDE_PARTITIONS = "beside", 3
+NOT_THERE = 3
 
 
 @dataclass
@@ -22,6 +28,8 @@ class World:
 
     nodes: list[Node]
     network: Network | None
+    # The node that has a disk of its own, and that disk.
+    disk: tuple[Node, SmallDisk] | None
     random: random.Random
     # Who leads partition 0, and who the metadata log, when the fault begins.
     leader: Node
@@ -32,6 +40,10 @@ class World:
         others = [other for other in self.nodes if other is not node]
         self.random.shuffle(others)
         return others
+
+    def follower(self) -> Node:
+        """Any node that does not lead partition 0."""
+        return self.others(self.leader)[0]
 
     def net(self) -> Network:
         """The network, for faults that need one."""
@@ -47,6 +59,10 @@ class World:
 def kill(world: World, *nodes: Node) -> None:
     """End processes as a crash would, and start them again after a moment."""
     for node in nodes:
+        assert node.process is not None
+        # All of them at once: none sees another die first.
+        node.process.kill()
+    for node in nodes:
         node.kill()
     world.wait(SHORT_S)
 
@@ -56,7 +72,7 @@ def kill_leader(world: World) -> None:
 
 
 def kill_follower(world: World) -> None:
-    kill(world, world.others(world.leader)[0])
+    kill(world, world.follower())
 
 
 def kill_controller(world: World) -> None:
@@ -64,7 +80,7 @@ def kill_controller(world: World) -> None:
 
 
 def kill_two(world: World) -> None:
-    kill(world, world.leader, world.others(world.leader)[0])
+    kill(world, world.leader, world.follower())
 
 
 def kill_all(world: World) -> None:
@@ -74,7 +90,31 @@ def kill_all(world: World) -> None:
 def kill_leader_and_heir(world: World) -> None:
     world.leader.kill()
     world.wait(SHORT_S)
-    kill(world, world.others(world.leader)[0])
+    kill(world, world.follower())
+
+
+def kill_while_they_recover(world: World, nodes: list[Node]) -> None:
+    """Kill, and kill again what has just been started."""
+    kill(world, *nodes)
+    for _ in range(world.random.randint(1, 3)):
+        for node in nodes:
+            node.spawn()
+        time.sleep(world.random.uniform(0.1, 0.5))
+        kill(world, *nodes)
+
+
+def kill_leader_while_it_recovers(world: World) -> None:
+    kill_while_they_recover(world, [world.leader])
+
+
+def kill_all_while_they_recover(world: World) -> None:
+    kill_while_they_recover(world, world.nodes)
+
+
+def kill_one_after_the_other(world: World) -> None:
+    for node in [world.leader, *world.others(world.leader)]:
+        kill(world, node)
+        node.spawn()
 
 
 def stop_leader(world: World) -> None:
@@ -85,30 +125,116 @@ def stop_controller(world: World) -> None:
     world.controller.stop()
 
 
-def pause(world: World, node: Node, longest_s: float) -> None:
-    """Put a process to sleep, and wake it."""
-    assert node.process is not None
-    node.process.send_signal(signal.SIGSTOP)
+def stop_one_after_the_other(world: World) -> None:
+    for node in [world.leader, *world.others(world.leader)]:
+        node.stop()
+        node.start()
+
+
+@contextlib.contextmanager
+def asleep(*nodes: Node) -> Iterator[None]:
+    """Put processes to sleep, and wake them."""
+    for node in nodes:
+        assert node.process is not None
+        node.process.send_signal(signal.SIGSTOP)
     try:
-        world.wait(longest_s)
+        yield
     finally:
-        node.process.send_signal(signal.SIGCONT)
+        for node in nodes:
+            assert node.process is not None
+            node.process.send_signal(signal.SIGCONT)
+
+
+def pause(world: World, longest_s: float, *nodes: Node) -> None:
+    with asleep(*nodes):
+        world.wait(longest_s)
 
 
 def pause_leader(world: World) -> None:
-    pause(world, world.leader, LONG_S)
+    pause(world, LONG_S, world.leader)
 
 
 def pause_leader_briefly(world: World) -> None:
-    pause(world, world.leader, SHORT_S)
+    pause(world, SHORT_S, world.leader)
 
 
 def pause_follower(world: World) -> None:
-    pause(world, world.others(world.leader)[0], LONG_S)
+    pause(world, LONG_S, world.follower())
 
 
 def pause_controller(world: World) -> None:
-    pause(world, world.controller, LONG_S)
+    pause(world, LONG_S, world.controller)
+
+
+def pause_two(world: World) -> None:
+    pause(world, LONG_S, world.leader, world.follower())
+
+
+def pause_leader_and_kill_heir(world: World) -> None:
+    with asleep(world.leader):
+        world.wait(LONG_S)
+        kill(world, world.follower())
+
+
+def topics_come_and_go(world: World) -> None:
+    """A topic is made, written, deleted while the controller is away, and made again when it comes back."""
+    standing = world.others(world.controller)[0]
+
+    def tried(what: str, attempt: Callable[[wire.Connection], int], also_good: int) -> None:
+        def succeeds() -> bool:
+            # What was asked before may have been done without an answer.
+            with standing.connect(5.0) as connection:
+                if (code := attempt(connection)) not in (0, also_good):
+                    raise AssertionError(f"error {code}")
+            return True
+
+        eventually(f"{BESIDE} is {what}", succeeds)
+
+    def made(connection: wire.Connection) -> int:
+        return create_topics(connection, {BESIDE: (BESIDE_PARTITIONS, 3)})[BESIDE][0]
+
+    def deleted(connection: wire.Connection) -> int:
+        return delete_topics(connection, [BESIDE])[BESIDE]
+
+    def written() -> bool:
+        """Some records are in each partition, wherever it is led from."""
+        partitions = standing.metadata([BESIDE]).topics.get(BESIDE, [])
+        if len(partitions) != BESIDE_PARTITIONS:
+            return False
+        for index, partition in enumerate(partitions):
+            node = next((node for node in world.nodes if node.node_id == partition.leader), None)
+            if node is None:
+                return False
+            with node.connect(5.0) as connection:
+                code, _ = wire.produce(connection, BESIDE, wire.batch(b"beside").encode(), partition=index)
+            if code != 0:
+                return False
+        return True
+
+    already_there = 36
+    tried("made", made, already_there)
+    eventually(f"{BESIDE} can be written", lambda: all(node.alive() for node in world.nodes) and written())
+    world.controller.kill()
+    tried("deleted", deleted, NOT_THERE)
+    # Not sooner: it needs as many nodes as it has replicas. This one may find what was deleted while it was away.
+    world.controller.spawn()
+    tried("made again", made, already_there)
+    eventually(f"{BESIDE} can be written again", written)
+
+
+def disk_full(world: World) -> None:
+    """A node has no room left: it lives on, answers, and writes again when there is room."""
+    if world.disk is None:
+        raise AssertionError("this fault needs a disk of its own")
+    node, disk = world.disk
+    disk.fill()
+    try:
+        world.wait(LONG_S)
+        eventually(f"node {node.node_id} answers without room", lambda: node.metadata([]).brokers, 10)
+    finally:
+        disk.empty()
+    if not node.alive():
+        raise AssertionError(f"node {node.node_id} ended because its disk was full\n{node.log_tail()}")
 
 
 def isolate(world: World, node: Node) -> None:
@@ -122,13 +248,30 @@ def isolate_leader(world: World) -> None:
     isolate(world, world.leader)
 
 
+def isolate_follower(world: World) -> None:
+    isolate(world, world.follower())
+
+
 def isolate_controller(world: World) -> None:
     isolate(world, world.controller)
 
 
+def isolate_all(world: World) -> None:
+    one, other, third = world.nodes
+    world.net().part(one.node_id, other.node_id)
+    isolate(world, third)
+
+
 def isolate_leader_with_its_clients_away(world: World) -> None:
-    world.net().cut(world.leader.node_id, f"{SUBNET}.254")
+    world.net().cut(world.leader.node_id, CLIENTS)
     isolate(world, world.leader)
+
+
+def pause_and_isolate_leader(world: World) -> None:
+    with asleep(world.leader):
+        isolate(world, world.leader)
+    # Awake, it believes for a moment that it still leads.
+    world.wait(SHORT_S)
 
 
 def leader_hears_nobody(world: World) -> None:
@@ -150,14 +293,57 @@ def bridge(world: World) -> None:
     world.wait(LONG_S)
 
 
+def ring(world: World) -> None:
+    """Each node hears only the one before it."""
+    one, other, third = world.random.sample(world.nodes, 3)
+    for node, deaf_to in ((one, other), (other, third), (third, one)):
+        world.net().cut(node.node_id, world.net().address(deaf_to.node_id))
+    world.wait(LONG_S)
+
+
+def flapping(world: World) -> None:
+    """A node is away for moments."""
+    node = world.random.choice(world.nodes)
+    for _ in range(4):
+        for other in world.others(node):
+            world.net().part(node.node_id, other.node_id)
+        world.wait(SHORT_S)
+        world.net().heal()
+        world.wait(SHORT_S / 2)
+
+
+def resets(world: World) -> None:
+    """Connections to the leader end while much is under way."""
+    for _ in range(3):
+        world.net().reset(world.leader.node_id)
+        world.wait(SHORT_S / 4)
+        world.net().heal()
+        world.wait(SHORT_S / 2)
+
+
+def who_is_behind_is_left(world: World) -> None:
+    """A follower falls behind; then those ahead of it die, one after the other, and only the first comes back."""
+    behind, heir = world.others(world.leader)
+    isolate(world, behind)
+    world.leader.kill()
+    world.wait(SHORT_S)
+    world.net().heal()
+    world.wait(SHORT_S)
+    heir.kill()
+    world.leader.spawn()
+    world.wait(LONG_S)
+
+
 def clients_away(world: World) -> None:
     for node in world.nodes:
-        world.net().cut(node.node_id, f"{SUBNET}.254")
+        world.net().cut(node.node_id, CLIENTS)
     world.wait(SHORT_S)
 
 
-def slow_link(world: World) -> None:
-    world.net().slow(world.random.choice(world.nodes).node_id, "delay", "100ms", "20ms", "rate", "3mbit")
+def clients_hear_nothing(world: World) -> None:
+    """What clients send arrives and is written, and no answer comes back."""
+    for node in world.nodes:
+        world.net().silence(node.node_id, CLIENTS)
     world.wait(LONG_S)
 
 
@@ -167,9 +353,37 @@ def lossy_links(world: World) -> None:
     world.wait(LONG_S)
 
 
-def corrupting_link(world: World) -> None:
-    world.net().slow(world.random.choice(world.nodes).node_id, "corrupt", "1%")
+def spoil(world: World, how: Link) -> None:
+    """Any node's link is bad."""
+    world.net().spoil(world.random.choice(world.nodes).node_id, how)
     world.wait(LONG_S)
+
+
+def slow_link(world: World) -> None:
+    spoil(world, Link(delay_ms=100, jitter_ms=20, rate_kbit=3_000))
+
+
+def doubling_link(world: World) -> None:
+    spoil(world, Link(double=0.1))
+
+
+def reordering_link(world: World) -> None:
+    spoil(world, Link(reorder=0.1))
+
+
+def corrupting_link(world: World) -> None:
+    spoil(world, Link(corrupt=0.01))
+
+
+def wretched_link(world: World) -> None:
+    spoil(world, Link(20, 10, rate_kbit=10_000, lose=0.02, double=0.02, reorder=0.05, corrupt=0.01))
+
+
+def killed_behind_a_slow_link(world: World) -> None:
+    """The follower with the bad link is the one that is left."""
+    world.net().spoil(world.leader.node_id, Link(delay_ms=50, jitter_ms=20, rate_kbit=3_000))
+    world.wait(SHORT_S)
+    kill(world, *world.others(world.leader))
 
 
 PROCESS_FAULTS: list[Callable[[World], None]] = [
@@ -179,22 +393,42 @@ PROCESS_FAULTS: list[Callable[[World], None]] = [
     kill_two,
     kill_all,
     kill_leader_and_heir,
+    kill_leader_while_it_recovers,
+    kill_all_while_they_recover,
+    kill_one_after_the_other,
     stop_leader,
     stop_controller,
+    stop_one_after_the_other,
     pause_leader,
     pause_leader_briefly,
     pause_follower,
     pause_controller,
+    pause_two,
+    pause_leader_and_kill_heir,
+    topics_come_and_go,
 ]
 NETWORK_FAULTS: list[Callable[[World], None]] = [
     isolate_leader,
+    isolate_follower,
     isolate_controller,
+    isolate_all,
     isolate_leader_with_its_clients_away,
+    pause_and_isolate_leader,
     leader_hears_nobody,
     nobody_hears_the_leader,
     bridge,
+    ring,
+    flapping,
+    resets,
+    who_is_behind_is_left,
     clients_away,
+    clients_hear_nothing,
     lossy_links,
+    slow_link,
+    doubling_link,
+    reordering_link,
+    corrupting_link,
+    wretched_link,
+    killed_behind_a_slow_link,
 ]
-# What needs netem.
-LINK_FAULTS: list[Callable[[World], None]] = [slow_link, corrupting_link]
+DISK_FAULTS: list[Callable[[World], None]] = [disk_full]

@@ -1,6 +1,6 @@
-"""An idempotent producer of kafka-python. Prints `milliseconds partition offset number` for each acknowledged record.
+"""An idempotent producer of kafka-python. Writes down each acknowledged record, and prints errors.
 
-producer_kafka_python.py NAME BOOTSTRAP TOPIC PARTITIONS RECORDS_PER_SECOND
+producer_kafka_python.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS RECORDS_PER_SECOND
 """
 
 from __future__ import annotations
@@ -10,29 +10,23 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from accounts import Accounts, code
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
-
-OUT = threading.Lock()
-
-
-def told(number: int, metadata: Any) -> None:
-    """A record is acknowledged."""
-    with OUT:
-        sys.stdout.write(f"{time.monotonic() * 1000:.0f} {metadata.partition} {metadata.offset} {number}\n")
 
 
 def failed(error: BaseException) -> None:
     """A record has no known place."""
-    with OUT:
-        sys.stdout.write(f"# {error}\n")
+    print(error, flush=True)
 
 
 def main() -> None:
     """Send until SIGTERM, then wait for what is under way."""
-    name, bootstrap, topic, partitions, rate = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    name, directory, bootstrap, topic = sys.argv[1:5]
+    partitions, rate = int(sys.argv[5]), int(sys.argv[6])
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     producer = KafkaProducer(
@@ -47,6 +41,11 @@ def main() -> None:
         metadata_max_age_ms=2_000,
         max_block_ms=120_000,
     )
+    accounts = Accounts(Path(directory), name, partitions)
+
+    def told(number: int, metadata: Any) -> None:
+        accounts.write(metadata.partition, metadata.offset, code(name, number), int(time.monotonic() * 1000))
+
     number, began = 0, time.monotonic()
     while not stopping.is_set():
         due = int((time.monotonic() - began) * rate)
@@ -60,8 +59,9 @@ def main() -> None:
             number += 1
         time.sleep(0.01)
     producer.close(130)
-    sys.stdout.write(f"# sent {number} left 0\n")
-    sys.stdout.flush()
+    accounts.close()
+    # Last, so that it says that all is written down.
+    print(f"# sent {number}", flush=True)
 
 
 main()

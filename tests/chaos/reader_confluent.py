@@ -1,19 +1,22 @@
-"""A consumer of librdkafka that reads along. Prints `partition offset value` for each record.
+"""A consumer of librdkafka that reads along. Writes down each record, and prints errors.
 
-reader_confluent.py BOOTSTRAP TOPIC PARTITIONS
+reader_confluent.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import time
+from pathlib import Path
 
+from accounts import Accounts, code_of
 from confluent_kafka import Consumer, TopicPartition
 
 
 def main() -> None:
-    """Read until SIGTERM."""
-    bootstrap, topic, partitions = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    """Read until SIGTERM, and then until nothing comes any more."""
+    name, directory, bootstrap, topic, partitions = *sys.argv[1:5], int(sys.argv[5])
     going = True
 
     def stop(*_: object) -> None:
@@ -27,21 +30,32 @@ def main() -> None:
             "group.id": "reader",
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
+            "check.crcs": True,
             "reconnect.backoff.max.ms": 200,
             "topic.metadata.refresh.interval.ms": 2_000,
             "log_level": 0,
         }
     )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
-    while going:
-        for message in consumer.consume(500, 0.2):
+    accounts = Accounts(Path(directory), name, partitions)
+    positions = [0] * partitions
+    while True:
+        messages = consumer.consume(5_000, 0.2 if going else 3.0)
+        if not going and not messages:
+            break
+        now_ms = int(time.monotonic() * 1000)
+        for message in messages:
             if message.error() is not None:
-                sys.stdout.write(f"# {message.error()}\n")
-            else:
-                value = message.value().decode()
-                sys.stdout.write(f"{message.partition()} {message.offset()} {value}\n")
+                print(message.error(), flush=True)
+                # An application that is told of an error goes on from where it is.
+                consumer.assign([TopicPartition(topic, index, place) for index, place in enumerate(positions)])
+            elif message.offset() >= positions[message.partition()]:
+                positions[message.partition()] = message.offset() + 1
+                accounts.write(message.partition(), message.offset(), code_of(message.value()), now_ms)
     consumer.close()
-    sys.stdout.flush()
+    accounts.close()
+    # Last, so that it says that all is written down.
+    print("# read all", flush=True)
 
 
 main()

@@ -1,37 +1,32 @@
 """What lies on all replicas' disks after a run, compared with what was acknowledged: pure, so that it can be tested.
 
 The rules are those of an acknowledged record: it is there, at its offset, once, and behind what its producer sent
-before. Nothing is there that was never sent, and all replicas are the same, byte for byte.
+before. Nothing is there that was never sent, all replicas are the same, byte for byte, and who read along has seen what
+is there. One partition is looked at at a time, and each value is one number (see `accounts`): there are millions.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+
+from accounts import NO_CODE, NUMBER_BITS, code_of, letter_of, number_of, shown
 
 HEADER_BYTES = 61
 COMPRESSION_MASK, CONTROL_BIT = 0x07, 0x20
 COMPLAINTS_MAX = 20
-# Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, two timestamps, producer id and epoch,
-# base sequence, number of records.
-HEADER = struct.Struct(">qiibIhiqqqhii")
+# A hole of more offsets than this is told and not gone through.
+HOLE_MAX = 1_000_000
+# A producer that has not said how much it sent may have sent anything.
+ANY_NUMBER = 1 << NUMBER_BITS
+# Between two acknowledgements of a partition that goes on well.
+GAP_MS_MIN = 100
 
-
-@dataclass
-class Acknowledged:
-    """What one producer was told: values are its name, a colon and a number that it counts up; or the number alone."""
-
-    producer: str
-    # By partition: offsets and numbers, in the order of the acknowledgements.
-    places: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    # Numbers that were sent, acknowledged or not, are below this in all partitions.
-    sent_below: int = 0
-
-    def count(self) -> int:
-        """How many records."""
-        return sum(len(places) for places in self.places.values())
+Entries = Iterable[tuple[int, int, int]]
+"""Offset, code and time."""
 
 
 @dataclass
@@ -44,20 +39,32 @@ class Verdict:
     reordered: int = 0
     unknown: int = 0
     damaged: int = 0
+    unseen: int = 0
     different_bytes: int = 0
     record_count: int = 0
     acknowledged_count: int = 0
+    byte_count: int = 0
+    seen_count: int = 0
+    # Of those acknowledged: as there already, and the broker does not remember where.
+    unplaced_count: int = 0
     words: list[str] = field(default_factory=list)
 
-    def complain(self, kind: str, words: str) -> None:
-        """Count one, and keep the first in words."""
-        setattr(self, kind, getattr(self, kind) + 1)
+    def complain(self, kind: str, words: str, count: int = 1) -> None:
+        """Count, and keep the first in words."""
+        setattr(self, kind, getattr(self, kind) + count)
         if len(self.words) < COMPLAINTS_MAX:
             self.words.append(f"{kind}: {words}")
 
+    def add(self, other: Verdict) -> None:
+        """What was found in another partition."""
+        for part in fields(self):
+            if part.name != "words":
+                setattr(self, part.name, getattr(self, part.name) + getattr(other, part.name))
+        self.words += other.words
+
     def is_good(self) -> bool:
         """Whether nothing is wrong."""
-        kinds = (self.lost, self.misplaced, self.doubled, self.reordered, self.unknown, self.damaged)
+        kinds = (self.lost, self.misplaced, self.doubled, self.reordered, self.unknown, self.damaged, self.unseen)
         return not any(kinds) and self.different_bytes == 0
 
 
@@ -85,45 +92,52 @@ def batches(data: bytes) -> Iterator[tuple[int, int, int]]:
         at = end
 
 
-def values(data: bytes, at: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Offset and value of each record of an uncompressed batch."""
-    base_offset = struct.unpack_from(">q", data, at)[0]
+def values(data: bytes, at: int, end: int) -> Iterator[bytes]:
+    """The value of each record of an uncompressed batch."""
     place = at + HEADER_BYTES
     while place < end:
         size, place = varint(data, place)
         following = place + size
+        # Behind the attributes come the deltas of timestamp and offset, the key and the value.
         _, place = varint(data, place + 1)
-        delta, place = varint(data, place)
+        _, place = varint(data, place)
         key_size, place = varint(data, place)
         place += max(key_size, 0)
         value_size, place = varint(data, place)
-        yield base_offset + delta, data[place : place + max(value_size, 0)]
+        yield data[place : place + max(value_size, 0)]
         place = following
 
 
-def records(data: bytes, verdict: Verdict, what: str) -> Iterator[tuple[int, bytes]]:
-    """Offset and value of every record of a partition, in order."""
-    covered, next_offset = 0, None
+def codes(data: bytes, verdict: Verdict, what: str) -> array[int]:
+    """The codes of all values of a partition, by offset."""
+    found = array("q")
+    covered = newest_epoch = 0
     for at, end, base_offset in batches(data):
-        attributes = struct.unpack_from(">h", data, at + 21)[0]
         covered = end
-        if next_offset is not None and base_offset != next_offset:
-            verdict.complain("damaged", f"{what}: a batch begins at {base_offset} and should at {next_offset}")
-        next_offset = base_offset + struct.unpack_from(">i", data, at + 23)[0] + 1
-        if attributes & CONTROL_BIT:
+        if base_offset != len(found):
+            verdict.complain("damaged", f"{what}: a batch begins at {base_offset} and should at {len(found)}")
+            if not len(found) < base_offset <= len(found) + HOLE_MAX:
+                break
+            found.extend([NO_CODE] * (base_offset - len(found)))
+        epoch, attributes, last_delta = struct.unpack_from(">i5xhi", data, at + 12)
+        if epoch < newest_epoch:
+            verdict.complain(
+                "damaged", f"{what}: the batch at {base_offset} is of epoch {epoch}, behind {newest_epoch}"
+            )
+        newest_epoch = max(newest_epoch, epoch)
+        if attributes & (COMPRESSION_MASK | CONTROL_BIT):
+            verdict.complain("damaged", f"{what}: nobody sent a batch as the one at {base_offset}: {attributes:#x}")
+            found.extend([NO_CODE] * (last_delta + 1))
             continue
-        if attributes & COMPRESSION_MASK:
-            verdict.complain("damaged", f"{what}: the batch at {base_offset} is compressed, and nobody sent such")
-            continue
-        yield from values(data, at, end)
+        here = [code_of(value) for value in values(data, at, end)]
+        if len(here) != last_delta + 1:
+            verdict.complain(
+                "damaged", f"{what}: {len(here)} records in the batch at {base_offset}, not {last_delta + 1}"
+            )
+        found.extend(here)
     if covered != len(data):
         verdict.complain("damaged", f"{what}: {len(data) - covered} bytes at the end are no batch")
-
-
-def name_and_number(value: bytes) -> tuple[str, str]:
-    """Who sent a value, and its number; a producer without a name sends numbers alone."""
-    name, colon, text = value.decode(errors="replace").partition(":")
-    return (name, text) if colon else ("", name)
+    return found
 
 
 def compare(copies: dict[str, bytes], verdict: Verdict, what: str) -> None:
@@ -135,67 +149,68 @@ def compare(copies: dict[str, bytes], verdict: Verdict, what: str) -> None:
         if other == first:
             continue
         common = min(len(first), len(other))
-        differing = sum(1 for one, two in zip(first[:common], other[:common], strict=True) if one != two)
-        differing += max(len(first), len(other)) - common
-        verdict.different_bytes += differing
-        verdict.words.append(
-            f"{what}: {differing} bytes of {name} ({len(other)}) are not those of {names[0]} ({len(first)})"
-        )
+        places = [at for at, pair in enumerate(zip(first, other, strict=False)) if pair[0] != pair[1]]
+        differing = len(places) + max(len(first), len(other)) - common
+        begin = places[0] if places else common
+        words = f"{what}: {differing} bytes of {name} ({len(other)}) are not those of {names[0]} ({len(first)})"
+        verdict.complain("different_bytes", f"{words}, the first at {begin}", differing)
 
 
-def check(
-    logs: dict[int, bytes], acknowledged: list[Acknowledged], verdict: Verdict, topic: str
-) -> dict[int, dict[int, bytes]]:
-    """Compare what lies in each partition with what was acknowledged; gives the values by partition and offset."""
-    by_name = {producer.producer: producer for producer in acknowledged}
-    found: dict[int, dict[int, bytes]] = {}
-    for partition, data in logs.items():
-        what = f"{topic}-{partition}"
-        here: dict[int, bytes] = {}
-        newest: dict[str, int] = {}
-        for offset, value in records(data, verdict, what):
-            here[offset] = value
-            verdict.record_count += 1
-            name, text = name_and_number(value)
-            known = by_name.get(name)
-            if known is None or not text.isdigit() or int(text) >= known.sent_below:
-                verdict.complain("unknown", f"{what} offset {offset} holds {value[:40]!r}, which nobody sent")
-                continue
-            number, last = int(text), newest.get(name, -1)
-            if number == last:
-                verdict.complain("doubled", f"{what} offset {offset} holds {value[:40]!r} again")
-            elif number < last:
-                verdict.complain("reordered", f"{what} offset {offset} holds {value[:40]!r} behind {name}:{last}")
-            newest[name] = max(number, last)
-        found[partition] = here
-    everything = {partition: set(here.values()) for partition, here in found.items()}
-    for producer in acknowledged:
-        for partition, places in producer.places.items():
-            here, present = found.get(partition, {}), everything.get(partition, set())
-            verdict.acknowledged_count += len(places)
-            for offset, number in places:
-                value = (f"{producer.producer}:{number}" if producer.producer else f"{number}").encode()
-                if here.get(offset) == value:
-                    continue
-                kind = "misplaced" if value in present else "lost"
-                other = here.get(offset)
-                words = f"{topic}-{partition}: {value!r} was acknowledged at {offset}, where {other!r} is"
-                verdict.complain(kind, words)
-    return found
+def check_order(found: array[int], sent_below: dict[str, int], verdict: Verdict, what: str) -> None:
+    """Each producer's values are there in its order, each once, and nothing else is."""
+    newest: dict[str, int] = {}
+    verdict.record_count += len(found)
+    for offset, some in enumerate(found):
+        letter, number = ("", 0) if some == NO_CODE else (letter_of(some), number_of(some))
+        if some == NO_CODE or number >= sent_below.get(letter, 0):
+            verdict.complain("unknown", f"{what} offset {offset} holds {shown(some)}, which nobody sent")
+            continue
+        last = newest.get(letter, -1)
+        if number <= last:
+            kind = "doubled" if number == last else "reordered"
+            verdict.complain(kind, f"{what} offset {offset} holds {shown(some)} behind {shown(some - number + last)}")
+        else:
+            newest[letter] = number
 
 
-def check_reader(seen: list[tuple[int, int, bytes]], found: dict[int, dict[int, bytes]], verdict: Verdict) -> None:
-    """What a consumer saw while it all happened: what is there now, in order, without a gap."""
-    positions: dict[int, int] = {}
-    for partition, offset, value in seen:
-        expected = positions.get(partition)
-        if expected is not None and offset != expected:
-            verdict.complain("misplaced", f"a consumer of partition {partition} went from {expected - 1} to {offset}")
-        positions[partition] = offset + 1
-        if found.get(partition, {}).get(offset) != value:
-            verdict.complain(
-                "lost", f"a consumer saw {value[:40]!r} in partition {partition} at {offset}, and it is not there"
-            )
+def check_acknowledged(found: array[int], entries: Entries, verdict: Verdict, what: str) -> list[tuple[int, int]]:
+    """What a producer was told is so; gives the gaps between acknowledgements: when each began and ended."""
+    gaps: list[tuple[int, int]] = []
+    present: set[int] | None = None
+    unplaced: set[int] = set()
+    size, last_ms = len(found), None
+    for offset, some, at_ms in entries:
+        verdict.acknowledged_count += 1
+        if last_ms is not None and at_ms - last_ms >= GAP_MS_MIN:
+            gaps.append((last_ms, at_ms))
+        last_ms = at_ms
+        if 0 <= offset < size and found[offset] == some:
+            continue
+        if offset < 0:
+            unplaced.add(some)
+            continue
+        present = set(found) if present is None else present
+        other = shown(found[offset]) if 0 <= offset < size else "nothing"
+        kind = "misplaced" if some in present else "lost"
+        verdict.complain(kind, f"{what}: {shown(some)} was acknowledged at {offset}, where {other} is")
+    verdict.unplaced_count += len(unplaced)
+    for some in unplaced.difference(found):
+        verdict.complain("lost", f"{what}: {shown(some)} was acknowledged as there already, and it is not")
+    return gaps
+
+
+def check_seen(found: array[int], entries: Entries, verdict: Verdict, what: str) -> None:
+    """What a consumer saw while it all happened: what is there now, in order, without a gap, to the end."""
+    expected, size = 0, len(found)
+    for offset, some, _ in entries:
+        verdict.seen_count += 1
+        if offset != expected:
+            verdict.complain("misplaced", f"{what}: a consumer went from {expected - 1} to {offset}")
+        expected = offset + 1
+        if not 0 <= offset < size or found[offset] != some:
+            verdict.complain("lost", f"{what}: a consumer saw {shown(some)} at {offset}, and it is not there")
+    if expected < size:
+        verdict.complain("unseen", f"{what}: a consumer saw nothing from {expected} to {size}", size - expected)
 
 
 def segments(directory: Path) -> bytes:

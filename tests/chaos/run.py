@@ -1,45 +1,52 @@
 """Three nodes, real clients, faults, and a look at every replica's disk afterwards.
 
     run.py --binary target/release/chronik-server --venvs .cache/venv --libs .cache/kafka/libs
-           [--faults 34] [--records-per-second 2000] [--seed N] [--only PART-OF-A-FAULT'S-NAME]
+           [--faults 42] [--records 0] [--records-per-second 4000] [--seed N] [--only PART-OF-A-FAULT'S-NAME]
+    run.py --judge DIRECTORY
 
 Producers of librdkafka, kafka-python and Java (Kafka's VerifiableProducer), all idempotent with acks=all, write all the
 time, and a consumer reads along. Faults come one after the other, each healed, and the cluster whole again before the
-next. At the end all nodes are stopped and the segments of all replicas compared with each other and with what was
-acknowledged. With network namespaces each node has one of its own; without them the faults of the network are left out,
-and the run says so.
+next, until there were as many faults and acknowledged records as asked for. At the end all nodes are stopped and the
+segments of all replicas compared with each other and with what was acknowledged. SIGTERM ends the faults, and what
+there is by then is judged. With network namespaces each node has one of its own; without them the faults of the network
+are left out, and the run says so. With KEEP_CLUSTERS=1 a run that fails leaves its directory, which --judge looks at.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import random
-import subprocess
+import re
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
 import faults
-import replicas
+import judge
+from disk import SmallDisk
+from judge import JAVA_TOPIC, PARTITIONS, READER, TOPIC
 from network import Network, Unavailable
+
+import clients
 
 from cluster import Cluster, Node, create_topics, eventually
 
-TOPIC, PARTITIONS = "chaos", 6
 KAFKA_PORT, RAFT_PORT = 9092, 9192
 SETTINGS = {
     "CHRONIK_MIN_INSYNC_REPLICAS": "2",
     # A replica that is cut off leaves the ISR while the fault lasts.
     "CHRONIK_REPLICA_LAG_TIME_MAX_MS": "2000",
+    # Segments end within a run of some minutes.
+    "CHRONIK_LOG_SEGMENT_BYTES": str(4 << 20),
 }
 # How long the cluster may take to be whole again after a fault.
 WHOLE_S_MAX = 60.0
-# Java's producer costs the most of the machine, and kafka-python the most of a core.
-JAVA_SHARE, KAFKA_PYTHON_SHARE = 0.1, 0.1
+# How long all goes well between two faults.
+CALM_S = 0.5
 
 
 class HostNode(Node):
@@ -67,146 +74,57 @@ class HostCluster(Cluster):
             node.settings |= settings
 
 
-class Client:
-    """A client process that writes what it was told into a file."""
+class Controllers:
+    """Who leads the metadata log, by what the nodes write; each line is read once, since logs grow long."""
 
-    def __init__(self, name: str, command: list[str], directory: Path) -> None:
-        self.name, self.path = name, directory / f"{name}.out"
-        with self.path.open("wb") as out, (directory / f"{name}.err").open("wb") as err:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+    def __init__(self, nodes: list[Node]) -> None:
+        self.nodes = nodes
+        self.read_bytes = dict.fromkeys((node.node_id for node in nodes), 0)
+        self.newest = (0, nodes[0])
 
-    def stop(self) -> None:
-        """SIGTERM; clients send no more and wait for what is under way."""
-        if self.process.poll() is None:
-            self.process.terminate()
-
-    def wait(self) -> None:
-        """Until it has ended."""
-        try:
-            self.process.wait(150)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"{self.name} does not end") from None
-
-    def lines(self) -> list[str]:
-        """What it has said, the line that it is writing left out."""
-        return self.path.read_text(errors="replace").rpartition("\n")[0].splitlines()
-
-
-def java(libs: Path, bootstrap: str, rate: int, directory: Path) -> list[str]:
-    """Kafka's own producer for tests, made idempotent; its values are a prefix, a dot and a number."""
-    config = directory / "java.properties"
-    lines = ["enable.idempotence=true", "retries=2147483647", "delivery.timeout.ms=120000", "request.timeout.ms=5000"]
-    lines += ["reconnect.backoff.max.ms=200", "retry.backoff.ms=50", "metadata.max.age.ms=2000"]
-    config.write_text("\n".join(lines))
-    command = ["java", "-Xmx192m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=off"]
-    command += ["-cp", f"{libs}/*", "org.apache.kafka.tools.VerifiableProducer", "--bootstrap-server", bootstrap]
-    return [
-        *command,
-        "--topic",
-        f"{TOPIC}-java",
-        "--throughput",
-        str(rate),
-        "--acks",
-        "-1",
-        "--command-config",
-        str(config),
-    ]
-
-
-def told_java(lines: list[str]) -> tuple[replicas.Acknowledged, list[str]]:
-    """What the Java producer was told, in the form of the others'."""
-    told, errors = replicas.Acknowledged(""), []
-    for line in lines:
-        with contextlib.suppress(json.JSONDecodeError):
-            event = json.loads(line)
-            if event.get("name") == "producer_send_success":
-                place = (int(event["offset"]), int(event["value"]))
-                told.places.setdefault(int(event["partition"]), []).append(place)
-                told.sent_below = max(told.sent_below, place[1] + 100_000)
-            elif event.get("name") == "producer_send_error":
-                errors.append(f"{event.get('exception')}: {event.get('message')}")
-    return told, errors
-
-
-def told_by(client: Client) -> tuple[replicas.Acknowledged, list[str], list[tuple[float, int]]]:
-    """What a producer was told, its errors, and when what partition acknowledged something."""
-    told, errors, times = replicas.Acknowledged(client.name), [], []
-    for line in client.lines():
-        if line.startswith("# sent "):
-            told.sent_below = int(line.split()[2])
-        elif line.startswith("#"):
-            errors.append(line[2:])
-        else:
-            at_ms, partition, offset, number = line.split()
-            told.places.setdefault(int(partition), []).append((int(offset), int(number)))
-            times.append((float(at_ms) / 1000, int(partition)))
-    return told, errors, times
-
-
-def longest_gap_s(times: list[tuple[float, int]], began_s: float, ended_s: float) -> float:
-    """The longest that any partition acknowledged nothing, from just before a fault until the cluster was whole."""
-    longest = 0.0
-    for wanted in range(PARTITIONS):
-        moments = [at for at, partition in times if partition == wanted and began_s - 1 <= at <= ended_s + 1]
-        # Before and after there is a second in which everything goes on.
-        edges = moments or [began_s, ended_s]
-        longest = max([longest, *(later - earlier for earlier, later in pairwise(edges))])
-    return longest
+    def leader(self) -> Node:
+        """The one with the newest term."""
+        for node in self.nodes:
+            # A line that is being written is read the next time.
+            whole, _, _ = node.log_since(self.read_bytes[node.node_id]).encode().rpartition(b"\n")
+            self.read_bytes[node.node_id] += len(whole)
+            for term in re.findall(rb"became leader at term (\d+)", whole):
+                self.newest = max(self.newest, (int(term), node), key=lambda known: known[0])
+        return self.newest[1]
 
 
 class Run:
     """One cluster, its clients, and what happened."""
 
-    def __init__(self, options: argparse.Namespace, cluster: Cluster, network: Network | None) -> None:
-        self.options, self.cluster, self.network = options, cluster, network
+    def __init__(
+        self, options: argparse.Namespace, cluster: Cluster, network: Network | None, disk: SmallDisk | None
+    ) -> None:
+        self.options, self.cluster, self.network, self.disk = options, cluster, network, disk
         self.random = random.Random(options.seed)
-        self.happened: list[tuple[str, float, float]] = []
-        self.topics = [TOPIC, f"{TOPIC}-java"]
+        self.directory = cluster.directory
+        self.record = judge.Record(options.seed, [node.node_id for node in cluster.nodes])
+        self.controllers = Controllers(cluster.nodes)
+        self.tally = clients.Tally(self.directory)
+        self.asked_to_end = threading.Event()
+        self.began = time.monotonic()
 
-    def chosen(self) -> list[str]:
-        """The faults of this run in their order: all kinds as evenly as their number allows."""
+    def kinds(self) -> list[str]:
+        """The faults that this machine allows."""
         kinds = list(faults.PROCESS_FAULTS)
-        if self.network:
-            kinds += faults.NETWORK_FAULTS
-            if self.network.has_netem:
-                kinds += faults.LINK_FAULTS
-            else:
-                print("# this kernel has no netem: slow and corrupting links are left out", flush=True)
-        names = [kind.__name__ for kind in kinds if self.options.only in kind.__name__]
-        order: list[str] = []
-        while len(order) < self.options.faults:
-            self.random.shuffle(names)
-            order += names
-        return order[: self.options.faults]
+        kinds += faults.NETWORK_FAULTS if self.network else []
+        kinds += faults.DISK_FAULTS if self.disk else []
+        return [kind.__name__ for kind in kinds if self.options.only in kind.__name__]
 
-    def start(self) -> list[Client]:
+    def start(self) -> dict[str, clients.Client]:
         """The cluster, its topics, and the clients."""
         self.cluster.start()
-        node = self.cluster.nodes[0]
-        with node.connect() as connection:
-            outcome = create_topics(connection, {topic: (PARTITIONS, 3) for topic in self.topics})
+        with self.cluster.nodes[0].connect() as connection:
+            outcome = create_topics(connection, {topic: (PARTITIONS, 3) for topic in (TOPIC, JAVA_TOPIC)})
             if any(code != 0 for code, _ in outcome.values()):
                 raise AssertionError(f"topics: {outcome}")
         bootstrap = ",".join(node.bootstrap for node in self.cluster.nodes)
-        venvs, rate = Path(self.options.venvs).absolute(), self.options.records_per_second
-        here, directory = Path(__file__).parent, self.cluster.directory
-        confluent, kafka_python = (str(venvs / name / "bin/python") for name in ("confluent-kafka", "kafka-python"))
-        others = int(rate * JAVA_SHARE), int(rate * KAFKA_PYTHON_SHARE)
-        arguments = [bootstrap, TOPIC, str(PARTITIONS)]
-        return [
-            Client(
-                "c",
-                [confluent, str(here / "producer_confluent.py"), "c", *arguments, str(rate - sum(others))],
-                directory,
-            ),
-            Client(
-                "k", [kafka_python, str(here / "producer_kafka_python.py"), "k", *arguments, str(others[1])], directory
-            ),
-            Client("java", java(Path(self.options.libs).absolute(), bootstrap, others[0], directory), directory),
-            Client("reader", [confluent, str(here / "reader_confluent.py"), *arguments], directory),
-        ]
+        venvs, libs = Path(self.options.venvs).absolute(), Path(self.options.libs).absolute()
+        return clients.start(venvs, libs, bootstrap, self.options.records_per_second, self.directory)
 
     def leader(self) -> Node:
         """Who leads partition 0, as some node sees it."""
@@ -225,18 +143,20 @@ class Run:
             node.wait_until_ready()
 
             def is_whole(node: Node = node) -> bool:
-                told = node.metadata(self.topics).topics
+                told = node.metadata([TOPIC, JAVA_TOPIC]).topics
                 return all(
-                    len(partition.isr) == 3 and partition.leader > 0
-                    for topic in self.topics
-                    for partition in told[topic]
+                    len(partition.isr) == len(self.cluster.nodes) and partition.leader > 0
+                    for partition in told[TOPIC] + told[JAVA_TOPIC]
                 )
 
             eventually(f"node {node.node_id} sees all replicas in sync", is_whole, WHOLE_S_MAX)
 
-    def fault(self, number: int, name: str) -> None:
+    def fault(self, name: str) -> None:
         """One fault, from a whole cluster to a whole cluster."""
-        world = faults.World(self.cluster.nodes, self.network, self.random, self.leader(), self.cluster.leader())
+        disk = (self.cluster.nodes[-1], self.disk) if self.disk else None
+        world = faults.World(
+            self.cluster.nodes, self.network, disk, self.random, self.leader(), self.controllers.leader()
+        )
         began = time.monotonic()
         try:
             getattr(faults, name)(world)
@@ -245,91 +165,99 @@ class Run:
                 self.network.heal()
         self.await_whole()
         ended = time.monotonic()
-        self.happened.append((name, began, ended))
-        print(f"# {number:4} {name}: whole again after {ended - began:.1f} s", flush=True)
-        time.sleep(0.5)
+        self.record.happened.append((name, began, ended))
+        self.record.write(self.directory)
+        self.tell(f"{name}: whole again after {ended - began:.1f} s")
+        time.sleep(CALM_S)
 
-    def judge(self, clients: list[Client]) -> bool:
-        """Stop everything and look at what is there."""
-        producers, reader = clients[:3], clients[3]
-        for client in producers:
-            client.stop()
-        for client in producers:
-            client.wait()
-        self.await_whole()
-        time.sleep(1)
-        reader.stop()
-        reader.wait()
-        self.cluster.stop()
-        verdict = replicas.Verdict()
-        errors: list[str] = []
-        acknowledged: list[replicas.Acknowledged] = []
-        times: list[tuple[float, int]] = []
-        for client in producers[:2]:
-            told, said, moments = told_by(client)
-            acknowledged.append(told)
-            errors += [f"{client.name}: {line}" for line in said]
-            times = times or moments
-        from_java, said = told_java(producers[2].lines())
-        errors += [f"java: {line}" for line in said]
-        for topic, wanted in ((TOPIC, acknowledged), (f"{TOPIC}-java", [from_java])):
-            logs: dict[int, bytes] = {}
-            for index in range(PARTITIONS):
-                copies = {
-                    str(node.node_id): replicas.segments(
-                        node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
-                    )
-                    for node in self.cluster.nodes
-                }
-                replicas.compare(copies, verdict, f"{topic}-{index}")
-                logs[index] = copies["1"]
-            found = replicas.check(logs, wanted, verdict, topic)
-            if topic == TOPIC:
-                lines = [line.split(" ", 2) for line in reader.lines() if not line.startswith("#")]
-                seen = [(int(partition), int(offset), value.encode()) for partition, offset, value in lines]
-                replicas.check_reader(seen, found, verdict)
-                errors += [f"reader: {line[2:]}" for line in reader.lines() if line.startswith("#")]
-        self.summarize(verdict, errors, times)
-        return verdict.is_good() and verdict.acknowledged_count > 0 and not errors
-
-    def summarize(self, verdict: replicas.Verdict, errors: list[str], times: list[tuple[float, int]]) -> None:
-        """Tell what was done and found."""
-        gaps: dict[str, list[float]] = {}
-        for name, began, ended in self.happened:
-            gaps.setdefault(name, []).append(longest_gap_s(times, began, ended))
-        print("fault | times | median gap s | worst gap s")
-        for name, found in sorted(gaps.items()):
-            ordered = sorted(found)
-            print(f"{name} | {len(found)} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f}")
+    def tell(self, words: str) -> None:
+        """How far the run is."""
+        done, acknowledged, spent_s = len(self.record.happened), self.tally.count(), time.monotonic() - self.began
+        shares = [done / self.options.faults, acknowledged / max(self.options.records, 1)]
+        left_s = spent_s / max(min(shares), 1e-6) - spent_s
+        rate = acknowledged / spent_s
         print(
-            f"seed {self.options.seed}: {len(self.happened)} faults, "
-            f"{verdict.acknowledged_count} records acknowledged, {verdict.record_count} found; "
-            f"{verdict.lost} lost, {verdict.misplaced} at another place, "
-            f"{verdict.doubled} doubled, {verdict.reordered} reordered, {verdict.unknown} unknown, "
-            f"{verdict.damaged} damaged, {verdict.different_bytes} bytes differ between replicas, "
-            f"{len(errors)} errors told to applications"
+            f"# {done:4} {words}; {acknowledged:,} acknowledged, {rate:,.0f}/s, {max(left_s, 0) / 60:.0f} min left",
+            flush=True,
         )
-        for words in verdict.words:
-            print(f"  {words}")
-        for words, count in Counter(errors).most_common(10):
-            print(f"  {count} × {words}")
-        sys.stdout.flush()
+
+    def all_faults(self) -> None:
+        """As many as asked for: all kinds as evenly as their number allows, in any order."""
+        kinds = self.kinds()
+        while True:
+            self.random.shuffle(kinds)
+            for name in kinds:
+                if self.asked_to_end.is_set() or self.is_enough():
+                    return
+                self.fault(name)
+
+    def is_enough(self) -> bool:
+        """Whether there were as many faults and records as asked for."""
+        return len(self.record.happened) >= self.options.faults and self.tally.count() >= self.options.records
+
+    def end(self, running: dict[str, clients.Client]) -> None:
+        """Clients and nodes end in good order, when all replicas have everything."""
+        clients.stop(client for name, client in running.items() if name != READER)
+        self.await_whole()
+        clients.stop([running[READER]])
+        self.cluster.stop()
 
     def go(self) -> bool:
         """All of it."""
-        clients = self.start()
+        print(f"# seed {self.options.seed}, {len(self.kinds())} kinds of faults, in {self.directory}", flush=True)
+        running = self.start()
+        good = True
         try:
             time.sleep(3)
-            for number, name in enumerate(self.chosen(), 1):
-                self.fault(number, name)
-            good = self.judge(clients)
-            self.cluster.check_logs()
-            return good
+            self.began = time.monotonic()
+            try:
+                self.all_faults()
+                self.end(running)
+            except (AssertionError, OSError, RuntimeError) as error:
+                good = False
+                print(f"# {len(self.record.happened) + 1:4} failed: {error}", flush=True)
         finally:
-            for client in clients:
-                if client.process.poll() is None:
-                    client.process.kill()
-                    client.process.wait()
+            for client in running.values():
+                client.kill()
+            for node in self.cluster.nodes:
+                node.kill()
+        self.record.write(self.directory)
+        if self.network and self.network.relayed:
+            print(f"# relays: {'; '.join(self.network.relayed)}")
+            print(f"# {self.network.checksum_errors()} segments were dropped for their checksums")
+        good = judge_directory(self.directory, self.record) and good
+        if not self.is_enough():
+            print("# it ended before there were as many faults and records as asked for", flush=True)
+            good = False
+        self.cluster.check_logs()
+        return good
+
+
+def judge_directory(directory: Path, record: judge.Record) -> bool:
+    """Look at what a run has left, and tell it."""
+    began = time.monotonic()
+    outcome = judge.judge(directory, record)
+    verdict = outcome.verdict
+    print("fault | times | median gap s | worst gap s")
+    for name, found in sorted(judge.gaps_by_kind(record, outcome.gaps).items()):
+        ordered = sorted(found)
+        print(f"{name} | {len(found)} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f}")
+    print(
+        f"seed {record.seed}: {len(record.happened)} faults, "
+        f"{verdict.acknowledged_count} records acknowledged ({verdict.unplaced_count} without an offset), "
+        f"{verdict.record_count} found, {verdict.seen_count} seen; "
+        f"{verdict.lost} lost, {verdict.misplaced} at another place, "
+        f"{verdict.doubled} doubled, {verdict.reordered} reordered, {verdict.unknown} unknown, "
+        f"{verdict.damaged} damaged, {verdict.unseen} unseen, "
+        f"{verdict.different_bytes} of {verdict.byte_count} bytes differ between replicas, "
+        f"{len(outcome.errors)} errors told to applications; judged in {time.monotonic() - began:.0f} s"
+    )
+    for words in verdict.words:
+        print(f"  {words}")
+    for words, count in Counter(outcome.errors).most_common(10):
+        print(f"  {count} × {words}")
+    sys.stdout.flush()
+    return verdict.is_good() and not outcome.errors
 
 
 def main() -> int:
@@ -338,27 +266,34 @@ def main() -> int:
     parser.add_argument("--binary", default="target/release/chronik-server")
     parser.add_argument("--venvs", default=".cache/venv")
     parser.add_argument("--libs", default=".cache/kafka/libs")
-    parser.add_argument("--faults", type=int, default=34)
-    parser.add_argument("--records-per-second", type=int, default=2_000)
+    parser.add_argument("--faults", type=int, default=42)
+    parser.add_argument("--records", type=int, default=0)
+    parser.add_argument("--records-per-second", type=int, default=4_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--only", default="")
+    parser.add_argument("--judge", metavar="DIRECTORY", type=Path)
     options = parser.parse_args()
+    if options.judge:
+        return 0 if judge_directory(options.judge, judge.Record.read(options.judge)) else 1
     binary = Path(options.binary).absolute()
     with contextlib.ExitStack() as stack:
         network: Network | None = None
         try:
-            network = stack.enter_context(Network([1, 2, 3]))
+            network = stack.enter_context(Network([1, 2, 3], options.seed))
             cluster: Cluster = HostCluster(binary, network, SETTINGS)
         except Unavailable as error:
-            count = len(faults.NETWORK_FAULTS) + len(faults.LINK_FAULTS)
-            print(f"# no network namespaces ({error}): {count} kinds of faults are left out", flush=True)
+            print(f"# no network namespaces ({error}): {len(faults.NETWORK_FAULTS)} kinds of faults are left out")
             cluster = Cluster(binary, settings=SETTINGS)
         stack.enter_context(cluster)
-        good = Run(options, cluster, network).go()
-        if not good:
-            raise AssertionError(
-                "something that was acknowledged is not as it should be, or an application heard of it"
-            )
+        disk: SmallDisk | None = None
+        try:
+            disk = stack.enter_context(SmallDisk(cluster.directory / f"chronik-data-{cluster.nodes[-1].node_id}"))
+        except Unavailable as error:
+            print(f"# no disk of its own for a node ({error}): {len(faults.DISK_FAULTS)} kinds of faults are left out")
+        run = Run(options, cluster, network, disk)
+        signal.signal(signal.SIGTERM, lambda *_: run.asked_to_end.set())
+        if not run.go():
+            raise AssertionError("not all is as it should be: see above")
     return 0
 
 

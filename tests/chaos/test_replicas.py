@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import unittest
+from pathlib import Path
 
-from replicas import Acknowledged, Verdict, check, check_reader, compare
+import accounts
+import judge
+from accounts import code_of
+from replicas import Verdict, batches, check_acknowledged, check_order, check_seen, codes, compare
 
 import wire
 
@@ -15,20 +21,22 @@ def log(*batches: tuple[int, list[bytes]]) -> bytes:
 
 
 GOOD = log((0, [b"a:0", b"b:0"]), (2, [b"a:1"]), (3, [b"b:2", b"a:4"]))
+# What the producers of the good log were told: where each value is.
+TOLD = {"a": [(0, b"a:0"), (2, b"a:1"), (4, b"a:4")], "b": [(1, b"b:0"), (3, b"b:2")]}
 
 
-def told() -> list[Acknowledged]:
-    """What the producers of the good log were told."""
-    return [
-        Acknowledged("a", {0: [(0, 0), (2, 1), (4, 4)]}, 10),
-        Acknowledged("b", {0: [(1, 0), (3, 2)]}, 10),
-    ]
+def entries(*places: tuple[int, bytes]) -> list[tuple[int, int, int]]:
+    """A client's account."""
+    return [(offset, code_of(value), 0) for offset, value in places]
 
 
-def verdict_of(data: bytes, acknowledged: list[Acknowledged] | None = None) -> Verdict:
+def verdict_of(data: bytes) -> Verdict:
     """What is found in one partition."""
     verdict = Verdict()
-    check({0: data}, told() if acknowledged is None else acknowledged, verdict, "t")
+    found = codes(data, verdict, "t-0")
+    check_order(found, {"a": 10, "b": 10}, verdict, "t-0")
+    for told in TOLD.values():
+        check_acknowledged(found, entries(*told), verdict, "t-0")
     return verdict
 
 
@@ -59,28 +67,158 @@ class Checker(unittest.TestCase):
         self.assertEqual(verdict_of(GOOD + log((5, [b"a:3"]))).reordered, 1)
 
     def test_what_nobody_sent(self) -> None:
-        for value in (b"c:0", b"a:10", b"nonsense"):
-            self.assertEqual(verdict_of(GOOD + log((5, [value]))).unknown, 1)
+        for value in (
+            b"c:0",
+            b"a:10",
+            b"nonsense",
+            b"",
+            b"a:",
+            b"a:07",
+            b"a:-1",
+            b"a:9\n",
+            b"5",
+            b"a:99999999999999999",
+        ):
+            self.assertEqual(verdict_of(GOOD + log((5, [value]))).unknown, 1, value)
+
+    def test_a_number_alone_has_a_code_of_its_own(self) -> None:
+        self.assertEqual([accounts.shown(code_of(value)) for value in (b"0", b"17", b"a:17")], ["0", "17", "a:17"])
 
     def test_gaps_and_torn_ends(self) -> None:
         self.assertEqual(verdict_of(GOOD + log((6, [b"a:5"]))).damaged, 1)
         self.assertEqual(verdict_of(GOOD + b"\0" * 7).damaged, 1)
+        # What begins where something is already is not looked at any further.
+        self.assertEqual(verdict_of(GOOD + log((4, [b"a:5"]))).damaged, 1)
+
+    def test_batches_that_nobody_sent(self) -> None:
+        for attributes in (0x01, 0x20):
+            strange = wire.batch(b"a:5", base_offset=5, attributes=attributes).encode()
+            self.assertEqual(verdict_of(GOOD + strange).damaged, 1)
+
+    def test_epochs_that_go_back(self) -> None:
+        def of_epochs(*epochs: int) -> bytes:
+            data = bytearray(GOOD)
+            for (at, _, _), epoch in zip(batches(GOOD), epochs, strict=True):
+                data[at + 12 : at + 16] = wire.i32(epoch)
+            return bytes(data)
+
+        self.assertTrue(verdict_of(of_epochs(1, 1, 3)).is_good())
+        self.assertEqual(verdict_of(of_epochs(1, 3, 2)).damaged, 1)
 
     def test_replicas_that_differ(self) -> None:
         for other, count in ((GOOD, 0), (GOOD[:-3], 3), (GOOD[:70] + b"X" + GOOD[71:], 1)):
             verdict = Verdict()
-            compare({"1": GOOD, "2": other}, verdict, "t-0")
-            self.assertEqual(verdict.different_bytes, count)
+            compare({"1": GOOD, "2": GOOD, "3": other}, verdict, "t-0")
+            self.assertEqual((verdict.different_bytes, verdict.is_good()), (count, count == 0))
 
     def test_what_a_consumer_saw(self) -> None:
-        verdict = Verdict()
-        found = check({0: GOOD}, told(), verdict, "t")
-        check_reader([(0, 1, b"b:0"), (0, 2, b"a:1")], found, verdict)
-        self.assertTrue(verdict.is_good())
-        check_reader([(0, 1, b"b:0"), (0, 3, b"b:2")], found, verdict)
-        self.assertEqual(verdict.misplaced, 1)
-        check_reader([(0, 2, b"a:7")], found, verdict)
-        self.assertEqual(verdict.lost, 1)
+        found = codes(GOOD, Verdict(), "t-0")
+        everything = [(0, b"a:0"), (1, b"b:0"), (2, b"a:1"), (3, b"b:2"), (4, b"a:4")]
+        for places, kind, count in (
+            (everything, "lost", 0),
+            (everything[:3], "unseen", 2),
+            (everything[:2] + everything[3:], "misplaced", 1),
+            (everything[:2] + everything[1:], "misplaced", 1),
+            ([(0, b"b:0"), *everything[1:]], "lost", 1),
+            ([*everything, (5, b"a:5")], "lost", 1),
+        ):
+            verdict = Verdict()
+            check_seen(found, entries(*places), verdict, "t-0")
+            self.assertEqual((getattr(verdict, kind), verdict.is_good()), (count, count == 0), places)
+
+    def test_what_was_acknowledged_without_an_offset(self) -> None:
+        found = codes(GOOD, Verdict(), "t-0")
+        for value, lost in ((b"a:1", 0), (b"a:2", 1)):
+            verdict = Verdict()
+            check_acknowledged(found, entries((0, b"a:0"), (-1, value)), verdict, "t-0")
+            self.assertEqual((verdict.lost, verdict.acknowledged_count, verdict.unplaced_count), (lost, 2, 1))
+
+    def test_gaps_between_acknowledgements(self) -> None:
+        found = codes(GOOD, Verdict(), "t-0")
+        told = [(0, code_of(b"a:0"), 1_000), (2, code_of(b"a:1"), 1_010), (4, code_of(b"a:4"), 3_010)]
+        gaps = check_acknowledged(found, told, Verdict(), "t-0")
+        self.assertEqual(gaps, [(1_010, 3_010)])
+        record = judge.Record(1, [1], [("early", 0.2, 0.6), ("it", 1.1, 3.5), ("late", 3.7, 4.0)])
+        self.assertEqual(judge.gaps_by_kind(record, gaps), {"early": [0.0], "it": [2.0], "late": [0.0]})
+
+
+class WholeRuns(unittest.TestCase):
+    """What a run leaves behind, judged as it is at the end of one."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.record = judge.Record(1, [1, 2, 3])
+        clients = [accounts.Accounts(self.directory, name, judge.PARTITIONS) for name in ("c", "k", "reader")]
+        for partition in range(judge.PARTITIONS):
+            values = [f"c:{partition}".encode(), f"k:{partition}".encode()]
+            self.lay(judge.TOPIC, partition, log((0, values)))
+            self.lay(judge.JAVA_TOPIC, partition, log((0, [str(partition).encode()])))
+            for offset, value in enumerate(values):
+                clients[offset].write(partition, offset, code_of(value), 0)
+                clients[2].write(partition, offset, code_of(value), 0)
+        for client in clients:
+            client.close()
+        for name in ("c", "k"):
+            self.say(name, f"# sent {judge.PARTITIONS}")
+        self.say("reader", "# read all")
+        told = [{"name": "producer_send_success", "partition": n, "offset": 0, "value": str(n)} for n in range(6)]
+        self.say("java", *map(json.dumps, told), '{"name": "producer_send_suc')
+
+    def lay(self, topic: str, partition: int, data: bytes, nodes: tuple[int, ...] = (1, 2, 3)) -> None:
+        """Put a log on disks."""
+        for node in nodes:
+            place = self.directory / f"chronik-data-{node}" / f"{topic}-{partition}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{0:020}.log").write_bytes(data)
+
+    def say(self, name: str, *lines: str) -> None:
+        """What a client has printed."""
+        (self.directory / f"{name}.out").write_text("\n".join(lines))
+
+    def judged(self) -> judge.Outcome:
+        """The outcome."""
+        return judge.judge(self.directory, self.record)
+
+    def test_a_good_run_is_good(self) -> None:
+        outcome = self.judged()
+        self.assertEqual((outcome.errors, outcome.verdict.words), ([], []))
+        found = outcome.verdict
+        self.assertEqual((found.acknowledged_count, found.record_count, found.seen_count), (18, 18, 12))
+
+    def test_any_replica_may_differ(self) -> None:
+        for node in self.record.nodes:
+            for topic, value in ((judge.TOPIC, b"c:3"), (judge.JAVA_TOPIC, b"3")):
+                self.setUp()
+                self.lay(topic, 3, log((0, [value, b"k:3"])) + b"\0", (node,))
+                self.assertGreater(self.judged().verdict.different_bytes, 0)
+
+    def test_a_topic_beside_is_compared_too(self) -> None:
+        self.lay("beside", 1, log((0, [b"beside"])), (2,))
+        self.assertGreater(self.judged().verdict.different_bytes, 0)
+
+    def test_what_is_lost_everywhere(self) -> None:
+        for topic in (judge.TOPIC, judge.JAVA_TOPIC):
+            self.setUp()
+            self.lay(topic, 5, b"")
+            self.assertGreater(self.judged().verdict.lost, 0)
+
+    def test_errors_that_applications_were_told(self) -> None:
+        failed = json.dumps({"name": "producer_send_error", "exception": "E", "message": "m"})
+        for name, line in (("c", "timed out"), ("k", "timed out"), ("reader", "out of range"), ("java", failed)):
+            self.setUp()
+            path = self.directory / f"{name}.out"
+            path.write_text(f"{line}\n{path.read_text()}")
+            self.assertEqual(len(self.judged().errors), 1, name)
+
+    def test_clients_that_did_not_end_or_did_nothing(self) -> None:
+        self.say("reader")
+        self.assertEqual(self.judged().errors, ["reader: it has not come to its end"])
+        self.setUp()
+        self.say("c", "# sent 7")
+        self.assertEqual(self.judged().errors, ["13 records were sent and 12 answered"])
+        self.setUp()
+        self.say("java")
+        self.assertEqual(self.judged().errors, ["nothing in chaos-java was acknowledged"])
 
 
 if __name__ == "__main__":

@@ -21,12 +21,16 @@ pub struct PendingBatch {
     pub origin: AppendOrigin,
 }
 
+/// Where a batch starts that is in the log, and of which nobody remembers where (ADR 12).
+pub const UNKNOWN_OFFSET: Offset = Offset(-1);
+
 /// A batch that is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// The offset of the batch's first record. For a duplicate, of the batch that was appended before.
+    /// The offset of the batch's first record. For a duplicate, of the batch that was appended before;
+    /// [`UNKNOWN_OFFSET`] if so much has followed that nobody remembers where that was.
     pub first_offset: Offset,
-    /// The offset of its last record.
+    /// The offset of its last record, or where that is not known the last at which it may be.
     pub last_offset: Offset,
     /// What Produce answers as log append time: the broker's time with `LogAppendTime`, the earlier batch's
     /// timestamp for a duplicate, −1 otherwise.

@@ -12,7 +12,7 @@ use chronik_disk::{DiskFile, OpenMode};
 use chronik_protocol::records::{BatchHeader, patch_append};
 use chronik_types::{LeaderEpoch, Now, Offset, TimestampMs};
 
-use crate::append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended};
+use crate::append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended, UNKNOWN_OFFSET};
 use crate::journal::NoteKind;
 use crate::log::{Log, Writer};
 use crate::marker::marker_epoch;
@@ -272,6 +272,14 @@ impl<'a> Appending<'a> {
                 // The earlier one may still wait in this group. Its write decides for both.
                 self.write_group()?;
                 self.settle(index, Ok(self.duplicate_of(earlier)));
+                return Ok(());
+            }
+            Prepared::OldDuplicate { before } => {
+                self.write_group()?;
+                let earlier =
+                    BatchMetadata { last_offset: before - 1, timestamp: -1, ..BatchMetadata::default() };
+                let appended = Appended { first_offset: UNKNOWN_OFFSET, ..self.duplicate_of(earlier) };
+                self.settle(index, Ok(appended));
                 return Ok(());
             }
         };

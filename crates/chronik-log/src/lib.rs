@@ -40,7 +40,7 @@ mod tail_ring;
 mod truncate;
 mod validate;
 
-pub use append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended};
+pub use append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended, UNKNOWN_OFFSET};
 pub use cleaner::{Cleaner, CleanerOptions, CleanerWorker};
 pub use config::{CleanupPolicy, LogConfig, ManagerOptions};
 pub use error::{AppendError, LogError, RefusedRecords};

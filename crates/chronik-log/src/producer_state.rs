@@ -1,12 +1,14 @@
 //! What a log remembers of its idempotent producers (KIP-98), and Kafka's `.snapshot` files.
 //!
 //! A producer numbers its records. The log keeps the last five batches of each producer: a batch that it finds
-//! among them is a retry and is answered from memory; any other must follow the last one. Rules as in Kafka 4.3.1:
+//! among them is a retry and is answered from memory; any other must follow the last one. Rules as in Kafka 4.3.1, but
+//! for the third, which Kafka answers as out of order (ADR 12):
 //!
 //! | batch | known state | outcome |
 //! |---|---|---|
 //! | epoch below the known one | any | `INVALID_PRODUCER_EPOCH` |
 //! | same epoch and same sequence range as one of the last five | any | duplicate |
+//! | same epoch, older than those five, and all of it known to be in the log | any | duplicate, with no offset |
 //! | epoch above the known one | any | sequence must be 0 |
 //! | any | none | any sequence is taken |
 //! | same epoch | last sequence `s` | sequence must be `s + 1`, or 0 after 2147483647 |
@@ -73,6 +75,9 @@ pub(crate) struct ProducerEntry {
     pub(crate) current_txn_first_offset: Option<i64>,
     batches: [BatchMetadata; BATCHES_MAX],
     batch_count: u8,
+    /// Every sequence number of this epoch from here to the last is known to be in the log. It is not written to disk: what
+    /// is read from there knows of the batches that it holds.
+    known_from: i32,
 }
 
 impl ProducerEntry {
@@ -84,6 +89,7 @@ impl ProducerEntry {
         current_txn_first_offset: None,
         batches: [BatchMetadata { last_sequence: 0, last_offset: 0, offset_delta: 0, timestamp: 0 }; 5],
         batch_count: 0,
+        known_from: -1,
     };
 
     /// Oldest first.
@@ -102,7 +108,27 @@ impl ProducerEntry {
         }
     }
 
+    /// Whether these sequence numbers are in the log, in batches before those that are remembered.
+    fn holds_older(&self, first_sequence: i32, last_sequence: i32) -> bool {
+        let oldest = self.batches().first().map_or(-1, BatchMetadata::first_sequence);
+        0 <= self.known_from
+            && self.known_from <= first_sequence
+            && first_sequence <= last_sequence
+            && last_sequence < oldest
+            // Where numbers wrap among those that are remembered, a lower one is not an older one.
+            && oldest <= self.last_sequence()
+    }
+
     fn push(&mut self, batch: BatchMetadata) {
+        let (first_sequence, last_sequence) = (batch.first_sequence(), batch.last_sequence);
+        if last_sequence < first_sequence {
+            // Numbers begin anew at 0, and those before them mean nothing any more.
+            self.known_from = 0;
+        } else if self.batch_count == 0
+            || i64::from(first_sequence) != i64::from(self.last_sequence()).saturating_add(1)
+        {
+            self.known_from = first_sequence;
+        }
         if usize::from(self.batch_count) == BATCHES_MAX {
             self.batches.rotate_left(1);
             self.batch_count -= 1;
@@ -149,6 +175,11 @@ pub(crate) enum Prepared {
     Stateless,
     /// The batch was appended before.
     Duplicate(BatchMetadata),
+    /// The batch was appended before, somewhere before this offset.
+    OldDuplicate {
+        /// Where the oldest batch that is remembered starts.
+        before: i64,
+    },
     /// The producer's state once the batch is appended.
     Update(Box<ProducerEntry>),
 }
@@ -212,6 +243,11 @@ impl ProducerState {
             let same = current.batches().iter().find(|b| (b.first_sequence(), b.last_sequence) == range);
             if let Some(batch) = same {
                 return Ok(Prepared::Duplicate(*batch));
+            }
+            if let Some(oldest) = current.batches().first()
+                && current.holds_older(range.0, range.1)
+            {
+                return Ok(Prepared::OldDuplicate { before: oldest.first_offset() });
             }
         }
         if epoch < current.producer_epoch {

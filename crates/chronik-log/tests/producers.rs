@@ -4,7 +4,7 @@
 mod common;
 
 use chronik_disk::Crash;
-use chronik_log::{AppendOrigin, LogConfig, PendingBatch};
+use chronik_log::{AppendOrigin, LogConfig, PendingBatch, UNKNOWN_OFFSET};
 use chronik_protocol::records::BatchOptions;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId};
 use common::*;
@@ -13,6 +13,9 @@ use common::*;
 fn outcome(log: &chronik_log::Log, epoch: i16, sequence: i32, count: usize) -> String {
     let values: Vec<&[u8]> = vec![b"v"; count];
     match append(log, idempotent(1, epoch, sequence, &values)) {
+        Ok(appended) if appended.first_offset == UNKNOWN_OFFSET => {
+            format!("old dup {}", appended.last_offset)
+        }
         Ok(appended) if appended.is_duplicate => format!("dup {}", appended.first_offset),
         Ok(appended) => appended.first_offset.to_string(),
         Err(error) => error.error_code().to_string(),
@@ -56,16 +59,53 @@ fn the_last_five_batches_are_duplicates() {
         (0, 4, 1, "4"),
         (0, 5, 1, "5"),
         (0, 6, 1, "6"),
-        (0, 0, 1, out_of_order),
+        (0, 0, 1, "old dup 0"),
         (0, 1, 2, "dup 1"),
         (0, 1, 1, out_of_order),
         (0, 6, 1, "dup 6"),
         (0, 3, 1, "dup 3"),
         (0, 7, 1, "7"),
-        (0, 1, 2, out_of_order),
+        (0, 1, 2, "old dup 2"),
+        // Other batches than those that were sent, of the same records.
+        (0, 0, 3, "old dup 2"),
+        (0, 0, 4, out_of_order),
+        (0, 8, 1, "8"),
     ]);
     // A new epoch forgets the old one's batches.
     check(&[(0, 0, 1, "0"), (1, 0, 1, "1"), (1, 0, 1, "dup 1"), (0, 0, 1, "INVALID_PRODUCER_EPOCH")]);
+}
+
+/// A new leader may have taken many batches before the retries of those reach it that the old one did not answer (ADR 12).
+#[test]
+fn older_duplicates_are_told_from_what_was_never_appended() {
+    let out_of_order = "OUT_OF_ORDER_SEQUENCE_NUMBER";
+    let then = |first: (i16, i32), last: &[(i16, i32, usize, &'static str)]| {
+        let mut steps = vec![(first.0, first.1, 1, "0")];
+        let offsets = ["1", "2", "3", "4", "5", "6", "7"];
+        steps.extend(offsets.iter().zip(1..).map(|(offset, n)| (first.0, first.1 + n, 1, *offset)));
+        steps.extend(last);
+        check(&steps);
+    };
+    then((0, 0), &[(0, 0, 1, "old dup 2"), (0, 2, 1, "old dup 2"), (0, 0, 3, "old dup 2")]);
+    // Where numbers do not begin at 0 those before may never have come here: to call them duplicates would lose them.
+    then(
+        (0, 10),
+        &[(0, 9, 1, out_of_order), (0, 9, 2, out_of_order), (0, 10, 1, "old dup 2"), (0, 0, 1, out_of_order)],
+    );
+    // Of a newer epoch nothing is known from the older one.
+    then((0, 0), &[(1, 0, 1, "8"), (1, 0, 1, "dup 8"), (1, 1, 5, "9"), (0, 0, 1, "INVALID_PRODUCER_EPOCH")]);
+    // What is ahead is no duplicate.
+    then((0, 0), &[(0, 9, 1, out_of_order), (0, 7, 2, out_of_order), (0, 8, 1, "8")]);
+    // Before a wrap numbers are higher, and were not sent yet again.
+    let max = i32::MAX;
+    then(
+        (0, max - 7),
+        &[(0, 0, 1, "8"), (0, max - 6, 1, out_of_order), (0, 1, 1, "9"), (0, 3, 1, out_of_order)],
+    );
+    then(
+        (0, max - 9),
+        &[(0, max - 1, 6, "8"), (0, 4, 1, "14"), (0, 5, 1, "15"), (0, max - 9, 1, out_of_order)],
+    );
 }
 
 /// Replication point 11.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use chronik_log::{AppendError, AppendOrigin, Appended, RefusedRecords};
+use chronik_log::{AppendError, AppendOrigin, Appended, RefusedRecords, UNKNOWN_OFFSET};
 use chronik_protocol::produce::{
     NodeEndpoint, ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic,
     ProduceTopicResponse, RecordError, TopicRef,
@@ -293,6 +293,12 @@ fn fill(
     result: Result<Appended, AppendError>,
 ) {
     match result {
+        // What the producer has sent is in the log and committed as it asked for, and where it is nobody remembers: clients
+        // take this for a success without an offset.
+        Ok(appended) if appended.first_offset == UNKNOWN_OFFSET => {
+            slot.error_code = ErrorCode::DuplicateSequenceNumber;
+            slot.log_start_offset = appended.log_start_offset;
+        }
         Ok(appended) => {
             slot.base_offset = appended.first_offset;
             slot.log_append_time = appended.log_append_time;

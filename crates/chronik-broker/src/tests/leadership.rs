@@ -18,7 +18,10 @@ use chronik_raft::metadata::{
     FenceBroker, SetConfig, SetPartitionLeader, UpdateIsr,
 };
 use chronik_replication::FollowerFetch;
-use chronik_types::{BrokerEpoch, ErrorCode, NodeId, Now, Offset, PartitionIndex, TimestampMs, TopicId};
+use chronik_types::{
+    BrokerEpoch, ErrorCode, NodeId, Now, Offset, PartitionIndex, ProducerEpoch, ProducerId, TimestampMs,
+    TopicId,
+};
 
 use super::{Fixture, Pending, code, response};
 use crate::config::{BrokerConfig, ClusterNode};
@@ -66,7 +69,11 @@ pub(super) fn lead_topic(fixture: &Fixture, topic_id: TopicId, leader: i32) {
 }
 
 pub(super) fn produce(fixture: &Fixture, version: i16) -> Pending {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
+    produce_with(fixture, version, BatchOptions::default())
+}
+
+fn produce_with(fixture: &Fixture, version: i16, options: BatchOptions) -> Pending {
+    let mut builder = BatchBuilder::new(options);
     builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
     let records = Some(builder.finish().unwrap().freeze());
     let topic = TopicProduceData {
@@ -277,6 +284,37 @@ fn whoever_comes_between_the_news_and_its_being_taken_up_is_served() {
     fetched(&fixture, 3, 1, 0);
     let answer: ProduceResponse = response(&pending, 9);
     assert_eq!(code(answer.responses[0].partition_responses[0].error_code), ErrorCode::None);
+}
+
+/// A client takes this answer for a success, so it has to wait like one (ADR 12).
+#[test]
+fn a_duplicate_that_is_no_longer_remembered_is_told_once_it_is_committed() {
+    let fixture = three_brokers();
+    let numbered = |base_sequence| {
+        let (producer_id, producer_epoch) = (ProducerId(9), ProducerEpoch(0));
+        let options = BatchOptions { producer_id, producer_epoch, base_sequence, ..Default::default() };
+        produce_with(&fixture, 9, options)
+    };
+    let sent: Vec<Pending> = (0..7).map(numbered).collect();
+    let again = numbered(0);
+    assert!(
+        sent.iter().chain([&again]).all(|pending| pending.lock().is_none()),
+        "all wait for the followers"
+    );
+    for follower in [2, 3] {
+        fetched(&fixture, follower, 1, 0);
+    }
+    assert!(sent[0].lock().is_some() && again.lock().is_none(), "it may be anywhere before the third");
+    for follower in [2, 3] {
+        fetched(&fixture, follower, 2, 0);
+    }
+    let answer: ProduceResponse = response(&again, 9);
+    let partition = &answer.responses[0].partition_responses[0];
+    assert_eq!((code(partition.error_code), partition.base_offset), (ErrorCode::DuplicateSequenceNumber, -1));
+    assert!(numbered(1).lock().is_some(), "that is committed by now");
+    let ahead: ProduceResponse = response(&numbered(8), 9);
+    let partition = &ahead.responses[0].partition_responses[0];
+    assert_eq!(code(partition.error_code), ErrorCode::OutOfOrderSequenceNumber);
 }
 
 #[test]
