@@ -1,6 +1,7 @@
 //! Shards of groups come and go with the lead of their partitions, and are loaded in the background.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use chronik_log::{AppendOrigin, Cleaner, CleanerOptions};
@@ -169,6 +170,8 @@ fn a_shard_is_not_loaded_before_its_partition_has_begun_its_epoch() {
         let index = LogIndex(ahead.applied_index().get() + 1);
         ahead = ahead.apply(index, ahead.applied_term(), &batch).unwrap().image;
     }
+    // Whoever asks for the partition has it take up what the image says, but for a disk that keeps it from that.
+    fixture.partition(OFFSETS_TOPIC, home().get()).is_behind.store(true, Ordering::Release);
     *fixture.metadata.ahead.lock() = Some(Arc::new(ahead));
     let busy = Err(ErrorCode::CoordinatorLoadInProgress);
     assert_eq!(committed_or_error(&fixture, "g"), busy);
