@@ -162,6 +162,7 @@ fn a_process_that_dies_anywhere_in_a_clean_leaves_what_must_be_readable() {
         let at = format!("stopped after {stop} operations");
         disk.crash(Crash::Process);
         let node = open(&disk, "boot-1", ROUNDS * ROUND_MS).unwrap();
+        assert!(!node.manager.has_lost_records(), "{at}");
         check(&node, &done, done.history.acknowledged, &at);
         check_files(&node, &at);
         let (found, producers) = (all_batches(&node.log(), 700), node.log().active_producers());

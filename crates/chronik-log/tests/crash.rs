@@ -140,9 +140,12 @@ fn a_process_that_dies_anywhere_loses_nothing_that_was_acknowledged() {
         disk.crash(Crash::Process);
         let node = fresh(&disk);
         check(&node, &told, i64::MAX, &format!("stopped after {stop} operations"));
+        // Or brokers that are killed would have to catch up as if their disks had been lost (KIP-966).
+        assert!(!node.manager.has_lost_records(), "stopped after {stop} operations");
         // A second restart finds the same.
         let end = node.log().log_end_offset();
         let node = node.restart(Crash::Process, "boot-1");
+        assert!(!node.manager.has_lost_records(), "stopped after {stop} operations, started twice");
         assert_eq!(node.log().log_end_offset(), end, "stopped after {stop} operations, started twice");
     }
 }

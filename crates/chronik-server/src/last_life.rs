@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use chronik_disk::Disk;
 use chronik_types::BrokerEpoch;
+use parking_lot::Mutex;
 
 /// The file, in the data directory. No partition's directory can have this name.
 const FILE: &str = "registration";
@@ -23,13 +24,15 @@ pub(crate) struct LastLife {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     boot_id: String,
+    /// Whether nothing that this process notes is to be believed. Held while the record is written.
+    is_given_up: Arc<Mutex<bool>>,
 }
 
 impl LastLife {
     /// The record in a data directory, on a machine that calls this boot so (empty where it does not say: then every
     /// start counts as a boot).
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
-        Self { disk, path: dir.join(FILE), boot_id }
+        Self { disk, path: dir.join(FILE), boot_id, is_given_up: Arc::default() }
     }
 
     /// The epoch under which the logs were last written, if nothing of them can have been lost since.
@@ -47,7 +50,14 @@ impl LastLife {
         (lines.next() == Some("end") && (is_clean || is_same_boot)).then_some(epoch)
     }
 
-    /// From now on the logs may lack something.
+    /// The logs may lack something from now on, whatever this process notes later.
+    pub(crate) fn give_up(&self) -> io::Result<()> {
+        let mut is_given_up = self.is_given_up.lock();
+        *is_given_up = true;
+        self.forget()
+    }
+
+    /// The logs may lack something, until the next registration has told so.
     pub(crate) fn forget(&self) -> io::Result<()> {
         // A file without contents outlives a power loss. Where nothing can be written, no file is as good.
         self.disk.replace_file(&self.path, b"").or_else(|_| match self.disk.remove_file(&self.path) {
@@ -58,6 +68,10 @@ impl LastLife {
 
     /// Notes the registration under which the logs are written from now on, or were when they were closed.
     pub(crate) fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
+        let is_given_up = self.is_given_up.lock();
+        if *is_given_up {
+            return Ok(());
+        }
         let boot_id = &self.boot_id;
         let text = format!("{VERSION}\nbroker.epoch={epoch}\nboot.id={boot_id}\nclean={is_clean}\nend\n");
         self.disk.replace_file(&self.path, text.as_bytes())
@@ -85,6 +99,12 @@ mod tests {
         assert_eq!(on("c").epoch(), Some(BrokerEpoch(9)), "it was closed before that");
         on("c").forget().unwrap();
         assert_eq!(on("c").epoch(), None);
+        let failing = on("c");
+        failing.note(BrokerEpoch(9), false).unwrap();
+        assert_eq!(on("c").epoch(), Some(BrokerEpoch(9)), "it has registered since, and told so");
+        failing.give_up().unwrap();
+        failing.clone().note(BrokerEpoch(9), true).unwrap();
+        assert_eq!(on("c").epoch(), None, "its disk has failed");
         on("").note(BrokerEpoch(9), false).unwrap();
         assert_eq!(on("").epoch(), None, "boots cannot be told apart");
         on("a").note(BrokerEpoch(11), false).unwrap();

@@ -235,7 +235,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         shut_down: Box::new(move |now| {
             if let Err(error) = logs.shutdown(now) {
                 // What could not be synced may be gone from memory too by the time of the next start.
-                last_life.forget()?;
+                last_life.give_up()?;
                 return Err(error.into());
             }
             if let Some(epoch) = stopped.registered_epoch() {
@@ -359,7 +359,7 @@ fn open_logs(
     let last_life = last_life.clone();
     starting.set_loss_listener(Box::new(move || {
         tracing::warn!("Records are gone that were in this node's logs: other nodes' copies come first");
-        forget(&last_life);
+        told(last_life.forget());
     }));
     health.recovering(starting.partition_count());
     let recover = || {
@@ -378,8 +378,8 @@ fn open_logs(
 }
 
 /// The logs may lack something, and the next start is to know.
-fn forget(last_life: &LastLife) {
-    if let Err(error) = last_life.forget() {
+fn told(outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
         tracing::error!(
             "Before its next start, remove the file 'registration' from this node's data directory, as its logs may \
              lack records: {error}"
@@ -396,7 +396,7 @@ fn offline_listener(
     on_failure: OnFailure,
 ) -> Box<dyn Fn() + Send + Sync> {
     Box::new(move || {
-        forget(&last_life);
+        told(last_life.give_up());
         if has_others {
             tracing::error!("This node ends, for others to serve what is in the log directory that failed");
             on_failure();
@@ -475,5 +475,39 @@ async fn register(
             );
         }
         sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use chronik_disk::SimDisk;
+    use chronik_types::BrokerEpoch;
+
+    use super::*;
+
+    /// Replication point 6.
+    #[test]
+    fn a_directory_that_fails_is_not_counted_on_and_a_node_with_others_ends() {
+        for has_others in [false, true] {
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+            let dir = Path::new("/data");
+            disk.create_dir_all(dir).expect("a directory");
+            let last_life = LastLife::new(Arc::clone(&disk), dir, "boot".to_owned());
+            last_life.note(BrokerEpoch(7), false).expect("it is noted");
+            let ended = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&ended);
+            let on_failure: OnFailure = Arc::new(move || {
+                counter.fetch_add(1, Ordering::Relaxed);
+            });
+            offline_listener(last_life.clone(), has_others, on_failure)();
+            assert_eq!(
+                last_life.epoch(),
+                None,
+                "the machine goes on, and the disk has lost what it has lost"
+            );
+            assert_eq!(ended.load(Ordering::Relaxed), usize::from(has_others));
+        }
     }
 }
