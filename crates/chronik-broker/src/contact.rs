@@ -83,6 +83,8 @@ impl Expire for ContactCheck {
         } else if broker.is_in_contact(now.monotonic) {
             if broker.contact.is_lost.swap(false, Ordering::AcqRel) {
                 tracing::info!("This node has contact with the cluster again");
+                // Members' sessions run from now on, whether they come back or not.
+                broker.load_groups(now);
             }
             until.plus_ms(1).min(now.monotonic.plus_ms(CHECK_MS_MAX))
         } else {

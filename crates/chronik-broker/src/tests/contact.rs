@@ -9,9 +9,10 @@ use chronik_protocol::messages::{
 };
 use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{CommandBatch, SetPartitionLeader};
+use chronik_replication::FollowerFetch;
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, PartitionIndex};
 
-use super::groups::{enter, find};
+use super::groups::{find, join};
 use super::leadership::{TOPIC, fetched, produce, three_brokers};
 use super::{Fixture, NODE, Pending, code, response};
 use crate::clock::Clock as _;
@@ -73,6 +74,20 @@ fn fetched_records(pending: &Pending) -> (ErrorCode, bool) {
     let partition = &answer.responses[0].partitions[0];
     let has_records = partition.records.as_ref().is_some_and(|records| !records.is_empty());
     (code(partition.error_code), has_records)
+}
+
+/// The followers have everything.
+fn followers_come(fixture: &Fixture, topic: &str, index: i32) {
+    let partition = fixture.partition(topic, index);
+    for node in [2, 3].map(NodeId) {
+        let fetch = FollowerFetch {
+            node,
+            broker_epoch: fixture.image().broker(node).map(|broker| broker.epoch),
+            fetch_offset: partition.log().log_end_offset(),
+            log_start_offset: partition.log().log_start_offset(),
+        };
+        partition.replica_fetched(fixture.clock.now(), partition.leader_epoch(), fetch);
+    }
 }
 
 fn led_by(fixture: &Fixture, topic: &str) -> (i32, ErrorCode) {
@@ -172,14 +187,21 @@ fn groups_are_sent_away_and_read_again_when_the_lead_has_stayed() {
     let batch = CommandBatch::new(vec![lead.into()]);
     fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
     assert_eq!(find(&fixture).node_id, NODE.get());
-    let (_, joining) = enter(&fixture);
-    assert!(joining.lock().is_none(), "it waits for others to join");
+    let joining = fixture.send(9, &join("", None));
+    assert!(joining.lock().is_none(), "what it writes waits for the followers");
     fixture.pass(1);
     let refused: JoinGroupResponse = response(&joining, 9);
     assert_eq!(code(refused.error_code), ErrorCode::NotCoordinator);
     assert_eq!(code(find(&fixture).error_code), ErrorCode::CoordinatorNotAvailable);
     regain(&fixture);
     assert_eq!(find(&fixture).node_id, NODE.get());
-    let (_, joining) = enter(&fixture);
-    assert!(joining.lock().is_none(), "its log was read again, and groups form");
+    let loading: JoinGroupResponse = fixture.call(9, &join("", None));
+    assert_eq!(code(loading.error_code), ErrorCode::CoordinatorLoadInProgress, "its log is read again");
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    for _ in 0..20 {
+        fixture.pass(100);
+    }
+    // What was being written when the lead seemed lost is committed by now: the group is there.
+    let known: JoinGroupResponse = fixture.call(9, &join("", None));
+    assert_eq!(code(known.error_code), ErrorCode::MemberIdRequired, "and groups form");
 }

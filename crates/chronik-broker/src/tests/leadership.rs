@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chronik_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use chronik_protocol::messages::elect_leaders_request::TopicPartitions;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -25,7 +26,7 @@ use chronik_types::{
 
 use super::{Fixture, Pending, code, response};
 use crate::config::{BrokerConfig, ClusterNode};
-use crate::partition::Watcher;
+use crate::partition::{Applied, LeaderAnswer, Watcher};
 
 pub(super) const TOPIC: TopicId = TopicId(7);
 const INDEX: PartitionIndex = PartitionIndex(0);
@@ -68,14 +69,23 @@ pub(super) fn lead_topic(fixture: &Fixture, topic_id: TopicId, leader: i32) {
     apply(fixture, vec![SetPartitionLeader::new(topic_id, INDEX, Some(NodeId(leader))).into()]);
 }
 
+/// A batch of one record.
+fn batch(options: BatchOptions) -> Bytes {
+    let mut builder = BatchBuilder::new(options);
+    builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+    builder.finish().unwrap().freeze()
+}
+
 pub(super) fn produce(fixture: &Fixture, version: i16) -> Pending {
-    produce_with(fixture, version, BatchOptions::default())
+    produce_batch(fixture, version, batch(BatchOptions::default()))
 }
 
 fn produce_with(fixture: &Fixture, version: i16, options: BatchOptions) -> Pending {
-    let mut builder = BatchBuilder::new(options);
-    builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
-    let records = Some(builder.finish().unwrap().freeze());
+    produce_batch(fixture, version, batch(options))
+}
+
+fn produce_batch(fixture: &Fixture, version: i16, records: Bytes) -> Pending {
+    let records = Some(records);
     let topic = TopicProduceData {
         name: "shared".to_owned(),
         partition_data: vec![PartitionProduceData { index: 0, records }],
@@ -267,6 +277,64 @@ fn a_follower_that_knows_a_newer_epoch_is_told_so_before_anything_else() {
     assert_eq!(ask(known), ErrorCode::NotLeaderOrFollower);
     // It is about to hear that it leads, and the follower comes again at once.
     assert_eq!(ask(known + 1), ErrorCode::UnknownLeaderEpoch);
+}
+
+#[test]
+fn kip_98_a_duplicate_is_answered_with_its_first_offset_after_the_lead_has_moved() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let partition = fixture.partition("shared", 0);
+    let leader_epoch = partition.leader_epoch();
+    for sequence in 0..3 {
+        let options = BatchOptions {
+            base_offset: Offset(i64::from(sequence)),
+            partition_leader_epoch: leader_epoch,
+            producer_id: ProducerId(9),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: sequence,
+            ..Default::default()
+        };
+        let answer = LeaderAnswer {
+            leader_epoch,
+            fetched_from: Offset(i64::from(sequence)),
+            error: ErrorCode::None,
+            high_watermark: Offset(i64::from(sequence)),
+            log_start_offset: Offset(0),
+            diverging: None,
+            records: batch(options),
+        };
+        let applied = partition.apply_answer(fixture.broker.clock.now(), answer);
+        assert!(matches!(applied, Applied::At(_)), "{applied:?}");
+    }
+    lead(&fixture, 1);
+    // What it was not told is committed it sends again; the last of it is not committed yet by the leader's knowledge.
+    let sent = |sequence: i32| {
+        let options = BatchOptions {
+            producer_id: ProducerId(9),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: sequence,
+            ..Default::default()
+        };
+        produce_batch(&fixture, 9, batch(options))
+    };
+    let told = |pending: &Pending| {
+        let answer: ProduceResponse = response(pending, 9);
+        let partition = &answer.responses[0].partition_responses[0];
+        (code(partition.error_code), partition.base_offset)
+    };
+    let duplicates: Vec<Pending> = (1..3).map(sent).collect();
+    assert!(duplicates[1].lock().is_none(), "a duplicate waits for its commit as well");
+    fetched(&fixture, 2, 3, 0);
+    fetched(&fixture, 3, 3, 0);
+    assert_eq!(
+        duplicates.iter().map(told).collect::<Vec<_>>(),
+        [1, 2].map(|offset| (ErrorCode::None, offset))
+    );
+    let next = sent(3);
+    fetched(&fixture, 2, 4, 0);
+    fetched(&fixture, 3, 4, 0);
+    assert_eq!(told(&next), (ErrorCode::None, 3));
+    assert_eq!(told(&sent(7)).0, ErrorCode::OutOfOrderSequenceNumber);
 }
 
 #[test]

@@ -109,6 +109,8 @@ fn a_leader_that_was_held_up_does_not_take_its_absence_for_theirs() {
 fn a_broker_returns_when_it_has_caught_up() {
     let mut cluster = in_service();
     let fence = crate::metadata::FenceBroker::new(node(2), None);
+    // What it says of itself is said below.
+    cluster.cut.insert((2, 0));
     cluster.ask(0, CommandBatch::new(vec![fence.into()]));
     cluster.settle();
     // It is heard, and hears nothing.
