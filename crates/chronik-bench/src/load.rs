@@ -24,22 +24,56 @@ const VERSION: i16 = 12;
 const WARM_UP_TRIES_MAX: u32 = 500;
 const WARM_UP_PAUSE: Duration = Duration::from_millis(10);
 
+/// Where one connection goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) port: u16,
+    /// The partitions that each of its produce requests has a batch for. The requests take turns.
+    pub(crate) requests: Vec<Vec<i32>>,
+}
+
+impl Target {
+    /// `connection_count` connections to one broker that share its partitions, each request for one of them.
+    pub(crate) fn shared(port: u16, partition_count: i32, connection_count: i32) -> Vec<Self> {
+        let requests = |number| {
+            (0..partition_count).filter(|at| at % connection_count == number).map(|at| vec![at]).collect()
+        };
+        (0..connection_count).map(|number| Self { port, requests: requests(number) }).collect()
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = i32> {
+        self.requests.iter().flatten().copied()
+    }
+}
+
 /// What a throughput run moves.
 #[derive(Clone, Copy)]
 pub(crate) struct Volume {
     pub(crate) record_bytes: usize,
     pub(crate) batch_bytes: usize,
     pub(crate) total_bytes: u64,
-    pub(crate) partition_count: i32,
-    pub(crate) connection_count: i32,
+    /// It ends then, however little has been moved.
+    pub(crate) time_max: Duration,
+}
+
+impl Volume {
+    /// All of it, however long that takes.
+    pub(crate) fn new(record_bytes: usize, batch_bytes: usize, total_bytes: u64) -> Self {
+        Self { record_bytes, batch_bytes, total_bytes, time_max: Duration::MAX }
+    }
 }
 
 /// What a throughput run took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moved {
     pub(crate) seconds: f64,
     pub(crate) records: u64,
     pub(crate) bytes: u64,
+}
+
+/// What brokers and clients take for the time of day.
+pub(crate) fn wall_clock() -> Result<TimestampMs> {
+    Ok(TimestampMs(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?))
 }
 
 fn batch(volume: &Volume) -> Result<(Bytes, u64)> {
@@ -47,7 +81,7 @@ fn batch(volume: &Volume) -> Result<(Bytes, u64)> {
     let count = (volume.batch_bytes / (volume.record_bytes + 8)).max(1);
     let mut builder = BatchBuilder::new(BatchOptions::default());
     // A broker refuses timestamps far from its clock.
-    let now = TimestampMs(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
+    let now = wall_clock()?;
     for position in 0..count {
         let value: Vec<u8> = (0..volume.record_bytes)
             .map(|at| u8::try_from((at * 31 + position * 7) % 251).unwrap_or(0))
@@ -57,15 +91,19 @@ fn batch(volume: &Volume) -> Result<(Bytes, u64)> {
     Ok((builder.finish()?.freeze(), count as u64))
 }
 
-fn produce_frame(topic: &str, partition: i32, records: Bytes) -> Result<Bytes> {
+/// A Produce request with `acks=all` that has a batch for each of some partitions.
+pub(crate) fn produce_frame(topic: &str, batches: &[(i32, Bytes)]) -> Result<Bytes> {
+    let partition_data = batches
+        .iter()
+        .map(|(partition, records)| PartitionProduceData {
+            index: *partition,
+            records: Some(records.clone()),
+        })
+        .collect();
     let request = ProduceRequest {
         acks: -1,
         timeout_ms: 30_000,
-        topic_data: vec![TopicProduceData {
-            name: topic.to_owned(),
-            partition_data: vec![PartitionProduceData { index: partition, records: Some(records) }],
-            ..Default::default()
-        }],
+        topic_data: vec![TopicProduceData { name: topic.to_owned(), partition_data, ..Default::default() }],
         ..Default::default()
     };
     Ok(frame::encode_request(1, Some("chronik-bench"), &request, VERSION)?)
@@ -73,46 +111,48 @@ fn produce_frame(topic: &str, partition: i32, records: Bytes) -> Result<Bytes> {
 
 /// Produces one batch to each partition, again and again until its leader takes it: a topic that has just been made is
 /// known before its leaders are.
-pub(crate) fn warm_up(port: u16, topic: &str, volume: &Volume) -> Result<()> {
+pub(crate) fn warm_up(targets: &[Target], topic: &str, volume: &Volume) -> Result<()> {
     let (records, _) = batch(volume)?;
-    let mut connection = Connection::open(port)?;
     let mut buffer = BytesMut::new();
-    for partition in 0..volume.partition_count {
-        let frame = produce_frame(topic, partition, records.clone())?;
-        let mut tries = 0;
-        loop {
-            connection.send(&frame)?;
-            match check_produced(&mut connection, &mut buffer) {
-                Ok(()) => break,
-                Err(error) if tries == WARM_UP_TRIES_MAX => return Err(error),
-                Err(_) => tries += 1,
+    for target in targets {
+        let mut connection = Connection::open(target.port)?;
+        for partition in target.partitions() {
+            let frame = produce_frame(topic, &[(partition, records.clone())])?;
+            let mut tries = 0;
+            loop {
+                connection.send(&frame)?;
+                match check_produced(&mut connection, &mut buffer) {
+                    Ok(()) => break,
+                    Err(error) if tries == WARM_UP_TRIES_MAX => return Err(error),
+                    Err(_) => tries += 1,
+                }
+                thread::sleep(WARM_UP_PAUSE);
             }
-            thread::sleep(WARM_UP_PAUSE);
         }
     }
     Ok(())
 }
 
 /// Produces with `acks=all`: each connection has its partitions, and a few requests on the way.
-pub(crate) fn produce(port: u16, topic: &str, volume: Volume) -> Result<Moved> {
+pub(crate) fn produce(targets: &[Target], topic: &str, volume: Volume) -> Result<Moved> {
     let (records, record_count) = batch(&volume)?;
     let batch_bytes = records.len() as u64;
-    let batches_each =
-        (volume.total_bytes / batch_bytes / u64::from(volume.connection_count.unsigned_abs())).max(1);
+    let batches_each = (volume.total_bytes / batch_bytes / targets.len() as u64).max(1);
     let began = Instant::now();
-    let threads: Vec<_> = (0..volume.connection_count)
-        .map(|number| {
-            let frames: Result<Vec<Bytes>> = (0..volume.partition_count)
-                .filter(|partition| partition % volume.connection_count == number)
-                .map(|partition| produce_frame(topic, partition, records.clone()))
-                .collect();
-            thread::spawn(move || produce_on_one(port, &frames?, batches_each))
-        })
-        .collect();
-    for thread in threads {
-        thread.join().map_err(|_| anyhow::anyhow!("a producer panicked"))??;
+    let mut threads = Vec::new();
+    for target in targets {
+        let mut frames = Vec::with_capacity(target.requests.len());
+        for partitions in &target.requests {
+            let batches: Vec<_> = partitions.iter().map(|partition| (*partition, records.clone())).collect();
+            frames.push((produce_frame(topic, &batches)?, batches.len() as u64));
+        }
+        let (port, time_max) = (target.port, volume.time_max);
+        threads.push(thread::spawn(move || produce_on_one(port, &frames, batches_each, began, time_max)));
     }
-    let batches = batches_each * u64::from(volume.connection_count.unsigned_abs());
+    let mut batches = 0;
+    for thread in threads {
+        batches += thread.join().map_err(|_| anyhow::anyhow!("a producer panicked"))??;
+    }
     Ok(Moved {
         seconds: began.elapsed().as_secs_f64(),
         records: batches * record_count,
@@ -120,47 +160,62 @@ pub(crate) fn produce(port: u16, topic: &str, volume: Volume) -> Result<Moved> {
     })
 }
 
-fn produce_on_one(port: u16, frames: &[Bytes], count: u64) -> Result<()> {
+/// Gives how many batches were acknowledged.
+fn produce_on_one(
+    port: u16,
+    frames: &[(Bytes, u64)],
+    batches_max: u64,
+    began: Instant,
+    time_max: Duration,
+) -> Result<u64> {
     let mut connection = Connection::open(port)?;
     let mut buffer = BytesMut::new();
-    let mut acknowledged = 0;
-    for sent in 0..count {
-        if sent - acknowledged >= IN_FLIGHT_MAX {
-            check_produced(&mut connection, &mut buffer)?;
-            acknowledged += 1;
+    let mut in_flight = 0;
+    let mut batches = 0;
+    for (frame, batch_count) in frames.iter().cycle() {
+        if batches >= batches_max || began.elapsed() > time_max {
+            break;
         }
-        let at = usize::try_from(sent % frames.len() as u64)?;
-        connection.send(frames.get(at).context("a frame of the ring")?)?;
+        if in_flight >= IN_FLIGHT_MAX {
+            check_produced(&mut connection, &mut buffer)?;
+            in_flight -= 1;
+        }
+        connection.send(frame)?;
+        in_flight += 1;
+        batches += batch_count;
     }
-    while acknowledged < count {
+    for _ in 0..in_flight {
         check_produced(&mut connection, &mut buffer)?;
-        acknowledged += 1;
+    }
+    Ok(batches)
+}
+
+/// Reads the answer to a Produce request, and fails unless every partition has taken its batch.
+pub(crate) fn check_produced(connection: &mut Connection, buffer: &mut BytesMut) -> Result<()> {
+    connection.receive(buffer)?;
+    let (_, answer) = frame::decode_response::<ProduceResponse>(&buffer.split().freeze(), VERSION)?;
+    let partitions = || answer.responses.iter().flat_map(|topic| &topic.partition_responses);
+    if let Some(failed) = partitions().find(|partition| partition.error_code != 0) {
+        bail!("a produce failed with error {}", failed.error_code);
+    }
+    if partitions().next().is_none() {
+        bail!("a produce was answered with nothing");
     }
     Ok(())
 }
 
-fn check_produced(connection: &mut Connection, buffer: &mut BytesMut) -> Result<()> {
-    connection.receive(buffer)?;
-    let (_, answer) = frame::decode_response::<ProduceResponse>(&buffer.split().freeze(), VERSION)?;
-    match answer.responses.first().and_then(|topic| topic.partition_responses.first()) {
-        Some(partition) if partition.error_code == 0 => Ok(()),
-        Some(partition) => bail!("a produce failed with error {}", partition.error_code),
-        None => bail!("a produce was answered with nothing"),
-    }
-}
-
-/// Consumes `bytes` of a topic from its beginning, with one connection for each of the volume's.
-pub(crate) fn consume(port: u16, topic: &str, volume: Volume) -> Result<Moved> {
+/// Consumes all of a topic from its beginning.
+pub(crate) fn consume(targets: &[Target], topic: &str) -> Result<Moved> {
     let began = Instant::now();
-    let threads: Vec<_> = (0..volume.connection_count)
-        .map(|number| {
-            let partitions: Vec<i32> =
-                (0..volume.partition_count).filter(|at| at % volume.connection_count == number).collect();
-            let topic = topic.to_owned();
-            thread::spawn(move || consume_on_one(port, &topic, &partitions))
+    let threads: Vec<_> = targets
+        .iter()
+        .map(|target| {
+            let positions = target.partitions().map(|partition| (partition, 0)).collect();
+            let (port, topic) = (target.port, topic.to_owned());
+            thread::spawn(move || consume_on_one(port, &topic, positions))
         })
         .collect();
-    let mut moved = Moved { seconds: 0.0, records: 0, bytes: 0 };
+    let mut moved = Moved::default();
     for thread in threads {
         let one = thread.join().map_err(|_| anyhow::anyhow!("a consumer panicked"))??;
         moved.records += one.records;
@@ -170,64 +225,86 @@ pub(crate) fn consume(port: u16, topic: &str, volume: Volume) -> Result<Moved> {
     Ok(moved)
 }
 
-fn consume_on_one(port: u16, topic: &str, partitions: &[i32]) -> Result<Moved> {
-    let mut connection = Connection::open(port)?;
-    let mut moved = Moved { seconds: 0.0, records: 0, bytes: 0 };
-    let mut buffer = BytesMut::new();
-    let mut open: Vec<(i32, i64)> = partitions.iter().map(|partition| (*partition, 0)).collect();
-    while !open.is_empty() {
-        let request = FetchRequest {
-            max_wait_ms: 500,
-            min_bytes: 1,
-            max_bytes: 50 << 20,
-            session_epoch: -1,
-            topics: vec![FetchTopic {
-                topic: topic.to_owned(),
-                partitions: open
-                    .iter()
-                    .map(|(partition, offset)| FetchPartition {
-                        partition: *partition,
-                        fetch_offset: *offset,
-                        partition_max_bytes: 1 << 20,
-                        ..Default::default()
-                    })
-                    .collect(),
-                ..Default::default()
-            }],
+/// What a fetch found of one partition.
+pub(crate) struct Found {
+    pub(crate) partition: i32,
+    /// Whole batches, the last perhaps cut off.
+    pub(crate) records: Bytes,
+    high_watermark: i64,
+}
+
+/// Asks for what follows each of `positions`, partition and offset, waiting for it for up to half a second.
+pub(crate) fn fetch(
+    connection: &mut Connection,
+    topic: &str,
+    positions: &[(i32, i64)],
+    buffer: &mut BytesMut,
+) -> Result<Vec<Found>> {
+    let partitions = positions
+        .iter()
+        .map(|(partition, offset)| FetchPartition {
+            partition: *partition,
+            fetch_offset: *offset,
+            partition_max_bytes: 1 << 20,
             ..Default::default()
-        };
-        connection.send(&frame::encode_request(1, Some("chronik-bench"), &request, VERSION)?)?;
-        connection.receive(&mut buffer)?;
-        let (_, answer) = frame::decode_response::<FetchResponse>(&buffer.split().freeze(), VERSION)?;
-        for partition in answer.responses.iter().flat_map(|topic| &topic.partitions) {
+        })
+        .collect();
+    let request = FetchRequest {
+        max_wait_ms: 500,
+        min_bytes: 1,
+        max_bytes: 50 << 20,
+        session_epoch: -1,
+        topics: vec![FetchTopic { topic: topic.to_owned(), partitions, ..Default::default() }],
+        ..Default::default()
+    };
+    connection.send(&frame::encode_request(1, Some("chronik-bench"), &request, VERSION)?)?;
+    connection.receive(buffer)?;
+    let (_, answer) = frame::decode_response::<FetchResponse>(&buffer.split().freeze(), VERSION)?;
+    let partitions = answer.responses.into_iter().flat_map(|topic| topic.partitions);
+    partitions
+        .map(|partition| {
             if partition.error_code != 0 {
                 bail!("a fetch failed with error {}", partition.error_code);
             }
-            let Some((_, offset)) = open.iter_mut().find(|(open, _)| *open == partition.partition_index)
-            else {
+            Ok(Found {
+                partition: partition.partition_index,
+                records: partition.records.unwrap_or_default(),
+                high_watermark: partition.high_watermark,
+            })
+        })
+        .collect()
+}
+
+/// Calls `each` with every whole batch of `records`, and gives the offset that follows the last.
+pub(crate) fn walk(records: &[u8], mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<Option<i64>> {
+    let mut rest = records;
+    let mut next_offset = None;
+    while let Ok(header) = chronik_protocol::records::BatchHeader::parse(rest) {
+        let Some((batch, after)) = rest.split_at_checked(header.size_bytes) else { break };
+        each(batch)?;
+        next_offset = Some(header.last_offset().context("an offset")?.get() + 1);
+        rest = after;
+    }
+    Ok(next_offset)
+}
+
+fn consume_on_one(port: u16, topic: &str, mut open: Vec<(i32, i64)>) -> Result<Moved> {
+    let mut connection = Connection::open(port)?;
+    let mut moved = Moved::default();
+    let mut buffer = BytesMut::new();
+    while !open.is_empty() {
+        let found = fetch(&mut connection, topic, &open, &mut buffer)?;
+        for Found { partition, records, .. } in &found {
+            let Some((_, offset)) = open.iter_mut().find(|(open, _)| open == partition) else {
                 bail!("a fetch was answered for a partition that it did not ask for");
             };
             let before = *offset;
-            let records = partition.records.clone().unwrap_or_default();
-            let mut rest = &records[..];
-            while let Ok(header) = chronik_protocol::records::BatchHeader::parse(rest) {
-                if rest.len() < header.size_bytes {
-                    break;
-                }
-                *offset = header.last_offset().context("an offset")?.get() + 1;
-                rest = &rest[header.size_bytes..];
-            }
+            *offset = walk(records, |_| Ok(()))?.unwrap_or(before);
             moved.records += u64::try_from(*offset - before).unwrap_or(0);
             moved.bytes += records.len() as u64;
         }
-        let ends: Vec<(i32, i64)> = answer
-            .responses
-            .iter()
-            .flat_map(|topic| &topic.partitions)
-            .map(|partition| (partition.partition_index, partition.high_watermark))
-            .collect();
         open.retain(|(partition, offset)| {
-            !ends.iter().any(|(ended, end)| ended == partition && end <= offset)
+            !found.iter().any(|found| found.partition == *partition && found.high_watermark <= *offset)
         });
     }
     Ok(moved)

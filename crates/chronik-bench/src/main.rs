@@ -12,12 +12,15 @@
 
 mod cases;
 mod client;
+mod latency;
 mod load;
 mod process;
+mod replicated;
 mod stats;
 mod systems;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
@@ -47,12 +50,25 @@ struct Arguments {
     /// Megabytes of records in one run of a throughput case.
     #[arg(long, default_value_t = 1_000)]
     megabytes: u64,
+    /// Bytes of a batch in the throughput cases, in place of each case's own.
+    #[arg(long)]
+    batch_bytes: Option<usize>,
     /// Puts the broker on this core and the load on the others.
     #[arg(long)]
     broker_core: Option<usize>,
     /// Partitions in the case of many idle partitions.
     #[arg(long, default_value_t = 10_000)]
     partitions: i32,
+    /// Records a second where latency is measured.
+    #[arg(long, default_value_t = 500)]
+    rate: u32,
+    /// Seconds for which three nodes are loaded before anything counts.
+    #[arg(long, default_value_t = 20)]
+    warm_up_seconds: u64,
+    /// Seconds for which latency is measured, and after which throughput on three nodes has been measured for long
+    /// enough.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
 }
 
 fn main() -> Result<()> {
@@ -62,7 +78,14 @@ fn main() -> Result<()> {
         systems.push(System::kafka(libs, &arguments.kafka_heap, arguments.broker_core));
     }
     let cases = if arguments.cases.is_empty() { Case::all() } else { arguments.cases.clone() };
-    let options = cases::Options { megabytes: arguments.megabytes, partitions: arguments.partitions };
+    let options = cases::Options {
+        megabytes: arguments.megabytes,
+        batch_bytes: arguments.batch_bytes,
+        partitions: arguments.partitions,
+        rate: arguments.rate,
+        warm_up: Duration::from_secs(arguments.warm_up_seconds),
+        duration: Duration::from_secs(arguments.seconds),
+    };
     for case in cases {
         let mut results = vec![Vec::new(); systems.len()];
         for round in 0..arguments.rounds {

@@ -1,7 +1,7 @@
 //! What the operating system knows of a broker process.
 
-use std::fs;
-use std::io::Read as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,37 +16,39 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Running {
     child: Child,
     pub(crate) port: u16,
-    /// From the start of the process until it answered its first request.
-    pub(crate) start_ms: f64,
+    /// What it wrote to its standard error.
+    words: PathBuf,
+    began: Instant,
 }
 
 impl Running {
-    /// Starts a broker and waits until it answers.
-    pub(crate) fn start(mut command: Command, port: u16) -> Result<Self> {
+    /// Starts a broker, whose last words go to a file in `directory`.
+    pub(crate) fn spawn(mut command: Command, port: u16, directory: &Path) -> Result<Self> {
+        let words = directory.join("stderr");
         let began = Instant::now();
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(File::create(&words)?)
             .spawn()
             .with_context(|| format!("cannot start {command:?}"))?;
-        let mut running = Self { child, port, start_ms: 0.0 };
+        Ok(Self { child, port, words, began })
+    }
+
+    /// Waits until it answers, and gives the milliseconds from the start of the process until its first answer.
+    pub(crate) fn answers(&mut self) -> Result<f64> {
         loop {
-            if crate::client::Connection::open(port)
+            if crate::client::Connection::open(self.port)
                 .and_then(|mut connection| connection.api_versions())
                 .is_ok()
             {
-                running.start_ms = began.elapsed().as_secs_f64() * 1_000.0;
-                return Ok(running);
+                return Ok(self.began.elapsed().as_secs_f64() * 1_000.0);
             }
-            if let Some(status) = running.child.try_wait()? {
-                let mut words = String::new();
-                if let Some(stderr) = running.child.stderr.as_mut() {
-                    stderr.read_to_string(&mut words)?;
-                }
+            if let Some(status) = self.child.try_wait()? {
+                let words = fs::read_to_string(&self.words).unwrap_or_default();
                 bail!("the broker ended with {status} before it answered: {words}");
             }
-            if began.elapsed() > START_MAX {
+            if self.began.elapsed() > START_MAX {
                 bail!("the broker did not answer within {START_MAX:?}");
             }
             std::thread::sleep(Duration::from_millis(2));
