@@ -19,7 +19,7 @@ const VERSION: &str = "version=1";
 
 /// The record of this node's registration.
 #[derive(Clone)]
-pub(crate) struct LastLife {
+pub struct LastLife {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     boot_id: String,
@@ -28,12 +28,12 @@ pub(crate) struct LastLife {
 impl LastLife {
     /// The record in a data directory, on a machine that calls this boot so (empty where it does not say: then every
     /// start counts as a boot).
-    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
         Self { disk, path: dir.join(FILE), boot_id }
     }
 
     /// The epoch under which the logs were last written, if nothing of them can have been lost since.
-    pub(crate) fn epoch(&self) -> Option<BrokerEpoch> {
+    pub fn epoch(&self) -> Option<BrokerEpoch> {
         let text = String::from_utf8(self.disk.read_file(&self.path).ok()?).ok()?;
         let mut lines = text.lines();
         if lines.next() != Some(VERSION) {
@@ -48,12 +48,12 @@ impl LastLife {
     }
 
     /// From now on the logs may lack something.
-    pub(crate) fn forget(&self) -> io::Result<()> {
+    pub fn forget(&self) -> io::Result<()> {
         self.disk.remove_file(&self.path)
     }
 
     /// Notes the registration under which the logs are written from now on, or were when they were closed.
-    pub(crate) fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
+    pub fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
         let boot_id = &self.boot_id;
         let text = format!("{VERSION}\nbroker.epoch={epoch}\nboot.id={boot_id}\nclean={is_clean}\nend\n");
         self.disk.replace_file(&self.path, text.as_bytes())
