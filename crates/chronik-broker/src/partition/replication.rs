@@ -430,7 +430,9 @@ impl Partition {
                     let appended = self.log.append_as_follower(now, answer.records)?;
                     end = appended.log_end_offset;
                     if let Some(up_to) = appended.sync_up_to {
-                        self.services.flush_queue.request(&self.log, up_to, None);
+                        // The next fetch tells the leader that this replica has the records: by then they must be
+                        // on its disk, or all replicas together could lose what was acknowledged.
+                        self.log.sync_up_to(up_to)?;
                     }
                 }
                 let high_watermark = follower::high_watermark(answer.high_watermark, end);

@@ -19,6 +19,7 @@ use chronik_types::{BrokerEpoch, ErrorCode, NodeId, Offset, PartitionIndex, Time
 
 use super::{Fixture, Pending, code, response};
 use crate::config::{BrokerConfig, ClusterNode};
+use crate::partition::{Applied, LeaderAnswer};
 
 const TOPIC: TopicId = TopicId(7);
 const INDEX: PartitionIndex = PartitionIndex(0);
@@ -147,6 +148,34 @@ fn the_minimum_in_sync_is_looked_at_again_when_records_are_committed() {
     assert_eq!(code(answer.responses[0].partition_responses[0].error_code), ErrorCode::RequestTimedOut);
     let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
     assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotEnoughReplicas);
+}
+
+#[test]
+fn a_follower_says_that_it_has_records_when_they_are_on_its_disk_where_flush_messages_asks_for_that() {
+    let fixture = three_brokers();
+    let resource = ConfigResource::Topic("shared".into());
+    apply(&fixture, vec![SetConfig::new(&resource, "flush.messages", Some("1".to_owned())).into()]);
+    lead(&fixture, 2);
+    let partition = fixture.partition("shared", 0);
+    let position = partition.fetch_position();
+    let mut builder = BatchBuilder::new(BatchOptions {
+        partition_leader_epoch: position.current_leader_epoch,
+        ..BatchOptions::default()
+    });
+    builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+    let answer = LeaderAnswer {
+        leader_epoch: position.current_leader_epoch,
+        fetched_from: Offset::ZERO,
+        error: ErrorCode::None,
+        high_watermark: Offset::ZERO,
+        log_start_offset: Offset::ZERO,
+        diverging: None,
+        records: builder.finish().unwrap().freeze(),
+    };
+    let applied = partition.apply_answer(fixture.broker.clock.now(), answer);
+    let Applied::At(position) = applied else { panic!("{applied:?}") };
+    assert_eq!(position.fetch_offset, Offset(1), "its next fetch says so");
+    assert_eq!(partition.log().recovery_point(), Offset(1), "and a loss of power leaves it there");
 }
 
 fn delete(fixture: &Fixture, before: i64) -> Pending {
