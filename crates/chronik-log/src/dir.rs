@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) waker: OnceLock<Waker>,
     /// Numbers the logs, so that a file of a deleted log is never taken for one of its successor.
     next_file_number: AtomicU64,
+    /// Whether a recovery has found batches that are not what was written.
+    damage_found: AtomicBool,
 }
 
 impl Shared {
@@ -42,7 +44,16 @@ impl Shared {
             counters: LogCounters::default(),
             waker: OnceLock::new(),
             next_file_number: AtomicU64::new(0),
+            damage_found: AtomicBool::new(false),
         }
+    }
+
+    pub(crate) fn note_damage(&self) {
+        self.damage_found.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn damage_was_found(&self) -> bool {
+        self.damage_found.load(Ordering::Acquire)
     }
 
     pub(crate) fn next_file_number(&self) -> u64 {

@@ -245,6 +245,12 @@ impl LogManager {
         self.failed.read().iter().map(|(partition, error)| (partition.clone(), error.clone())).collect()
     }
 
+    /// Whether the recovery has found damage: records that were acknowledged may be missing here although the machine has
+    /// not started again.
+    pub fn has_lost_records(&self) -> bool {
+        self.shared.damage_was_found() || !self.failed.read().is_empty()
+    }
+
     /// The directories with what they hold.
     pub fn describe_dirs(&self) -> Vec<LogDirDescription> {
         let logs = self.logs();

@@ -123,7 +123,8 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
             None => Arc::new(NoPeerClient),
         },
         clock: Arc::new(BrokerClock(clock)),
-        previous_broker_epoch: last_life.epoch(),
+        // A log in which damage was found is not what it was, however the process ended.
+        previous_broker_epoch: last_life.epoch().filter(|_| !logs.has_lost_records()),
         seed: system::random_seed()?,
     });
     if let Some(loggers) = loggers {

@@ -129,6 +129,8 @@ impl Recovery<'_> {
             Err(ScanError::Io(source)) => return Err(LogError::io("read", &path, source)),
             Err(ScanError::Batch { position, error }) => {
                 let lost_bytes = len.saturating_sub(segment.size_bytes);
+                let is_torn = next_base.is_none() && matches!(error, BatchError::Truncated { .. });
+                self.is_damaged |= !is_torn;
                 tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
             }
         }
