@@ -60,6 +60,7 @@ pub(super) enum Effect {
         life: Life,
         image: Arc<MetadataImage>,
         changed: Vec<(TopicId, PartitionIndex, Arc<PartitionImage>)>,
+        deleted: Vec<TopicId>,
     },
 }
 

@@ -59,6 +59,49 @@ impl World {
         }
     }
 
+    /// Notes where everything stands.
+    pub(super) fn tell_state(&mut self) {
+        for node in &self.nodes {
+            let Some(process) = &node.process else {
+                self.trace.note(format_args!("END node {} does not run", node.id));
+                continue;
+            };
+            let quorum = process.handle.quorum();
+            self.trace.note(format_args!(
+                "END node {}, life {}: serves {}, term {}, leader {:?}, applied {}",
+                node.id,
+                process.life.number,
+                node.serving().is_some(),
+                quorum.term,
+                quorum.leader,
+                quorum.applied_index
+            ));
+            let image = process.handle.image();
+            for topic in image.topics() {
+                for (index, state) in topic.partitions() {
+                    let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+                    let Some(log) = process.logs.get(&name) else { continue };
+                    let producers: Vec<_> = log
+                        .active_producers()
+                        .iter()
+                        .map(|producer| (producer.producer_id.get(), producer.last_sequence))
+                        .collect();
+                    self.trace.note(format_args!(
+                        "END     {name} {}: {} to {} of {}, producers {producers:?}, leader {:?} in {}, isr {:?}, elr {:?}",
+                        log.topic_id(),
+                        log.log_start_offset(),
+                        log.high_watermark(),
+                        log.log_end_offset(),
+                        state.leader,
+                        state.leader_epoch,
+                        state.isr,
+                        state.elr
+                    ));
+                }
+            }
+        }
+    }
+
     fn not_begun(&self) -> Option<String> {
         for node in &self.nodes {
             if node.serving().is_none() {

@@ -68,7 +68,9 @@ impl World {
                 self.note_recoveries();
                 let lost_count = self.nodes.iter().filter(|node| node.has_lost).count();
                 let lost_max = usize::try_from(self.plan.min_insync - 1).unwrap_or(0);
-                if self.nodes[node].has_lost || lost_count < lost_max || self.plan.is_flushed {
+                // Synced records survive any loss of power, as long as the disk gives them back.
+                let is_safe = self.plan.is_flushed && !self.plan.faults.contains(&Fault::FlipRead);
+                if self.nodes[node].has_lost || lost_count < lost_max || is_safe {
                     self.lose_power(node);
                 }
             }
@@ -145,6 +147,13 @@ impl World {
                 self.at(until_ms, Event::DiskEmptied { node });
             }
             Fault::FlipRead => {
+                self.note_recoveries();
+                let others = (0..self.plan.node_count).filter(|other| *other != node);
+                if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
+                    return;
+                }
+                // A process that starts takes what it reads wrongly for lost.
+                self.nodes[node].has_lost |= self.nodes[node].process.is_none();
                 let fault = DiskFault::FlipBit {
                     position_bytes: self.rng.index(4_096),
                     bit: u8::try_from(self.rng.below(8)).unwrap_or(0),

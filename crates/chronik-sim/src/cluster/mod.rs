@@ -71,6 +71,9 @@ pub fn run(seed: u64, options: Options) -> Outcome {
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
         world.checkers.report(Rule::Panic, format!("panic: {text}"));
     }
+    if options.is_traced && !world.checkers.is_content() {
+        world.tell_state();
+    }
     Outcome {
         finding: world.checkers.finding().cloned(),
         hash: world.hash,

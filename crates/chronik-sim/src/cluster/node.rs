@@ -203,7 +203,7 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
     let links = Arc::new(Links { life, effects: effects.clone() });
     let previous_broker_epoch = match start.sabotage {
         Some(sabotage) => sabotage.previous_epoch(&last_life, &handle.image(), node.id),
-        None => last_life.epoch(),
+        None => last_life.epoch().filter(|_| !logs.has_lost_records()),
     };
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&incarnation.to_be_bytes());
@@ -223,7 +223,8 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
         let changed = delta.partitions_changed.iter();
         let changed =
             changed.map(|change| (change.topic_id, change.partition, Arc::clone(&change.new))).collect();
-        told_effects.push(Effect::Image { life, image: Arc::clone(image), changed });
+        let deleted = delta.topics_deleted.iter().map(|topic| topic.id).collect();
+        told_effects.push(Effect::Image { life, image: Arc::clone(image), changed, deleted });
         if let Some(broker) = listener.upgrade() {
             broker.metadata_changed(image, delta);
         }

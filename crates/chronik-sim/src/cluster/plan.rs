@@ -141,6 +141,10 @@ impl Plan {
                 }
             }
         }
+        // No copy is left where all machines lose power and one disk does not give back what it holds.
+        if faults.contains(&Fault::PowerLossAll) {
+            faults.retain(|fault| *fault != Fault::FlipRead);
+        }
         let all_lose_power = faults.contains(&Fault::PowerLossAll);
         let is_flushed = rng.chance(10) || all_lose_power;
         let sometimes =

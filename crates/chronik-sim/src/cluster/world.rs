@@ -36,8 +36,8 @@ const CAMPAIGN_STAGGER_MS: u64 = 150;
 const LOOK_MS: u64 = 50;
 /// The bytes of a frame's length.
 const LENGTH_BYTES: usize = 4;
-/// The most events of one history: far beyond any that comes to an end.
-const EVENTS_MAX: u64 = 2_000_000;
+/// The most events of one millisecond: far beyond what there is to do, and soon reached by what never waits.
+const EVENTS_PER_MS_MAX: u64 = 20_000;
 
 /// Something that happens at its time.
 pub(super) enum Event {
@@ -189,6 +189,7 @@ pub(super) struct World {
     shared_now_ms: Arc<AtomicU64>,
     queue: BinaryHeap<Reverse<Scheduled>>,
     next_serial: u64,
+    events_now: u64,
     /// What waits for processes that stand still.
     held: Vec<Vec<Event>>,
     pub(super) nodes: Vec<Node>,
@@ -222,6 +223,7 @@ impl World {
             shared_now_ms,
             queue: BinaryHeap::new(),
             next_serial: 0,
+            events_now: 0,
             effects: Effects::default(),
             clients,
             checkers: Checkers::default(),
@@ -257,11 +259,12 @@ impl World {
                 break;
             }
             let Some(Reverse(Scheduled { at_ms, event, .. })) = self.queue.pop() else { break };
+            self.events_now = if self.now_ms == at_ms { self.events_now + 1 } else { 0 };
             self.now_ms = at_ms;
             self.shared_now_ms.store(at_ms, Ordering::Relaxed);
             self.counts.events += 1;
-            if self.counts.events > EVENTS_MAX {
-                self.checkers.report(Rule::Convergence, "the history does not come to an end".to_owned());
+            if self.events_now > EVENTS_PER_MS_MAX {
+                self.checkers.report(Rule::Panic, format!("somebody goes round in circles at {at_ms} ms"));
                 return false;
             }
             self.take_place(event);
@@ -391,7 +394,8 @@ impl World {
                 self.send_request(stream, Asker::Node { life, done }, whole.freeze(), ASK_PATIENCE_MS);
             }
             Effect::Reply { request, reply } => self.take_reply(request, reply),
-            Effect::Image { life, image, mut changed } => {
+            Effect::Image { life, image, mut changed, deleted } => {
+                self.checkers.deleted(&deleted);
                 if let Some(sabotage) = self.sabotage {
                     changed.iter_mut().for_each(|(_, _, state)| sabotage.seen(life.node, state));
                 }
@@ -506,6 +510,8 @@ impl World {
         let now_ms = self.now_ms;
         let node = &mut self.nodes[position];
         node.is_stopping = false;
+        // What was to strike this process does not strike the next.
+        node.disk.clear_faults();
         let Some(process) = node.process.take() else {
             node.disk.crash(crash);
             return;

@@ -154,6 +154,7 @@ pub(super) struct Checkers {
     leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), chronik_types::NodeId>,
     partitions: BTreeMap<(TopicId, PartitionIndex, i32), Arc<PartitionImage>>,
     created: BTreeMap<TopicId, String>,
+    deleted: BTreeSet<TopicId>,
     /// Bits flip on the way from disks, so that a reader may see a damaged batch.
     pub(super) reads_may_be_damaged: bool,
     /// The producers that send each record until it is acknowledged, and each once.
@@ -195,6 +196,15 @@ impl Checkers {
         if let Some(earlier) = self.created.insert(id, name.to_owned()) {
             self.report(Rule::Images, format!("{name} was made with the id {id} of {earlier}"));
         }
+    }
+
+    /// Topics are deleted, for good.
+    pub(super) fn deleted(&mut self, topics: &[TopicId]) {
+        self.deleted.extend(topics);
+    }
+
+    pub(super) fn is_deleted(&self, topic: TopicId) -> bool {
+        self.deleted.contains(&topic)
     }
 
     /// A node has another image, in which these partitions have changed.

@@ -41,11 +41,15 @@ struct Batch {
 struct Lane {
     batches: VecDeque<Batch>,
     next_sequence: i32,
+    /// Whether the broker knows the producer: it takes any first sequence of one that it does not know, as Kafka does.
+    is_known: bool,
 }
 
 pub(in crate::cluster) struct Producer {
     number: u32,
     is_idempotent: bool,
+    /// Whether each record is sent until all replicas in sync have it.
+    is_strict: bool,
     in_flight_max: usize,
     pause_ms: u64,
     partition_count: i32,
@@ -70,7 +74,10 @@ impl Producer {
         Self {
             number: u32::try_from(number).unwrap_or(0),
             is_idempotent: is_idempotent && sabotage != Some(Sabotage::ForgetProducers),
-            in_flight_max: if is_idempotent { 3 } else { 1 },
+            is_strict: is_idempotent,
+            // A snapshot of the producers' state knows the last batch of each, as on Kafka. Where one is written every few
+            // batches, a broker that starts again may not know those before it.
+            in_flight_max: if is_idempotent && plan.segment_bytes >= 1 << 20 { 3 } else { 1 },
             pause_ms: plan.produce_pause_ms,
             partition_count: plan.partition_count,
             routing: Routing::new(names.clone()),
@@ -86,11 +93,6 @@ impl Producer {
             wakes_at_ms: 0,
             is_finishing: false,
         }
-    }
-
-    /// Whether its records count as acknowledged.
-    fn is_strict(&self) -> bool {
-        self.in_flight_max > 1
     }
 
     pub(super) fn finish(&mut self) {
@@ -138,7 +140,8 @@ impl Producer {
 
     fn begin_batch(&mut self, context: &mut Context<'_>) {
         let name = &self.names[context.rng.index(self.names.len())];
-        let Some(topic) = self.routing.topics.get(name) else { return };
+        let topic = self.routing.topics.get(name).filter(|topic| !context.checkers.is_deleted(topic.id));
+        let Some(topic) = topic else { return };
         let partition =
             i32::try_from(context.rng.below(self.partition_count.unsigned_abs().into())).unwrap_or(0);
         let lane = self.lanes.entry((topic.id, partition)).or_default();
@@ -170,14 +173,15 @@ impl Producer {
                 usize::try_from(partition).ok().and_then(|index| topic.leaders.get(index).copied().flatten())
             });
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            let Some(leader) = leader else {
-                // The topic is gone, and with it everything that was not acknowledged.
+            // A node that has heard of nothing for long may know the topic no more, or not yet; only one that was deleted
+            // takes with it what was not acknowledged.
+            if context.checkers.is_deleted(topic_id) {
                 if lane.batches.iter().all(|batch| batch.sent.is_none()) {
                     self.lanes.remove(&key);
                 }
                 continue;
-            };
-            let Some(leader) = leader else {
+            }
+            let Some(leader) = leader.flatten() else {
                 self.routing.distrust();
                 continue;
             };
@@ -186,7 +190,8 @@ impl Producer {
             if lane.batches.iter().skip(first).any(|batch| batch.sent.is_some()) {
                 continue;
             }
-            let mut order: Vec<usize> = (first..lane.batches.len().min(self.in_flight_max)).collect();
+            let in_flight_max = if lane.is_known { self.in_flight_max } else { 1 };
+            let mut order: Vec<usize> = (first..lane.batches.len().min(in_flight_max)).collect();
             if context.sabotage == Some(Sabotage::SendOutOfOrder) {
                 order.reverse();
             }
@@ -199,7 +204,7 @@ impl Producer {
                 let producer = self.id.filter(|_| self.is_idempotent);
                 let Some(records) = encode(context, batch, producer) else { return };
                 let request = ProduceRequest {
-                    acks: if self.in_flight_max > 1 { -1 } else { 1 },
+                    acks: if self.is_strict { -1 } else { 1 },
                     timeout_ms: 1_000,
                     topic_data: vec![TopicProduceData {
                         topic_id,
@@ -247,7 +252,7 @@ impl Producer {
         key: (TopicId, i32),
         response: Option<ProduceResponse>,
     ) {
-        let is_strict = self.is_strict();
+        let is_strict = self.is_strict;
         let part =
             response.as_ref().and_then(|response| response.responses.first()?.partition_responses.first());
         let outcome = part.map(|part| (ErrorCode::from_code(part.error_code), part.base_offset));
@@ -260,6 +265,7 @@ impl Producer {
         };
         match error {
             ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
+                lane.is_known = true;
                 let Some(batch) = lane.batches.remove(position) else { return };
                 let offset = outcome.map_or(-1, |(_, offset)| offset);
                 if is_strict && error == ErrorCode::None {
