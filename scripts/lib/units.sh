@@ -69,6 +69,10 @@ execute_unit() {
             install_kafka
             timeout 1200 cargo test --workspace --locked
             ;;
+        simulation)
+            timeout 1200 cargo build --release --locked -p chronik-sim
+            timeout 900 "${CARGO_TARGET_DIR:-target}/release/chronik-sim" cluster --seeds "$SIMULATION_SEEDS"
+            ;;
         scripts)
             install_apt shellcheck shellcheck
             install_venv tools tests/requirements.txt

@@ -156,6 +156,8 @@ struct State {
     operation_count: u64,
     /// Those of them that made something durable.
     sync_count: u64,
+    /// Syncs of files that a fault has struck.
+    failed_sync_count: u64,
     /// The disk stops when `operation_count` reaches this.
     stop_at: Option<u64>,
     /// Nothing works until the next crash.
@@ -213,6 +215,11 @@ impl SimDisk {
     /// How many of these were syncs, of files or directories: what a caller waits for on a real disk.
     pub fn sync_count(&self) -> u64 {
         self.state.lock().sync_count
+    }
+
+    /// How many syncs of files a fault has struck.
+    pub fn failed_sync_count(&self) -> u64 {
+        self.state.lock().failed_sync_count
     }
 
     /// Lets `count` further changing operations through and fails all that follow, until [`SimDisk::crash`]. A
@@ -508,6 +515,9 @@ impl DiskFile for SimFile {
         self.with_state(|state| {
             let outcome = state.begin_name(Operation::Sync, &self.path);
             let stopped_now = state.stopped;
+            if outcome.is_err() && !stopped_now {
+                state.failed_sync_count += 1;
+            }
             let file = state.tree.file_mut(self.inode)?;
             match outcome {
                 Ok(()) => file.sync(),

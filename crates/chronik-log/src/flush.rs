@@ -76,12 +76,18 @@ impl FlushQueue {
     /// Takes all that is queued and syncs each file of it once, then runs what waited.
     pub fn sync_batch(&self) -> SyncedBatch {
         let requests = std::mem::take(&mut *self.requests.lock());
-        let mut by_log: BTreeMap<*const Log, Vec<Request>> = BTreeMap::new();
+        // In the order in which they have asked: what a simulation does must not depend on where its logs lie in memory.
+        let mut positions: BTreeMap<*const Log, usize> = BTreeMap::new();
+        let mut by_log: Vec<Vec<Request>> = Vec::new();
         for request in requests {
-            by_log.entry(Arc::as_ptr(&request.log)).or_default().push(request);
+            let position = *positions.entry(Arc::as_ptr(&request.log)).or_insert(by_log.len());
+            match by_log.get_mut(position) {
+                Some(others) => others.push(request),
+                None => by_log.push(vec![request]),
+            }
         }
         let mut synced = SyncedBatch::default();
-        for requests in by_log.into_values() {
+        for requests in by_log {
             let Some(first) = requests.first() else { continue };
             let up_to = requests.iter().map(|request| request.up_to).max().unwrap_or(first.up_to);
             let outcome = first.log.sync_up_to(up_to);

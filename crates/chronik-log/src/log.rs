@@ -307,7 +307,7 @@ impl Log {
     }
 
     /// Fails once the log is closed or its directory offline.
-    pub(crate) fn check_usable(&self) -> Result<(), LogError> {
+    pub fn check_usable(&self) -> Result<(), LogError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(LogError::Closed);
         }

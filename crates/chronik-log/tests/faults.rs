@@ -97,6 +97,28 @@ fn a_flipped_bit_behind_the_checkpoint_ends_the_log_there() {
 }
 
 /// Damages a file, starts, and expects all records and a log that goes on.
+#[test]
+fn a_damaged_segment_ends_the_log_and_is_told_though_only_the_process_has_ended() {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    for at in 0..40 {
+        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+    assert!(log.segment_count() > 3);
+    drop(log);
+    let whole = node.restart(Crash::Process, "boot-1");
+    assert_eq!((whole.log().log_end_offset(), whole.manager.has_lost_records()), (Offset(40), false));
+    let disk = whole.disk.clone();
+    disk.crash(Crash::Process);
+    let len = disk.read_file(&segment(0, "log")).unwrap().len() as u64;
+    disk.corrupt(&segment(0, "log"), len - 5, 1).unwrap();
+    let node = Node::on(disk, small_segments(), "boot-1");
+    let log = node.log();
+    assert!(log.log_end_offset() < Offset(20), "a log has no holes: {}", log.log_end_offset());
+    assert_eq!(log.segment_count(), 1);
+    assert!(node.manager.has_lost_records(), "others have what is missing");
+}
+
 fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     let (disk, records) = written(clean);
     damage(&disk);

@@ -175,6 +175,31 @@ fn a_deleted_partition_is_gone_at_once_and_its_directory_later() {
 }
 
 #[test]
+fn a_topic_that_was_made_anew_is_not_taken_for_the_one_before_after_a_power_loss() {
+    for seed in 0..200 {
+        let node = Node::new(LogConfig::default());
+        node.disk.sync_dir(std::path::Path::new("/")).unwrap();
+        let log = node.log();
+        for _ in 0..5 {
+            append(&log, batch(BASE_MS, &[b"old"])).unwrap();
+        }
+        log.sync().unwrap();
+        // A checkpoint that a power loss leaves.
+        node.manager.maintain(now_at(5_000));
+        assert!(node.manager.delete(now_at(5_000), &partition()).unwrap());
+        let other = TopicId(77);
+        let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
+        append(&log, batch(BASE_MS, &[b"new"])).unwrap();
+        log.sync().unwrap();
+        drop(log);
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = node.manager.get(&partition()).unwrap();
+        assert_eq!((log.topic_id(), log.log_end_offset()), (other, Offset(1)), "seed {seed}");
+        assert_eq!(records_of(&bytes_of(&read_from(&log, 0, 100))), [(0, b"new".to_vec())], "seed {seed}");
+    }
+}
+
+#[test]
 fn a_directory_on_its_way_out_is_removed_at_the_next_start() {
     let node = Node::new(LogConfig::default());
     append(&node.log(), batch(BASE_MS, &[b"old"])).unwrap();

@@ -7,7 +7,6 @@ pub mod clock;
 pub mod config;
 pub mod health;
 pub mod http;
-mod last_life;
 mod leaving;
 pub mod loggers;
 pub mod logging;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use chronik_broker::config::BrokerValues;
 use chronik_broker::{
-    Broker, BrokerParts, Connection, ControllerLink, NoPeerClient, Responder, topic_log_config,
+    Broker, BrokerParts, Connection, ControllerLink, LastLife, NoPeerClient, Responder, topic_log_config,
 };
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{Cleaner, CleanerOptions, LogManager, ManagerOptions};
@@ -23,7 +23,6 @@ use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::health::{Health, Step};
-use crate::last_life::LastLife;
 use crate::leaving::leave;
 use crate::metrics::NodeSources;
 use crate::net::{LiveLimits, Service};

@@ -78,7 +78,7 @@ pub(crate) fn prepare_data_dir(path: &Path) -> Result<PathBuf, DataDirError> {
     if path.exists() && !path.is_dir() {
         return Err(DataDirError::NotADirectory { path });
     }
-    if let Err(source) = std::fs::create_dir_all(&path) {
+    if let Err(source) = make_dir(&path) {
         return Err(DataDirError::Create { path, source });
     }
     let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
@@ -86,6 +86,20 @@ pub(crate) fn prepare_data_dir(path: &Path) -> Result<PathBuf, DataDirError> {
         Ok(()) => Ok(path),
         Err(errno) => Err(DataDirError::NotWritable { path, source: errno.into() }),
     }
+}
+
+/// Makes a directory and those above it, and their names durable: whatever is synced within hangs on them.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the data directory is made before there is a disk to go through"
+)]
+fn make_dir(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+    std::fs::create_dir_all(path)?;
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        std::fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Reads a file that the user names.

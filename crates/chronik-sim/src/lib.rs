@@ -5,10 +5,12 @@
 //! failed one is told. A world can be sabotaged in each of the ways that a checker exists for, and the tests show
 //! that the checker finds it.
 //!
-//! `cargo run -p chronik-sim -- groups --seeds 0..100000` lives through any range of seeds, and tells the first history
-//! that breaks an invariant.
+//! `cargo run --release -p chronik-sim -- cluster --seeds 0..100000` lives through any range of seeds, and tells the
+//! first history that breaks an invariant; `groups` is the other world.
 
 pub mod clock;
+pub mod cluster;
 pub mod groups;
+mod log_lines;
 pub mod rng;
 pub mod trace;

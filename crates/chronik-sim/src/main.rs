@@ -5,17 +5,19 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chronik_sim::groups;
+use chronik_sim::{cluster, groups};
 use clap::{Parser, ValueEnum};
 
 /// How many lines of a failed history are shown; what led to the end is near it.
 const LINES_SHOWN_MAX: usize = 400;
 
 /// What is simulated.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum World {
     /// The group coordinator and its clients.
     Groups,
+    /// Whole clusters and their clients.
+    Cluster,
 }
 
 /// Lives through the histories of a world, one for each seed. A seed always tells the same history.
@@ -28,9 +30,15 @@ struct Arguments {
     /// Tell everything that happens, also where nothing is wrong.
     #[arg(long)]
     trace: bool,
-    /// Seeds that are lived through at the same time.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Seeds that are lived through at the same time; as many as there are cores where it is not given.
+    #[arg(long)]
+    threads: Option<usize>,
+    /// The nodes of each cluster, 3 or 5; each seed draws its own where it is not given.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(3..=5))]
+    nodes: Option<u8>,
+    /// Go on after a violation, and tell the seed of each.
+    #[arg(long)]
+    keep_going: bool,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {
@@ -42,44 +50,165 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     Ok(seed..seed.saturating_add(1))
 }
 
+/// What was wrong in a history, if anything was, and what happened if that was to be told.
+struct Told {
+    finding: Option<String>,
+    hash: u64,
+    lines: Vec<String>,
+}
+
+impl Arguments {
+    fn live(&self, seed: u64, is_traced: bool) -> (Told, cluster::Counts) {
+        match self.world {
+            World::Groups => {
+                let told = match groups::run(seed, None, is_traced) {
+                    Ok((hash, lines)) => Told { finding: None, hash, lines },
+                    Err(violation) => {
+                        Told { finding: Some(violation.finding), hash: 0, lines: violation.lines }
+                    }
+                };
+                (told, cluster::Counts::default())
+            }
+            World::Cluster => {
+                let options =
+                    cluster::Options { nodes: self.nodes.map(usize::from), is_traced, ..Default::default() };
+                let outcome = cluster::run(seed, options);
+                let finding = outcome.finding.map(|finding| finding.to_string());
+                (Told { finding, hash: outcome.hash, lines: outcome.lines }, outcome.counts)
+            }
+        }
+    }
+}
+
 fn main() -> std::io::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let World::Groups = arguments.world;
+    let count = arguments.seeds.end.saturating_sub(arguments.seeds.start);
     let next = AtomicU64::new(arguments.seeds.start);
+    let progress = progress::Progress::new(count);
     // Whoever finds a violation, the lowest seed that has one is told: it is the same whatever the threads do.
     let first_failed = AtomicU64::new(u64::MAX);
+    let threads = arguments.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
     std::thread::scope(|scope| {
-        for _ in 0..arguments.threads.max(1) {
+        for _ in 0..threads.unwrap_or(1).max(1) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if arguments.seeds.end <= seed || first_failed.load(Ordering::Relaxed) < seed {
+                    let is_over = !arguments.keep_going && first_failed.load(Ordering::Relaxed) < seed;
+                    if arguments.seeds.end <= seed || is_over {
                         return;
                     }
-                    if groups::run(seed, None, false).is_err() {
+                    let (told, counts) = arguments.live(seed, false);
+                    if let Some(finding) = told.finding {
                         first_failed.fetch_min(seed, Ordering::Relaxed);
+                        if arguments.keep_going {
+                            progress.line(&format!("seed {seed}: {finding}"));
+                        }
                     }
+                    progress.lived(&counts);
                 }
             });
         }
     });
     let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", progress.summary())?;
     let failed = first_failed.into_inner();
     if failed == u64::MAX && !arguments.trace {
-        let count = arguments.seeds.end.saturating_sub(arguments.seeds.start);
         writeln!(out, "{count} seeds, no violation")?;
         return Ok(ExitCode::SUCCESS);
     }
     let told = if failed == u64::MAX { arguments.seeds.start } else { failed };
-    let outcome = groups::run(told, None, true);
-    let (lines, end) = match &outcome {
-        Ok((hash, lines)) => (lines, format!("seed {told}: no violation, trace hash {hash:016x}")),
-        Err(violation) => (&violation.lines, format!("seed {told}: {}", violation.finding)),
-    };
-    let shown = if arguments.trace { 0 } else { lines.len().saturating_sub(LINES_SHOWN_MAX) };
-    for line in lines.iter().skip(shown) {
+    let (outcome, _) = arguments.live(told, true);
+    let shown = if arguments.trace { 0 } else { outcome.lines.len().saturating_sub(LINES_SHOWN_MAX) };
+    for line in outcome.lines.iter().skip(shown) {
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "{end}")?;
-    Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match &outcome.finding {
+        None => writeln!(out, "seed {told}: no violation, trace hash {:016x}", outcome.hash)?,
+        Some(finding) => writeln!(out, "seed {told}: {finding}")?,
+    }
+    Ok(if failed == u64::MAX { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// How far a run has come, told from time to time.
+mod progress {
+    use std::io::Write as _;
+    use std::time::{Duration, Instant};
+
+    use chronik_sim::cluster::Counts;
+
+    /// How often it is told.
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    struct State {
+        lived_count: u64,
+        counts: Counts,
+        told_at: Instant,
+    }
+
+    pub(crate) struct Progress {
+        seed_count: u64,
+        began_at: Instant,
+        state: std::sync::Mutex<State>,
+    }
+
+    impl Progress {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the command tells its own speed; no history hears of it"
+        )]
+        pub(crate) fn new(seed_count: u64) -> Self {
+            let now = Instant::now();
+            let state = State { lived_count: 0, counts: Counts::default(), told_at: now };
+            Self { seed_count, began_at: now, state: std::sync::Mutex::new(state) }
+        }
+
+        /// One more history has ended.
+        pub(crate) fn lived(&self, counts: &Counts) {
+            let Ok(mut state) = self.state.lock() else { return };
+            state.lived_count += 1;
+            state.counts += *counts;
+            if state.told_at.elapsed() < PAUSE {
+                return;
+            }
+            let since = state.told_at.elapsed();
+            state.told_at += since;
+            let per_second = Self::per_second(state.lived_count, self.began_at.elapsed());
+            let left = self.seed_count.saturating_sub(state.lived_count);
+            let left_s = left.checked_div(per_second.max(1)).unwrap_or(0);
+            let line = format!(
+                "{}/{} seeds, {per_second} seeds/s, {left_s} s left",
+                state.lived_count, self.seed_count
+            );
+            drop(state);
+            self.line(&line);
+        }
+
+        fn per_second(count: u64, elapsed: Duration) -> u64 {
+            let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+            count.saturating_mul(1_000).checked_div(ms).unwrap_or(0)
+        }
+
+        /// A line for whoever watches. Where nobody does, it is lost.
+        pub(crate) fn line(&self, line: &str) {
+            drop(writeln!(std::io::stderr().lock(), "{line}"));
+        }
+
+        /// What all histories have seen.
+        pub(crate) fn summary(&self) -> String {
+            let elapsed = self.began_at.elapsed();
+            let Ok(state) = self.state.lock() else { return String::new() };
+            let counts = state.counts;
+            format!(
+                "{} seeds in {} s ({}/s): {} events, {} faults, {} ends of processes, {} records acknowledged, {} read",
+                state.lived_count,
+                elapsed.as_secs(),
+                Self::per_second(state.lived_count, elapsed),
+                counts.events,
+                counts.faults,
+                counts.ends,
+                counts.acknowledged,
+                counts.read
+            )
+        }
+    }
 }

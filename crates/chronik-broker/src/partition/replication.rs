@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use chronik_log::{AppendError, Log, LogError};
+use chronik_protocol::records::BatchHeader;
 use chronik_raft::ProposeError;
 use chronik_raft::metadata::{CommandBatch, MetadataImage, PartitionImage, UpdateIsr};
 use chronik_replication::follower::{self, Answer, EpochEnd, OwnLog, STORAGE_BACKOFF_MS, Step};
@@ -402,6 +403,7 @@ impl Partition {
 
     /// Takes in what the leader answered.
     pub(crate) fn apply_answer(self: &Arc<Self>, now: Now, answer: LeaderAnswer) -> Applied {
+        let asked_from = answer.fetched_from;
         let applied = {
             let _appending = self.appending.lock();
             let follows = matches!(
@@ -425,12 +427,19 @@ impl Partition {
                     partition = self.index.get(),
                     "cannot follow the leader for now: {error}"
                 );
-                Applied::Wait { position: self.fetch_position(), delay_ms: STORAGE_BACKOFF_MS }
+                let mut position = self.fetch_position();
+                if self.log.check_usable().is_err() {
+                    // What was appended last may never get to the disk. Asking from its end would tell the leader
+                    // that it is there.
+                    position.fetch_offset = position.fetch_offset.min(asked_from);
+                }
+                Applied::Wait { position, delay_ms: STORAGE_BACKOFF_MS }
             }
         }
     }
 
     fn apply_in_order(&self, now: Now, answer: LeaderAnswer) -> Result<u64, AppendError> {
+        self.log.check_usable()?;
         let told = Answer {
             error: answer.error,
             log_start_offset: answer.log_start_offset,
@@ -441,10 +450,13 @@ impl Partition {
             Step::Append => {
                 let mut end = self.log.log_end_offset();
                 if !answer.records.is_empty() {
+                    self.begin_with_batch(now, &answer.records)?;
                     let appended = self.log.append_as_follower(now, answer.records)?;
                     end = appended.log_end_offset;
                     if let Some(up_to) = appended.sync_up_to {
-                        self.services.flush_queue.request(&self.log, up_to, None);
+                        // The next fetch tells the leader that this replica has the records: by then they must be
+                        // on its disk, or all replicas together could lose what was acknowledged.
+                        self.log.sync_up_to(up_to)?;
                     }
                 }
                 let high_watermark = follower::high_watermark(answer.high_watermark, end);
@@ -480,6 +492,18 @@ impl Partition {
                 Ok(0)
             }
         }
+    }
+
+    /// A log that was begun anew where the leader's begins may have been begun within a batch: deleted records go one by
+    /// one, and batches come whole. Then it begins with that batch (KAFKA-6975), and its start moves on once it is there.
+    fn begin_with_batch(&self, now: Now, records: &[u8]) -> Result<(), AppendError> {
+        let end = self.log.log_end_offset();
+        let Ok(first) = BatchHeader::parse(records) else { return Ok(()) };
+        let lies_within = first.base_offset < end && first.last_offset().is_some_and(|last| end <= last);
+        if lies_within && self.log.log_start_offset() == end {
+            self.log.truncate_fully_and_start_at(now, first.base_offset)?;
+        }
+        Ok(())
     }
 
     /// A follower's high watermark: what it was told, within its own log.

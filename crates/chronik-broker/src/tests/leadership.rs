@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use chronik_disk::{Fault, FaultRule, Operation};
 use chronik_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use chronik_protocol::messages::elect_leaders_request::TopicPartitions;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -399,6 +400,81 @@ fn the_minimum_in_sync_is_looked_at_again_when_records_are_committed() {
     assert_eq!(code(answer.responses[0].partition_responses[0].error_code), ErrorCode::RequestTimedOut);
     let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
     assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotEnoughReplicas);
+}
+
+/// This broker follows `shared-0`, has asked from an offset and is answered with one record.
+fn follow_one(fixture: &Fixture, asked_from: Offset) -> Applied {
+    let partition = fixture.partition("shared", 0);
+    let position = partition.fetch_position();
+    let mut builder = BatchBuilder::new(BatchOptions {
+        base_offset: asked_from,
+        partition_leader_epoch: position.current_leader_epoch,
+        ..BatchOptions::default()
+    });
+    builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+    let answer = LeaderAnswer {
+        leader_epoch: position.current_leader_epoch,
+        fetched_from: asked_from,
+        error: ErrorCode::None,
+        high_watermark: Offset::ZERO,
+        log_start_offset: Offset::ZERO,
+        diverging: None,
+        records: builder.finish().unwrap().freeze(),
+    };
+    partition.apply_answer(fixture.broker.clock.now(), answer)
+}
+
+#[test]
+fn a_follower_says_that_it_has_records_when_they_are_on_its_disk_where_flush_messages_asks_for_that() {
+    let fixture = three_brokers();
+    let resource = ConfigResource::Topic("shared".into());
+    apply(&fixture, vec![SetConfig::new(&resource, "flush.messages", Some("1".to_owned())).into()]);
+    lead(&fixture, 2);
+    let applied = follow_one(&fixture, Offset::ZERO);
+    let Applied::At(position) = applied else { panic!("{applied:?}") };
+    assert_eq!(position.fetch_offset, Offset(1), "its next fetch says so");
+    let partition = fixture.partition("shared", 0);
+    assert_eq!(partition.log().recovery_point(), Offset(1), "and a loss of power leaves it there");
+
+    fixture.disk.inject(FaultRule::once(Operation::Sync, ".log", Fault::Io));
+    for _ in 0..2 {
+        let applied = follow_one(&fixture, Offset(1));
+        let Applied::Wait { position, .. } = applied else { panic!("{applied:?}") };
+        assert!(position.fetch_offset <= partition.log().recovery_point(), "LOG-3: {position:?}");
+    }
+}
+
+#[test]
+fn kafka_6975_a_follower_that_begins_within_a_batch_takes_the_whole_batch() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let partition = fixture.partition("shared", 0);
+    let leader_epoch = partition.fetch_position().current_leader_epoch;
+    let answer = |error, fetched_from, records| LeaderAnswer {
+        leader_epoch,
+        fetched_from: Offset(fetched_from),
+        error,
+        high_watermark: Offset(4),
+        log_start_offset: Offset(2),
+        diverging: None,
+        records,
+    };
+    let now = fixture.broker.clock.now();
+    partition.apply_answer(now, answer(ErrorCode::OffsetOutOfRange, 0, Bytes::new()));
+    assert_eq!(partition.fetch_position().fetch_offset, Offset(2), "the leader's log begins there");
+    let options = BatchOptions {
+        base_offset: Offset(1),
+        partition_leader_epoch: leader_epoch,
+        ..BatchOptions::default()
+    };
+    let mut builder = BatchBuilder::new(options);
+    for _ in 0..3 {
+        builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+    }
+    let records = builder.finish().unwrap().freeze();
+    let applied = partition.apply_answer(now, answer(ErrorCode::None, 2, records));
+    let Applied::At(position) = applied else { panic!("{applied:?}") };
+    assert_eq!((position.log_start_offset, position.fetch_offset), (Offset(2), Offset(4)));
 }
 
 fn delete(fixture: &Fixture, before: i64) -> Pending {

@@ -74,6 +74,9 @@ struct Recovery<'a> {
     snapshots: BTreeSet<i64>,
     /// Base offsets of the cleaned segments that this recovery put in place.
     put_in_place: BTreeSet<i64>,
+    /// Whether a batch is not what was written. Without a power loss nothing but its last write, which nobody was told
+    /// of, can be torn; what lay behind a damaged batch has to be fetched again with it.
+    is_damaged: bool,
 }
 
 /// Recovers the log in a partition's directory.
@@ -100,6 +103,7 @@ pub(crate) fn recover(
         producers_end: None,
         snapshots: BTreeSet::new(),
         put_in_place: BTreeSet::new(),
+        is_damaged: false,
     };
     let entries = recovery.finish_interrupted(entries)?;
     recovery.take_files(&entries);
@@ -119,11 +123,11 @@ impl Recovery<'_> {
         self.load_producers();
         let mut segments = Vec::new();
         for (at, &(base_offset, len)) in bases.iter().enumerate() {
-            if self.is_beyond_a_hole(&segments, base_offset) {
+            if self.is_beyond_damage() || self.is_beyond_a_hole(&segments, base_offset) {
                 self.warn(
                     base_offset,
                     names::LOG,
-                    "the power loss took what came before; the segment and those after it are removed",
+                    "what came before is lost; the segment and those after it are removed",
                 );
                 for &(lost, _) in bases.get(at..).unwrap_or_default() {
                     self.remove_segment_files(lost)?;
@@ -183,6 +187,12 @@ impl Recovery<'_> {
         expected < base_offset && checkpoint.recovery_point.max(self.cleaned_end()) < base_offset
     }
 
+    /// Whether a segment before is damaged, and nothing says that what follows was synced.
+    fn is_beyond_damage(&self) -> bool {
+        let may_be_synced = self.known.rebooted && !self.known.clean && self.known.checkpoint.is_some();
+        self.is_damaged && !may_be_synced && !self.config.cleanup_policy.compact
+    }
+
     /// Segments below this offset may be cleaned ones, and not what the checkpoint says of them. All of it was synced
     /// before the first of them was put in place.
     fn cleaned_end(&self) -> i64 {
@@ -224,11 +234,15 @@ impl Recovery<'_> {
         self.files.get(&(offset, extension.to_owned())).copied()
     }
 
-    fn topic_id(&self, entries: &[DirEntry]) -> Result<TopicId, LogError> {
+    /// Whose log this is. A checkpoint that may be older than the directory may speak of another topic of the same name,
+    /// that was deleted since; then it says nothing of this one.
+    fn topic_id(&mut self, entries: &[DirEntry]) -> Result<TopicId, LogError> {
         let there =
             entries.iter().any(|entry| entry.name == names::PARTITION_METADATA && entry.len_bytes > 0);
         let from_checkpoint = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.topic_id);
-        if let (true, Some(topic_id)) = (there, from_checkpoint) {
+        // The journal tells of a deletion, and only a power loss takes parts of the journal.
+        let is_certain = self.known.clean || !self.known.rebooted && !self.noted(NoteKind::Delete);
+        if let (true, true, Some(topic_id)) = (there, is_certain, from_checkpoint) {
             return Ok(topic_id);
         }
         let path = self.path.join(names::PARTITION_METADATA);
@@ -236,6 +250,9 @@ impl Recovery<'_> {
             && let Some(topic_id) =
                 self.dir.disk.read_file(&path).ok().as_deref().and_then(partition_metadata::parse)
         {
+            if from_checkpoint.is_some_and(|known| known != topic_id) {
+                self.known.checkpoint = None;
+            }
             return Ok(topic_id);
         }
         let topic_id = from_checkpoint.unwrap_or(TopicId::ZERO);

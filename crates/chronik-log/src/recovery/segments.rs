@@ -137,6 +137,7 @@ impl Recovery<'_> {
                     matches!(error, BatchError::Truncated { .. }) && next_base.is_none() && !self.known.clean;
                 if !was_being_appended {
                     self.dir.shared.note_loss();
+                    self.is_damaged = true;
                 }
                 tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
             }

@@ -446,6 +446,10 @@ impl RaftNode {
 
     /// When there is something to do though nothing has arrived.
     pub fn next_deadline(&self) -> Option<MonotonicMs> {
+        if self.stalled.is_some() {
+            // What is overdue stays so until there is room, and that is looked for with every tick.
+            return None;
+        }
         let deadlines = [self.proposals.next_deadline(), self.reads.next_deadline(), self.next_liveness()];
         deadlines.into_iter().flatten().min()
     }

@@ -93,10 +93,12 @@ impl RaftNode {
         for (number, round) in &mut self.reads.rounds {
             if let Stage::Asking { of, retry_at } = &mut round.stage
                 && (*of != leadership || *retry_at <= now)
-                && leadership.leader != 0
             {
+                // Where nobody leads there is nobody to ask, and nothing to hurry for before somebody does.
                 (*of, *retry_at) = (leadership, now.plus_ms(RETRY_MS));
-                asking.push(*number);
+                if leadership.leader != 0 {
+                    asking.push(*number);
+                }
             }
         }
         let incarnation = self.config.incarnation;

@@ -30,6 +30,20 @@ fn a_leader_without_room_refuses_and_others_go_on() {
 }
 
 #[test]
+fn a_node_without_room_waits_for_its_next_tick() {
+    let mut cluster = Cluster::led();
+    cluster.disks[1].set_capacity_bytes(Some(cluster.disks[1].used_bytes()));
+    let stuck = cluster.ask(1, topic(1));
+    // Long enough for the proposal to be due again, which it cannot be while nothing can be written.
+    cluster.pass_ms(1_500);
+    assert!(cluster.node(1).is_stalled());
+    assert_eq!(cluster.node(1).next_deadline(), None);
+    cluster.disks[1].set_capacity_bytes(None);
+    cluster.pass_ms(1_500);
+    stuck.lock().take().expect("it is answered").unwrap();
+}
+
+#[test]
 fn a_follower_without_room_gives_no_vote() {
     let mut cluster = Cluster::led();
     cluster.disks[1].set_capacity_bytes(Some(cluster.disks[1].used_bytes()));

@@ -468,6 +468,22 @@ fn a_barrier_shows_on_any_node_what_another_has_answered() {
 }
 
 #[test]
+fn a_barrier_waits_without_haste_for_somebody_to_lead() {
+    let mut cluster = Cluster::led();
+    cluster.isolate(1);
+    let barrier = cluster.barrier(1);
+    // It asks the leader that it knows, and then for votes that nobody gives.
+    cluster.pass_ms(2_000);
+    assert!(barrier.lock().is_none());
+    assert_eq!(cluster.node(1).quorum().leader, None);
+    let next = cluster.node(1).next_deadline();
+    assert!(next.is_none_or(|next| cluster.now < next), "{next:?} is over at {:?}", cluster.now);
+    cluster.heal();
+    cluster.pass_ms(2_000);
+    barrier.lock().take().expect("it is answered").unwrap();
+}
+
+#[test]
 fn the_leader_knows_how_far_each_replica_is() {
     let mut cluster = Cluster::led();
     cluster.create(1, 1);

@@ -20,7 +20,7 @@ const VERSION: &str = "version=1";
 
 /// The record of this node's registration.
 #[derive(Clone)]
-pub(crate) struct LastLife {
+pub struct LastLife {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     boot_id: String,
@@ -31,12 +31,12 @@ pub(crate) struct LastLife {
 impl LastLife {
     /// The record in a data directory, on a machine that calls this boot so (empty where it does not say: then every
     /// start counts as a boot).
-    pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
         Self { disk, path: dir.join(FILE), boot_id, is_given_up: Arc::default() }
     }
 
     /// The epoch under which the logs were last written, if nothing of them can have been lost since.
-    pub(crate) fn epoch(&self) -> Option<BrokerEpoch> {
+    pub fn epoch(&self) -> Option<BrokerEpoch> {
         let text = String::from_utf8(self.disk.read_file(&self.path).ok()?).ok()?;
         let mut lines = text.lines();
         if lines.next() != Some(VERSION) {
@@ -51,14 +51,14 @@ impl LastLife {
     }
 
     /// The logs may lack something from now on, whatever this process notes later.
-    pub(crate) fn give_up(&self) -> io::Result<()> {
+    pub fn give_up(&self) -> io::Result<()> {
         let mut is_given_up = self.is_given_up.lock();
         *is_given_up = true;
         self.forget()
     }
 
     /// The logs may lack something, until the next registration has told so.
-    pub(crate) fn forget(&self) -> io::Result<()> {
+    pub fn forget(&self) -> io::Result<()> {
         // A file without contents outlives a power loss. Where nothing can be written, no file is as good.
         self.disk.replace_file(&self.path, b"").or_else(|_| match self.disk.remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -67,7 +67,7 @@ impl LastLife {
     }
 
     /// Notes the registration under which the logs are written from now on, or were when they were closed.
-    pub(crate) fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
+    pub fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
         let is_given_up = self.is_given_up.lock();
         if *is_given_up {
             return Ok(());

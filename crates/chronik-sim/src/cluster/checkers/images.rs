@@ -1,0 +1,50 @@
+//! META-1 to META-3 and C8: what nodes see of partitions.
+
+use std::sync::Arc;
+
+use chronik_raft::metadata::{MetadataImage, PartitionImage};
+use chronik_types::{PartitionIndex, TopicId};
+
+use super::super::effects::{Life, node_id};
+use super::{Checkers, Rule};
+
+impl Checkers {
+    pub(super) fn partition_image(
+        &mut self,
+        life: Life,
+        image: &MetadataImage,
+        (topic, index): (TopicId, PartitionIndex),
+        state: &Arc<PartitionImage>,
+    ) {
+        let node = node_id(life.node);
+        let partition_epoch = state.partition_epoch.get();
+        let name =
+            || image.topic_by_id(topic).map_or_else(|| topic.to_string(), |topic| topic.name.to_string());
+        let known =
+            self.partitions.entry((topic, index, partition_epoch)).or_insert_with(|| Arc::clone(state));
+        if **known != **state {
+            let text = format!(
+                "{}-{index} in partition epoch {partition_epoch} is {state:?} at node {node}, and was {known:?}",
+                name()
+            );
+            self.report(Rule::Images, text);
+            return;
+        }
+        let is_consistent = state.isr.iter().all(|member| state.replicas.contains(member))
+            && state.leader.is_none_or(|leader| state.isr.contains(&leader) || state.isr.is_empty());
+        if !is_consistent {
+            self.report(Rule::Images, format!("{}-{index} at node {node}: {state:?}", name()));
+            return;
+        }
+        let Some(leader) = state.leader else { return };
+        let known = *self.leaders.entry((topic, index, state.leader_epoch)).or_insert(leader);
+        if known != leader {
+            let text = format!(
+                "{}-{index} in leader epoch {} is led by {known} and by {leader}",
+                name(),
+                state.leader_epoch
+            );
+            self.report(Rule::OneLeader, text);
+        }
+    }
+}

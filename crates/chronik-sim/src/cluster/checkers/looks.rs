@@ -1,0 +1,58 @@
+//! REPL-2 and LOG-3: what no client sees, looked at from time to time.
+
+use std::sync::Arc;
+
+use chronik_raft::MetadataLog as _;
+use chronik_types::TopicPartition;
+
+use super::super::effects::position;
+use super::super::node::{Entry, Node};
+use super::{Checkers, Rule};
+
+impl Checkers {
+    /// Looks at every process.
+    pub(in crate::cluster) fn look(&mut self, nodes: &[Node]) {
+        let applied =
+            nodes.iter().filter_map(|node| Some(node.process.as_ref()?.handle.image().applied_index()));
+        let Some(newest) = applied.max() else { return };
+        for node in nodes {
+            let Some(process) = &node.process else { continue };
+            let has_failed = node.failed_syncs_before < node.disk.failed_sync_count();
+            if has_failed && process.logs.offline_dirs().is_empty() {
+                let text = format!("node {}: a sync has failed, and its log directory is online", node.id);
+                self.report(Rule::FailedSync, text);
+            }
+            // A process that has just started knows an older image, and leads nothing by it.
+            let image = process.handle.image();
+            if !matches!(process.entry, Entry::Serving) || image.applied_index() < newest {
+                continue;
+            }
+            for topic in image.topics() {
+                for (index, state) in topic.partitions().filter(|(_, state)| state.leader == Some(node.id)) {
+                    let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
+                    let log = process.logs.get(&name).filter(|log| log.topic_id() == topic.id);
+                    let Some(high_watermark) = log.map(|log| log.high_watermark().get()) else { continue };
+                    let missing = state.isr.iter().find_map(|member| {
+                        // One that may have lost something says so before it is counted on again.
+                        let other = nodes.get(position(*member)).filter(|other| !other.has_lost)?;
+                        let process = other.process.as_ref()?;
+                        // One that has heard already that the topic is gone has nothing of it any more.
+                        process.handle.image().topic_by_id(topic.id)?;
+                        let log = process.logs.get(&name).filter(|log| log.topic_id() == topic.id);
+                        let end = log.map_or(0, |log| log.log_end_offset().get());
+                        (end < high_watermark).then_some((*member, end))
+                    });
+                    if let Some((member, end)) = missing {
+                        let text = format!(
+                            "{name}: the high watermark of node {} is {high_watermark}, and {member}, which is in \
+                             sync, has {end}",
+                            node.id
+                        );
+                        self.report(Rule::InSync, text);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}

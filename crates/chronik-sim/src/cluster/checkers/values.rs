@@ -1,0 +1,111 @@
+//! C1 to C3: what was acknowledged, what was read, and what is there in the end.
+
+use std::collections::BTreeMap;
+
+use super::{Checkers, PartitionKey, Rule, Value};
+
+impl Checkers {
+    /// Records were acknowledged, the first of them at this offset; −1 where the broker has said only that they are
+    /// there.
+    pub(in crate::cluster) fn acknowledged(&mut self, key: PartitionKey, offset: i64, values: &[Value]) {
+        if offset < 0 {
+            self.acknowledged_somewhere.extend(values.iter().map(|value| (key, *value)));
+            return;
+        }
+        for (offset, value) in (offset..).zip(values) {
+            self.know(key, offset, *value, "acknowledged");
+            self.acknowledged.entry(key).or_default().insert(offset, *value);
+        }
+    }
+
+    /// A record was read.
+    pub(in crate::cluster) fn read(&mut self, key: PartitionKey, offset: i64, value: Value) {
+        if value.topic != key.topic {
+            let text = format!("{key} offset {offset} holds {value:?}, which was written to another topic");
+            self.report(Rule::OneValue, text);
+        }
+        self.know(key, offset, value, "read");
+    }
+
+    fn know(&mut self, key: PartitionKey, offset: i64, value: Value, how: &str) {
+        let known = *self.known.entry(key).or_default().entry(offset).or_insert(value);
+        if known != value {
+            let text = format!("{key} offset {offset} was {known:?}, and {value:?} is {how} there");
+            self.report(Rule::OneValue, text);
+        }
+    }
+
+    /// A batch was read whose checksum is wrong.
+    pub(in crate::cluster) fn damaged_read(&mut self, key: PartitionKey, position: i64, text: &str) {
+        if !self.reads_may_be_damaged {
+            self.report(Rule::Logs, format!("{key} at {position}: {text}"));
+        }
+    }
+
+    /// The end of what is known of a partition.
+    pub(in crate::cluster) fn known_end(&self, key: PartitionKey) -> Option<i64> {
+        self.known.get(&key)?.last_key_value().map(|(offset, _)| offset + 1)
+    }
+
+    /// An admin deletes what is before this offset.
+    pub(in crate::cluster) fn deletes_before(&mut self, _topic: &str, offset: i64) {
+        self.deleted_before = self.deleted_before.max(offset);
+    }
+
+    /// Whether a partition may begin here.
+    pub(in crate::cluster) fn may_begin_at(&self, _key: PartitionKey, offset: i64) -> bool {
+        offset <= self.deleted_before
+    }
+
+    /// What a partition holds in the end.
+    pub(super) fn final_values(
+        &mut self,
+        key: PartitionKey,
+        log_start_offset: i64,
+        found: &BTreeMap<i64, Value>,
+    ) {
+        if !self.may_begin_at(key, log_start_offset) {
+            let text = format!("{key} begins at {log_start_offset} and nobody has deleted that much");
+            self.report(Rule::Acknowledged, text);
+            return;
+        }
+        let acknowledged = self.acknowledged.remove(&key).unwrap_or_default();
+        for (offset, value) in acknowledged.range(log_start_offset..) {
+            match found.get(offset) {
+                Some(other) if other == value => {}
+                other => {
+                    let text =
+                        format!("{key} offset {offset}: {value:?} was acknowledged, and {other:?} is there");
+                    self.report(Rule::Acknowledged, text);
+                    return;
+                }
+            }
+        }
+        let mut last: BTreeMap<u32, (u64, i64)> = BTreeMap::new();
+        for (offset, value) in found {
+            self.read(key, *offset, *value);
+            if self.strict_producer_count <= value.producer {
+                continue;
+            }
+            let earlier = last.insert(value.producer, (value.number, *offset));
+            if let Some((number, at)) = earlier.filter(|(number, _)| value.number <= *number) {
+                let text = format!(
+                    "{key}: record {} of producer {} at offset {offset} comes after its record {number} at {at}",
+                    value.number, value.producer
+                );
+                self.report(Rule::Order, text);
+                return;
+            }
+        }
+        if log_start_offset > 0 {
+            return;
+        }
+        let missing = self
+            .acknowledged_somewhere
+            .iter()
+            .find(|(of, value)| *of == key && !found.values().any(|found| found == value));
+        if let Some((_, value)) = missing {
+            self.report(Rule::Acknowledged, format!("{key}: {value:?} was acknowledged, and is nowhere"));
+        }
+    }
+}

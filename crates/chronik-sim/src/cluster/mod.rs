@@ -1,0 +1,83 @@
+//! Whole clusters: brokers, their logs, the metadata quorum and clients, in one thread and in virtual time.
+//!
+//! The nodes are put together of the crates that the server is made of; the network between them, their disks and their
+//! clocks belong to the world. A history begins with a cluster that makes its topics, goes on with records and faults,
+//! and ends with everything mended: then all must come together again, and nothing that was acknowledged may be
+//! missing.
+
+mod checkers;
+mod clients;
+mod effects;
+mod ending;
+mod faults;
+mod network;
+mod node;
+mod plan;
+mod sabotage;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub use checkers::{Finding, Rule};
+pub use sabotage::Sabotage;
+pub use world::Counts;
+
+use crate::log_lines::LogLines;
+use crate::rng::Rng;
+use plan::{Fault, Plan};
+use world::World;
+
+/// How a history is lived through.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The number of nodes; 3 or 5 by the seed where it is not given.
+    pub nodes: Option<usize>,
+    /// What is broken on purpose.
+    pub sabotage: Option<Sabotage>,
+    /// Whether what happens is kept in words.
+    pub is_traced: bool,
+}
+
+/// How a history ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was wrong, if anything was.
+    pub finding: Option<Finding>,
+    /// The same for two runs of a seed.
+    pub hash: u64,
+    /// What it has seen.
+    pub counts: Counts,
+    /// What happened, if it was to be kept.
+    pub lines: Vec<String>,
+}
+
+/// Lives through the history of a seed.
+pub fn run(seed: u64, options: Options) -> Outcome {
+    let mut rng = Rng::new(seed ^ 0x5eed_c1a5);
+    let plan = Plan::draw(&mut rng, options.nodes);
+    let mut world = World::new(seed, plan, rng, options.sabotage, options.is_traced);
+    world.trace.note(format_args!("{:?}", world.plan));
+    world.checkers.reads_may_be_damaged = world.plan.faults.contains(&Fault::FlipRead);
+    world.checkers.strict_producer_count = u32::try_from(world.plan.producer_count).unwrap_or(0);
+    let logged = options.is_traced.then(LogLines::default);
+    world.logged.clone_from(&logged);
+    let live = AssertUnwindSafe(|| match logged {
+        Some(logged) => tracing::subscriber::with_default(logged, || world.live()),
+        None => world.live(),
+    });
+    let lived = catch_unwind(live);
+    if let Err(panic) = lived {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        world.checkers.report(Rule::Panic, format!("panic: {text}"));
+    }
+    if options.is_traced && !world.checkers.is_content() {
+        world.tell_state();
+    }
+    Outcome {
+        finding: world.checkers.finding().cloned(),
+        hash: world.hash,
+        counts: world.counts,
+        lines: world.trace.lines().to_vec(),
+    }
+}
