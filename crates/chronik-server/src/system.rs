@@ -71,7 +71,6 @@ pub(crate) fn random_seed() -> io::Result<[u8; 32]> {
 }
 
 /// Makes sure that there is a directory that can be written to, and returns its absolute path.
-#[expect(clippy::disallowed_methods, reason = "before there is a disk to go through")]
 pub(crate) fn prepare_data_dir(path: &Path) -> Result<PathBuf, DataDirError> {
     let path =
         std::path::absolute(path).map_err(|source| DataDirError::Create { path: path.to_owned(), source })?;
