@@ -101,7 +101,7 @@ fn main() -> std::io::Result<ExitCode> {
                     if let Some(finding) = told.finding {
                         first_failed.fetch_min(seed, Ordering::Relaxed);
                         if arguments.keep_going {
-                            progress.line(&format!("seed {seed}: {finding}"));
+                            progress::Progress::line(&format!("seed {seed}: {finding}"));
                         }
                     }
                     progress.lived(&counts);
@@ -180,7 +180,7 @@ mod progress {
                 state.lived_count, self.seed_count
             );
             drop(state);
-            self.line(&line);
+            Self::line(&line);
         }
 
         fn per_second(count: u64, elapsed: Duration) -> u64 {
@@ -189,7 +189,7 @@ mod progress {
         }
 
         /// A line for whoever watches. Where nobody does, it is lost.
-        pub(crate) fn line(&self, line: &str) {
+        pub(crate) fn line(line: &str) {
             drop(writeln!(std::io::stderr().lock(), "{line}"));
         }
 

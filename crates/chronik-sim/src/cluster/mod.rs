@@ -5,6 +5,21 @@
 //! and ends with everything mended: then all must come together again, and nothing that was acknowledged may be
 //! missing.
 
+#![expect(
+    clippy::struct_excessive_bools,
+    clippy::wildcard_enum_match_arm,
+    reason = "what is drawn for a history is many yeses and noes, and a client looks at a few of all error codes"
+)]
+#![expect(
+    clippy::needless_pass_by_value,
+    clippy::option_option,
+    reason = "an answer that is there, that never comes, and that may still come are told apart, and end with who gets them"
+)]
+#![expect(
+    clippy::case_sensitive_file_extension_comparisons,
+    reason = "the files are the broker's own, on a disk of the world"
+)]
+
 mod checkers;
 mod clients;
 mod effects;

@@ -287,7 +287,7 @@ impl World {
         match event {
             Event::Duty { life, duty } => self.run_duty(life, duty),
             Event::Raft { from, to, bytes, is_snapshot } => {
-                self.take_raft_message(from, to, bytes, is_snapshot)
+                self.take_raft_message(from, to, bytes, is_snapshot);
             }
             Event::PeerLost { at, peer } => self.lose_peer(at, peer),
             Event::PeerTried { at, peer } => self.try_peer(at, peer),
@@ -338,7 +338,7 @@ impl World {
                     self.close(stream);
                 }
             }
-            Event::Wake { client } => self.with_client(client, |client, context| client.wake(context)),
+            Event::Wake { client } => self.with_client(client, Client::wake),
             Event::Fault => self.break_something(),
             Event::Look => {
                 self.checkers.look(&self.nodes);
@@ -397,7 +397,9 @@ impl World {
             Effect::Image { life, image, mut changed, deleted } => {
                 self.checkers.deleted(&deleted);
                 if let Some(sabotage) = self.sabotage {
-                    changed.iter_mut().for_each(|(_, _, state)| sabotage.seen(life.node, state));
+                    for (_, _, state) in &mut changed {
+                        sabotage.seen(life.node, state);
+                    }
                 }
                 self.checkers.image(life, &image, &changed);
             }

@@ -173,11 +173,15 @@ impl Consumer {
     ) {
         let response = context.read::<FetchResponse>(answer, VERSION);
         let (Some(response), Some(answer)) = (response, answer) else {
-            parts.iter().for_each(|(key, _)| self.back_off(context, *key));
+            for (key, _) in parts {
+                self.back_off(context, *key);
+            }
             return;
         };
         if response.error_code != 0 {
-            parts.iter().for_each(|(key, _)| self.back_off(context, *key));
+            for (key, _) in parts {
+                self.back_off(context, *key);
+            }
             return;
         }
         for topic in response.responses {
