@@ -77,8 +77,15 @@ impl Topics {
                 take_up(&partition, now, &change.new, &broker.standing(image, &change.topic));
             }
         }
+        let is_own = delta.brokers_changed.contains(&broker.node_id());
         if !delta.brokers_changed.is_empty() {
             for partition in self.open_partitions() {
+                let state = image.topic_by_id(partition.topic_id);
+                let state = state.and_then(|topic| topic.partition(partition.index));
+                if let Some(state) = state.filter(|_| is_own) {
+                    // Once it is registered it may lead.
+                    take_up(&partition, now, state, &broker.standing(image, &partition.topic));
+                }
                 partition.membership_changed(now, &broker.standing(image, &partition.topic));
             }
         }
@@ -218,7 +225,9 @@ impl Broker {
             min_insync: self.min_insync_replicas(image, topic),
             lag_ms_max: self.config.replica_lag_time_max_ms,
         };
-        Standing { image, settings }
+        let own = image.broker(self.node_id());
+        let is_registered = own.is_some_and(|own| own.incarnation == self.incarnation);
+        Standing { image, is_registered, settings }
     }
 
     /// Where this broker would go on as a follower of a partition, which need not be open for that.

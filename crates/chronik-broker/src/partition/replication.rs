@@ -62,6 +62,8 @@ pub(crate) enum Applied {
 /// What the image says of the brokers and the topic's settings.
 pub(crate) struct Standing<'a> {
     pub(crate) image: &'a MetadataImage,
+    /// Whether this process is registered, and not an earlier one of this node.
+    pub(crate) is_registered: bool,
     pub(crate) settings: LeaderSettings,
 }
 
@@ -100,7 +102,15 @@ impl Partition {
     ) -> Result<(), LogError> {
         self.is_shared.store(state.replicas.len() > 1, Ordering::Release);
         let outcome = match state.leader {
-            Some(leader) if leader == self.services.node_id => self.lead(now, state, standing),
+            Some(leader) if leader == self.services.node_id && standing.is_registered => {
+                self.lead(now, state, standing)
+            }
+            // An earlier process was elected. Whether this one still has what that one had, the cluster decides when it
+            // registers; until then it must add nothing to that epoch, not even its beginning.
+            Some(leader) if leader == self.services.node_id => {
+                self.follow(now, None, state.leader_epoch);
+                Ok(())
+            }
             leader => {
                 self.follow(now, leader, state.leader_epoch);
                 Ok(())

@@ -17,7 +17,7 @@ use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{
     AssignPartition, BeginControlledShutdown, Command, CommandBatch, ConfigResource, CreateTopic,
-    FenceBroker, SetConfig, SetPartitionLeader, UpdateIsr,
+    FenceBroker, RegisterBroker, SetConfig, SetPartitionLeader, UpdateIsr,
 };
 use chronik_replication::FollowerFetch;
 use chronik_types::{
@@ -25,7 +25,7 @@ use chronik_types::{
     TopicId,
 };
 
-use super::{Fixture, Pending, code, response};
+use super::{Fixture, NODE, Pending, code, response};
 use crate::config::{BrokerConfig, ClusterNode};
 use crate::partition::{Applied, LeaderAnswer, Watcher};
 
@@ -475,6 +475,22 @@ fn kafka_6975_a_follower_that_begins_within_a_batch_takes_the_whole_batch() {
     let applied = partition.apply_answer(now, answer(ErrorCode::None, 2, records));
     let Applied::At(position) = applied else { panic!("{applied:?}") };
     assert_eq!((position.log_start_offset, position.fetch_offset), (Offset(2), Offset(4)));
+}
+
+#[test]
+fn a_broker_does_not_go_on_in_an_epoch_of_its_earlier_process_before_it_is_registered() {
+    let fixture = three_brokers();
+    let endpoints = fixture.image().broker(NODE).unwrap().endpoints.clone();
+    apply(&fixture, vec![RegisterBroker::new(NODE, 99, endpoints).into()]);
+    let partition = fixture.partition("shared", 0);
+    assert_eq!(partition.log().latest_epoch(), None, "its log may be another than when it was elected");
+    let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
+    let error = refused.responses[0].partition_responses[0].error_code;
+    assert_eq!(code(error), ErrorCode::NotLeaderOrFollower);
+    fixture.broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+    lead(&fixture, 1);
+    let leader_epoch = partition.fetch_position().current_leader_epoch;
+    assert_eq!(partition.log().latest_epoch(), Some(leader_epoch));
 }
 
 fn delete(fixture: &Fixture, before: i64) -> Pending {
