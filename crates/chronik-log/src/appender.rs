@@ -52,6 +52,16 @@ struct Appending<'a> {
     next_offset: i64,
     group: Group,
     results: Vec<Option<Result<Appended, AppendError>>>,
+    tail: Tail,
+}
+
+/// Whether what is appended stays in memory for readers at the log's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tail {
+    /// The leader's: consumers and followers read there.
+    Kept,
+    /// A follower's, of which nobody reads. Its memory is the leaders'.
+    Dropped,
 }
 
 impl Log {
@@ -108,7 +118,7 @@ impl Log {
                 .map(|batch| Err(batch.err().unwrap_or_else(|| error.clone())))
                 .collect();
         }
-        let mut appending = Appending::new(self, &mut writer, &config, now, count);
+        let mut appending = Appending::new(self, &mut writer, &config, now, count, Tail::Kept);
         for (index, batch) in validated.into_iter().enumerate() {
             let outcome = batch.and_then(|batch| appending.add_client_batch(index, batch, leader_epoch));
             if let Err(error) = outcome {
@@ -130,7 +140,7 @@ impl Log {
         self.note(&mut writer, NoteKind::Append)?;
         let before = self.log_end_offset();
         let first_offset = batches.first().map_or(before, |(header, _)| header.base_offset);
-        let mut appending = Appending::new(self, &mut writer, &config, now, batches.len());
+        let mut appending = Appending::new(self, &mut writer, &config, now, batches.len(), Tail::Dropped);
         for (index, (header, bytes)) in batches.into_iter().enumerate() {
             if let Err(error) = appending.add_replica_batch(index, &header, bytes) {
                 // What was taken before it is in the producers' state, and so must be in the log, or undone.
@@ -229,7 +239,14 @@ impl Log {
 }
 
 impl<'a> Appending<'a> {
-    fn new(log: &'a Log, writer: &'a mut Writer, config: &'a LogConfig, now: Now, count: usize) -> Self {
+    fn new(
+        log: &'a Log,
+        writer: &'a mut Writer,
+        config: &'a LogConfig,
+        now: Now,
+        count: usize,
+        tail: Tail,
+    ) -> Self {
         Self {
             log,
             writer,
@@ -238,6 +255,7 @@ impl<'a> Appending<'a> {
             next_offset: log.log_end_offset().get(),
             group: Group::default(),
             results: (0..count).map(|_| None).collect(),
+            tail,
         }
     }
 
@@ -431,28 +449,37 @@ impl<'a> Appending<'a> {
         add(&counters.append_write_count, 1);
         add(&counters.appended_batch_count, group.batches.len() as u64);
         add(&counters.appended_bytes, group.bytes);
+        // Dropped outside the lock.
+        let mut old_ring = None;
         {
             let mut view = log.view.lock();
             let view = &mut *view;
-            let ring = view
-                .ring
-                .get_or_insert_with(|| Box::new(TailRing::new(Arc::clone(&log.dir.shared.tail_memory))));
+            let mut ring =
+                match self.tail {
+                    Tail::Kept => Some(view.ring.get_or_insert_with(|| {
+                        Box::new(TailRing::new(Arc::clone(&log.dir.shared.tail_memory)))
+                    })),
+                    Tail::Dropped => {
+                        // It reaches up to the log's end, or there is none.
+                        old_ring = view.ring.take();
+                        None
+                    }
+                };
             if let Some(segment) = view.segments.last_mut() {
                 for batch in &group.batches {
                     segment.add(batch.facts, self.config.index_interval_bytes);
                     let BatchFacts { base_offset, last_offset, .. } = batch.facts;
-                    ring.push(
-                        base_offset,
-                        last_offset,
-                        &batch.bytes,
-                        log.dir.shared.options.tail_ring_bytes_max,
-                    );
+                    if let Some(ring) = &mut ring {
+                        let bytes_max = log.dir.shared.options.tail_ring_bytes_max;
+                        ring.push(base_offset, last_offset, &batch.bytes, bytes_max);
+                    }
                 }
                 segment.last_append_ms = self.now.wall.get();
                 self.writer.unsynced.insert(segment.base_offset);
             }
             log.log_end_offset.store(self.next_offset, Ordering::Release);
         }
+        drop(old_ring);
         log.size_bytes.fetch_add(group.bytes, Ordering::Relaxed);
         log.dir.count_appended(group.bytes);
         if !group.undo.is_empty() {

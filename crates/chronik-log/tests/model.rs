@@ -347,3 +347,22 @@ fn a_follower_refuses_what_does_not_continue_its_log() {
     assert!(log.append_as_follower(now_at(0), broken.freeze()).is_err());
     assert_eq!(log.log_end_offset(), Offset(12));
 }
+
+#[test]
+fn only_a_leader_keeps_what_it_appends_in_memory() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append(&log, batch(BASE_MS, &[b"a"])).unwrap();
+    assert!(node.manager.tail_memory_bytes() > 0);
+    let epoch = log.latest_epoch().unwrap();
+    let mut followed = batch(BASE_MS, &[b"b"]);
+    chronik_protocol::records::patch_append(&mut followed, Offset(1), epoch);
+    log.append_as_follower(now_at(0), followed.freeze()).unwrap();
+    assert_eq!(node.manager.tail_memory_bytes(), 0);
+    append(&log, batch(BASE_MS, &[b"c"])).unwrap();
+    assert!(node.manager.tail_memory_bytes() > 0, "it leads again");
+    let expected = [(0, b"a".to_vec()), (1, b"b".to_vec()), (2, b"c".to_vec())];
+    for from in 0..3 {
+        assert_eq!(all_records(&log, from, 1_000), expected[usize::try_from(from).unwrap()..]);
+    }
+}

@@ -164,8 +164,8 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
 
     // The other nodes are heard only now: what they send changes the metadata, and everyone listens to that already.
     let network = match (links, &config.cluster_peers, cluster) {
-        (Some(links), Some(peers), Some(ClusterContext { sockets, runtime })) => {
-            let _runtime = runtime.enter();
+        (Some(links), Some(peers), Some(ClusterContext { sockets, peer_runtime, .. })) => {
+            let _runtime = peer_runtime.enter();
             Some(Arc::new(PeerNetwork::start(sockets, &links, peers, metadata.clone(), clock)))
         }
         _ => None,

@@ -69,8 +69,10 @@ pub type OnFailure = Arc<dyn Fn() + Send + Sync>;
 pub struct ClusterContext {
     /// The Raft port, listening already.
     pub sockets: Vec<TcpListener>,
-    /// What runs the connections.
+    /// What runs the connections over which records are replicated.
     pub runtime: tokio::runtime::Handle,
+    /// What runs the connections of the Raft port.
+    pub peer_runtime: tokio::runtime::Handle,
 }
 
 /// Ends when a node may serve its first request, or when it is clear that it never will.
@@ -190,10 +192,20 @@ fn start_and_wait(
         None => None,
         Some(own) => {
             let options = SocketOptions { port_variable: RAFT_PORT, ..SocketOptions::default() };
-            let sockets = runtime.block_on(net::bind(&config.bind.0, own.raft_port, options))?;
-            Some(ClusterContext { sockets, runtime: runtime.handle().clone() })
+            let peer_runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(PEER_THREADS)
+                .thread_name("peers")
+                .enable_all()
+                .build()?;
+            let sockets = peer_runtime.block_on(net::bind(&config.bind.0, own.raft_port, options))?;
+            let runtime = runtime.handle().clone();
+            Some((
+                ClusterContext { sockets, runtime, peer_runtime: peer_runtime.handle().clone() },
+                peer_runtime,
+            ))
         }
     };
+    let (cluster, peer_runtime) = cluster.unzip();
     let mut sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
     for external in config.external_listeners.iter().flat_map(ExternalListeners::as_slice) {
         let options = SocketOptions { port_variable: EXTERNAL_LISTENERS, ..config.socket_options() };
@@ -282,12 +294,20 @@ fn start_and_wait(
     // Up to here it says that this node is stopping.
     drop(http_worker);
     runtime.shutdown_background();
+    if let Some(peer_runtime) = peer_runtime {
+        peer_runtime.shutdown_background();
+    }
     tracing::info!("Shut down");
     Ok(match reason {
         Stop::Signal(_) => ExitCode::SUCCESS,
         Stop::Failed => ExitCode::from(EXIT_FAILURE),
     })
 }
+
+/// Threads for what the nodes of a cluster say to each other. The network's threads write to the disk, and stand still
+/// for as long as the kernel makes them wait when it is full of data to be written; heartbeats must not stand still with
+/// them. There are two, because one may be busy with a request that a peer has passed on.
+const PEER_THREADS: usize = 2;
 
 /// Threads that read cold chunks of files. More than a disk takes at once would only wait for each other.
 const BLOCKING_THREADS_MAX: usize = 16;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 use chronik_broker::{Lane, PeerAnswer, PeerClient, PeerError};
 use chronik_types::NodeId;
 use parking_lot::Mutex;
@@ -27,6 +27,10 @@ const SILENCE_EXTRA: Duration = Duration::from_secs(2);
 const LENGTH_BYTES: usize = 4;
 /// What is read at a time into an answer's buffer, so that a length alone allocates nothing.
 const READ_BYTES: usize = 1 << 20;
+/// What is read of an answer before its length is known: all of it, where producers send small batches.
+const FIRST_READ_BYTES: usize = 64 << 10;
+/// The memory of a longer answer is given back, so that a replica that was far behind once does not hold it for ever.
+const REUSED_BYTES_MAX: usize = 1 << 20;
 /// Requests that wait for one connection. The broker has one under way; more are a mistake.
 const WAITING_MAX: usize = 2;
 
@@ -81,15 +85,22 @@ impl PeerClient for ReplicaClient {
     }
 }
 
+/// A connection and the memory for what comes from it.
+struct Connection {
+    address: (String, u16),
+    stream: TcpStream,
+    /// Empty between two answers. The memory of an answer is used again for the next one where nobody holds on to it.
+    received: BytesMut,
+}
+
 /// Sends one request after the other.
 async fn serve(mut calls: mpsc::Receiver<Call>, bounds: Bounds) {
-    let mut connection: Option<((String, u16), TcpStream)> = None;
+    let mut connection: Option<Connection> = None;
     while let Some(Call { address, frame, done }) = calls.recv().await {
-        let open = connection.take().filter(|(known, _)| *known == address);
-        let outcome = exchange(open.map(|(_, stream)| stream), &address, &frame, bounds).await;
-        match outcome {
-            Ok((stream, answer)) => {
-                connection = Some((address, stream));
+        let open = connection.take().filter(|open| open.address == address);
+        match exchange(open, &address, &frame, bounds).await {
+            Ok((open, answer)) => {
+                connection = Some(open);
                 done(Ok(answer));
             }
             Err(error) => {
@@ -101,36 +112,48 @@ async fn serve(mut calls: mpsc::Receiver<Call>, bounds: Bounds) {
 }
 
 async fn exchange(
-    stream: Option<TcpStream>,
+    open: Option<Connection>,
     address: &(String, u16),
     frame: &Bytes,
     Bounds { response_bytes_max, silence_max }: Bounds,
-) -> io::Result<(TcpStream, Bytes)> {
-    let mut stream = if let Some(stream) = stream {
-        stream
+) -> io::Result<(Connection, Bytes)> {
+    let mut connection = if let Some(open) = open {
+        open
     } else {
         let stream = limited(CONNECT_MAX, TcpStream::connect((address.0.as_str(), address.1))).await?;
         stream.set_nodelay(true)?;
-        stream
+        Connection { address: address.clone(), stream, received: BytesMut::new() }
     };
+    let Connection { stream, received, .. } = &mut connection;
     limited(silence_max, stream.write_all(frame)).await?;
-    let mut length = [0; LENGTH_BYTES];
-    limited(silence_max, stream.read_exact(&mut length)).await?;
-    let len_bytes = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    // The length comes with what follows it: most answers take one system call.
+    while received.len() < LENGTH_BYTES {
+        received.reserve(FIRST_READ_BYTES);
+        if limited(silence_max, stream.read_buf(received)).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let len_bytes = usize::try_from(received.get_u32()).unwrap_or(usize::MAX);
     if len_bytes > response_bytes_max {
         let text = format!("an answer of {len_bytes} bytes is longer than {response_bytes_max}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
-    let mut answer = BytesMut::with_capacity(len_bytes.min(READ_BYTES));
-    while answer.len() < len_bytes {
-        let missing = len_bytes - answer.len();
-        answer.reserve(missing.min(READ_BYTES));
-        let mut part = (&mut stream).take(u64::try_from(missing).unwrap_or(u64::MAX));
-        if limited(silence_max, part.read_buf(&mut answer)).await? == 0 {
+    while received.len() < len_bytes {
+        let missing = len_bytes - received.len();
+        received.reserve(missing.min(READ_BYTES));
+        let mut part = (&mut *stream).take(u64::try_from(missing).unwrap_or(u64::MAX));
+        if limited(silence_max, part.read_buf(received)).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    Ok((stream, answer.freeze()))
+    if received.len() > len_bytes {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to nothing follows the answer"));
+    }
+    let answer = received.split().freeze();
+    if len_bytes > REUSED_BYTES_MAX {
+        *received = BytesMut::new();
+    }
+    Ok((connection, answer))
 }
 
 async fn limited<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -2,8 +2,8 @@
 //!
 //! Each node listens on its Raft port and keeps one outgoing connection to every peer; what it receives comes in on
 //! the connections of the others. Snapshots go on connections of their own, so that heartbeats never wait behind
-//! them. The tasks run on tokio beside the Kafka listener; the Raft thread puts messages into queues and is handed
-//! what arrives, and waits for neither.
+//! them. The tasks run on threads of their own, which write no records and so never wait for a disk; the Raft thread
+//! puts messages into queues and is handed what arrives, and waits for neither.
 //!
 //! A connection that closes is tried again at once. If that is refused, the process at the other end is gone: a
 //! follower of it need not wait for its election timeout, and a leader can fence it (raft.md, 13).
