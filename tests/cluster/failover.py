@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
 
 from followers import Follower, all_go_on, following
 from network import SUBNET, Network, Unavailable
-from rolling import Producer, all_in_sync
+from rolling import Producer, all_in_sync, led_by
 
 import report
 import wire
@@ -197,39 +197,54 @@ def stopped(is_controller: bool) -> None:
     with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
         cluster.start()
         world = World(cluster, REQUEST_TIMEOUT_S)
-        application = started_application(cluster)
+        application = Application()
         with following(world.followers):
             for _ in range(rounds()):
                 world.whole()
-                world.measure(figures, world.victim(is_controller).stop, 1.0)
-        application.stopping.set()
-        application.thread.join(90)
+                with application.writing(cluster):
+                    world.measure(figures, world.victim(is_controller).stop, 1.0)
         figures.tell()
-        tell_application(application)
+        application.tell()
         cluster.check_logs()
 
 
-def started_application(cluster: Cluster) -> Producer:
-    """A producer of librdkafka that has become itself: what its first records wait for is no matter of failover."""
-    application = Producer(cluster, TOPIC, True)
-    application.partitions = PARTITIONS
-    application.thread.start()
-    eventually("it writes", lambda: len(application.acknowledged) > 100)
-    application.took_s.clear()
-    return application
+class Application:
+    """What applications of librdkafka with default settings saw of several rounds.
 
+    Each round has a producer of its own: one that has failed to reach the same broker again and again within seconds
+    leaves it alone for up to ten, which no cluster can do anything about.
+    """
 
-def tell_application(application: Producer) -> None:
-    """What an application with default settings saw: no error, and nothing without an outcome."""
-    ordered = sorted(application.took_s)
-    at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 for share in (0.5, 0.99, 0.999)]
-    print(
-        f"  an application meanwhile: {len(ordered)} records acknowledged, {len(application.errors)} errors; latency "
-        f"median {at[0]:.1f}, p99 {at[1]:.1f}, p99.9 {at[2]:.1f}, worst {ordered[-1] * 1000:.1f} ms",
-        flush=True,
-    )
-    expect("no error reaches the application", application.errors, [])
-    expect("every record is acknowledged", len(application.acknowledged), application.sent_count)
+    def __init__(self) -> None:
+        self.took_s: list[float] = []
+        self.errors: list[str] = []
+
+    @contextlib.contextmanager
+    def writing(self, cluster: Cluster) -> Iterator[None]:
+        """Write for as long as something else is done."""
+        producer = Producer(cluster, TOPIC, True)
+        producer.partitions = PARTITIONS
+        producer.thread.start()
+        eventually("it writes", lambda: len(producer.acknowledged) > 100)
+        # What its first records wait for is no matter of failover.
+        producer.took_s.clear()
+        yield
+        producer.stopping.set()
+        producer.thread.join(90)
+        self.took_s += producer.took_s
+        self.errors += producer.errors
+        expect("every record is acknowledged", len(producer.acknowledged), producer.sent_count)
+
+    def tell(self) -> None:
+        """One line; an error is the case's failure."""
+        ordered = sorted(self.took_s)
+        at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000 for share in (0.5, 0.99, 0.999)]
+        print(
+            f"  applications meanwhile: {len(ordered)} records acknowledged, {len(self.errors)} errors; latency "
+            f"median {at[0]:.1f}, p99 {at[1]:.1f}, p99.9 {at[2]:.1f}, worst {ordered[-1] * 1000:.1f} ms",
+            flush=True,
+        )
+        expect("no error reaches an application", self.errors, [])
 
 
 def a_leader_is_stopped_that_is_not_the_controller() -> None:
@@ -246,19 +261,20 @@ def rolling_restarts() -> None:
         cluster.start()
         with cluster.nodes[0].connect() as connection:
             create_topics(connection, {TOPIC: (PARTITIONS, 3)})
-        application = started_application(cluster)
+        application = Application()
         for _ in range(OPTIONS["rolls"]):
-            for node in cluster.nodes:
+            with application.writing(cluster):
+                for node in cluster.nodes:
+                    all_in_sync(cluster, [TOPIC])
+                    node.stop()
+                    node.spawn()
+                    node.wait_until_ready()
                 all_in_sync(cluster, [TOPIC])
-                node.stop()
-                node.spawn()
-                node.wait_until_ready()
-        all_in_sync(cluster, [TOPIC])
-        time.sleep(1)
-        application.stopping.set()
-        application.thread.join(90)
+                # Everybody leads again what it is meant to, by itself.
+                eventually("leaders return", lambda: len(led_by(cluster, [TOPIC])) == len(cluster.nodes), 60)
+                time.sleep(1)
         print(f"{OPTIONS['rolls']} rolling restarts of three nodes; goal: worst 500 ms", flush=True)
-        tell_application(application)
+        application.tell()
         cluster.check_logs()
 
 

@@ -16,9 +16,12 @@ from itertools import pairwise
 import wire
 from cluster import metadata
 
-NOT_LEADER = 6
+# Errors after which clients look for the leader; after others they try it again.
+LEADER_ERRORS = {3, 5, 6, 74, 76}
 # What Java's producer waits before it tries again (retry.backoff.ms).
 RETRY_BACKOFF_S = 0.1
+# How long a broker that was lost is asked for metadata only where there is no other.
+LOST_S = 5.0
 # Between one acknowledgement and the next record: what is measured are hundreds of milliseconds.
 PACE_S = 0.005
 
@@ -61,6 +64,7 @@ class Follower:
         self.leader = -1
         self.asked = partition
         self.connections: dict[int, wire.Connection] = {}
+        self.lost_s: dict[int, float] = {}
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
@@ -69,7 +73,7 @@ class Follower:
         records = wire.batch(b"x" * 100).encode()
         body = produce_body(self.topic, self.partition, int(self.request_timeout_s * 1000), records)
         while not self.stopping.is_set():
-            if self.leader < 0 and not self.find_leader(self.leader):
+            if self.leader < 0 and not self.find_leader():
                 self.stopping.wait(RETRY_BACKOFF_S)
                 continue
             leader = self.leader
@@ -78,15 +82,16 @@ class Follower:
             except (OSError, wire.Closed) as error:
                 self.lose(leader, error)
                 self.leader = -1
-                self.stopping.wait(0 if self.find_leader(leader) and self.leader != leader else RETRY_BACKOFF_S)
+                self.stopping.wait(0 if self.find_leader() and self.leader != leader else RETRY_BACKOFF_S)
                 continue
             if code == 0:
                 self.acknowledged_s.append(time.monotonic())
                 self.stopping.wait(PACE_S)
                 continue
             self.setbacks[f"error {code}" + (", which names the next leader" if named >= 0 else "")] += 1
-            self.leader = named
-            if named < 0:
+            if code in LEADER_ERRORS:
+                self.leader = named
+            if code not in LEADER_ERRORS or named < 0:
                 self.stopping.wait(RETRY_BACKOFF_S)
         for connection in self.connections.values():
             connection.socket.close()
@@ -100,12 +105,14 @@ class Follower:
     def lose(self, node: int, error: Exception) -> None:
         """A broker has closed the connection, or is silent."""
         self.setbacks["timed out" if isinstance(error, TimeoutError) else "disconnected"] += 1
+        self.lost_s[node] = time.monotonic()
         if connection := self.connections.pop(node, None):
             connection.socket.close()
 
-    def find_leader(self, lost: int) -> bool:
-        """Ask the next broker who leads, and not one that has just been lost; whether it knew."""
-        nodes = [node for node in sorted(self.brokers) if node != lost]
+    def find_leader(self) -> bool:
+        """Ask the next broker who leads, rather one that was not just lost; whether it knew."""
+        recently = time.monotonic() - LOST_S
+        nodes = [node for node in sorted(self.brokers) if self.lost_s.get(node, 0.0) < recently] or sorted(self.brokers)
         self.asked = nodes[(nodes.index(self.asked) + 1) % len(nodes)] if self.asked in nodes else nodes[0]
         try:
             told = metadata(self.connect(self.asked), [self.topic]).topics[self.topic]

@@ -117,9 +117,14 @@ fn elect(
     }
 }
 
-/// The commands that give partitions back to their preferred leaders, where those are in sync and in service.
-pub(super) fn preferred_elections(image: &MetadataImage) -> Vec<Command> {
-    let live: BTreeSet<NodeId> = image.active_brokers().map(|broker| broker.id).collect();
+/// The commands that give partitions back to their preferred leaders, where those are in sync and in service, and
+/// `may_return`.
+pub(super) fn preferred_elections(
+    image: &MetadataImage,
+    may_return: &dyn Fn(NodeId) -> bool,
+) -> Vec<Command> {
+    let live: BTreeSet<NodeId> =
+        image.active_brokers().map(|broker| broker.id).filter(|node| may_return(*node)).collect();
     let mut commands = Vec::new();
     for topic in image.topics() {
         for (index, state) in topic.partitions() {
@@ -300,7 +305,7 @@ mod tests {
         world.apply(commands);
         assert_eq!(world.state(), [(Some(2), vec![2, 3]), (Some(2), vec![2, 3]), (Some(3), vec![3, 2])]);
         assert!(elections(&world.image(), &Leaving::default(), &|_| UNCLEAN).is_empty());
-        assert!(preferred_elections(&world.image()).is_empty(), "it is not given anything back");
+        assert!(preferred_elections(&world.image(), &|_| true).is_empty(), "it is not given anything back");
     }
 
     #[test]
@@ -320,12 +325,12 @@ mod tests {
         let world = World::new();
         world.fence(1);
         world.unfence(1);
-        assert!(preferred_elections(&world.image()).is_empty(), "broker 1 is not in sync yet");
+        assert!(preferred_elections(&world.image(), &|_| true).is_empty(), "broker 1 is not in sync yet");
         world.apply(vec![UpdateIsr::new(TOPIC, PartitionIndex(0), &[1, 2, 3].map(NodeId), None).into()]);
-        let commands = preferred_elections(&world.image());
+        let commands = preferred_elections(&world.image(), &|_| true);
         assert_eq!(commands.len(), 1);
         world.apply(commands);
         assert_eq!(world.state()[0].0, Some(1));
-        assert!(preferred_elections(&world.image()).is_empty());
+        assert!(preferred_elections(&world.image(), &|_| true).is_empty());
     }
 }

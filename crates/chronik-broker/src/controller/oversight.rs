@@ -4,6 +4,7 @@
 //! been fenced, partitions that wait for the last of their ISR, changes that crossed on the way. And from time to time
 //! partitions go back to their preferred leaders.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chronik_raft::metadata::{Command, CommandBatch, ConfigResource, MetadataImage};
@@ -16,6 +17,11 @@ use super::elections::{Leaving, TopicRules, elections, preferred_elections};
 
 /// How often partitions go back to their preferred leaders, in milliseconds.
 const PREFERRED_LEADERS_MS: u64 = 5_000;
+
+/// How long a broker is in service before partitions go back to it, in milliseconds. Clients that could not reach it leave
+/// it alone for longer each time they try (librdkafka: up to 2 s after half a second of failures), and would find their
+/// leader gone there.
+const SETTLED_MS: u64 = 3_000;
 
 /// The config that says it, on topics and on the broker alike.
 const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
@@ -33,6 +39,23 @@ struct State {
     settled: Option<Affairs>,
     is_proposing: bool,
     preferred_at: Option<MonotonicMs>,
+    /// Since when each broker has been in service, by its registration, as far as this node has led.
+    in_service_since: BTreeMap<NodeId, (BrokerEpoch, MonotonicMs)>,
+}
+
+impl State {
+    /// Notes who is in service; when the last of them will have been for long enough, if that is to come.
+    fn note_service(&mut self, now: MonotonicMs, image: &MetadataImage) -> Option<MonotonicMs> {
+        let is_active = |node: &NodeId, epoch: &BrokerEpoch| {
+            image.broker(*node).is_some_and(|broker| broker.is_active() && broker.epoch == *epoch)
+        };
+        self.in_service_since.retain(|node, (epoch, _)| is_active(node, epoch));
+        for broker in image.active_brokers() {
+            self.in_service_since.entry(broker.id).or_insert((broker.epoch, now));
+        }
+        let last = self.in_service_since.values().map(|(_, since)| since.plus_ms(SETTLED_MS)).max();
+        last.filter(|settled| now < *settled)
+    }
 }
 
 /// What elections depend on: with the same of it they are not looked at again.
@@ -71,6 +94,7 @@ impl Broker {
             return None;
         }
         let again = Some(now.monotonic.plus_ms(AGAIN_MS));
+        let settled_at = state.note_service(now.monotonic, &image);
         if state.is_proposing {
             return again;
         }
@@ -91,9 +115,13 @@ impl Broker {
         if now.monotonic < due {
             return Some(due);
         }
-        let next = now.monotonic.plus_ms(PREFERRED_LEADERS_MS);
+        let next = settled_at.unwrap_or_else(|| now.monotonic.plus_ms(PREFERRED_LEADERS_MS));
         state.preferred_at = Some(next);
-        let commands = preferred_elections(&image);
+        let has_settled = |node: NodeId| {
+            let since = state.in_service_since.get(&node).map(|(_, since)| *since);
+            since.is_some_and(|since| SETTLED_MS <= now.monotonic.since_ms(since))
+        };
+        let commands = preferred_elections(&image, &has_settled);
         if !commands.is_empty() {
             tracing::debug!("Giving {} partitions back to their preferred leaders", commands.len());
             state.is_proposing = true;

@@ -17,7 +17,7 @@ use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{
     AssignPartition, BeginControlledShutdown, Command, CommandBatch, ConfigResource, CreateTopic,
-    FenceBroker, RegisterBroker, SetConfig, SetPartitionLeader, UpdateIsr,
+    FenceBroker, RegisterBroker, SetConfig, SetPartitionLeader, UnfenceBroker, UpdateIsr,
 };
 use chronik_replication::FollowerFetch;
 use chronik_types::{
@@ -614,6 +614,28 @@ fn kip_460_preferred_leaders_are_elected_when_asked_for() {
         let answer = elect(&fixture, version, 0, Some(&[("shared", &[0])]));
         assert_eq!(codes(&answer), [("shared", 0, ErrorCode::PreferredLeaderNotAvailable)]);
     }
+}
+
+#[test]
+fn preferred_leaders_come_back_by_themselves_once_clients_can_have_found_them() {
+    let fixture = three_brokers();
+    let oversee = |ms: u64| {
+        for _ in 0..ms / 100 {
+            fixture.pass(100);
+            fixture.broker.run_controller(fixture.broker.clock.now());
+        }
+    };
+    oversee(20_000);
+    // It was away, and is in service again.
+    lead(&fixture, 2);
+    apply(&fixture, vec![FenceBroker::new(NodeId(1), None).into()]);
+    oversee(200);
+    apply(&fixture, vec![UnfenceBroker::new(NodeId(1), None).into()]);
+    apply(&fixture, vec![UpdateIsr::new(TOPIC, INDEX, &[1, 2, 3].map(NodeId), None).into()]);
+    oversee(2_900);
+    assert_eq!(leader(&fixture), Some(2), "it has just come");
+    oversee(5_200);
+    assert_eq!(leader(&fixture), Some(1));
 }
 
 #[test]
