@@ -201,6 +201,10 @@ fn groups_are_sent_away_and_read_again_when_the_lead_has_stayed() {
     for _ in 0..20 {
         fixture.pass(100);
     }
-    let joining = fixture.send(9, &join("", None));
-    assert!(joining.lock().is_none(), "and groups form: {joining:?}");
+    let known: JoinGroupResponse = fixture.call(9, &join("", None));
+    assert_eq!(
+        code(known.error_code),
+        ErrorCode::MemberIdRequired,
+        "and the group is the one that was written"
+    );
 }
