@@ -10,7 +10,7 @@ use chronik_raft::{
     BarrierDone, Dropped, MetadataListener, MetadataLog, PeerMessage, ProposalDone, QuorumState, RaftHandle,
     Transport,
 };
-use chronik_types::{NodeId, PartitionIndex, Term, TopicId};
+use chronik_types::{MonotonicMs, NodeId, PartitionIndex, Term, TopicId};
 use parking_lot::Mutex;
 
 /// What a node does besides answering requests: on a server, each is a thread.
@@ -201,6 +201,11 @@ impl MetadataLog for Metadata {
     fn set_broker_incarnation(&self, incarnation: u128) {
         self.handle.set_broker_incarnation(incarnation);
         self.wake();
+    }
+
+    // Not the trait's own answer, with which a broker that is cut off takes itself for the leader for ever (ADR 13).
+    fn contact_until(&self) -> MonotonicMs {
+        self.handle.contact_until()
     }
 
     fn image(&self) -> Arc<MetadataImage> {

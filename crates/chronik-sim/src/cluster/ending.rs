@@ -68,13 +68,14 @@ impl World {
             };
             let quorum = process.handle.quorum();
             self.trace.note(format_args!(
-                "END node {}, life {}: serves {}, term {}, leader {:?}, applied {}",
+                "END node {}, life {}: serves {}, term {}, leader {:?}, applied {}, contact {:?}",
                 node.id,
                 process.life.number,
                 node.serving().is_some(),
                 quorum.term,
                 quorum.leader,
-                quorum.applied_index
+                quorum.applied_index,
+                chronik_raft::MetadataLog::contact_until(&process.handle)
             ));
             let image = process.handle.image();
             for topic in image.topics() {

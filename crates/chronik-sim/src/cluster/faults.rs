@@ -290,7 +290,8 @@ impl World {
                 soon
             }
             Entry::Registered => {
-                if !process.broker.is_in_service() || !process.broker.is_initialized() {
+                let is_in_contact = process.broker.is_in_contact(now.monotonic);
+                if !is_in_contact || !process.broker.is_in_service() || !process.broker.is_initialized() {
                     return soon;
                 }
                 if let Some(epoch) = process.broker.registered_epoch()

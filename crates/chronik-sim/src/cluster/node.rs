@@ -181,11 +181,12 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
     let boot_id = format!("boot-{}", node.boot);
     let image = handle.image();
     let values = config.topic_values.at(&image, node.id);
-    let logs = LogManager::open(
+    let last_life = LastLife::new(Arc::clone(&disk), Path::new(DATA_DIR), boot_id.clone());
+    let starting = LogManager::open(
         Arc::clone(&disk),
         vec![PathBuf::from(DATA_DIR)],
         ManagerOptions {
-            boot_id: boot_id.clone(),
+            boot_id,
             checkpoint_interval_ms: plan.checkpoint_ms,
             tail_ring_bytes_max: plan.tail_ring_bytes,
             open_files_max: 64,
@@ -194,10 +195,16 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
         Arc::new(move |topic: &str| topic_log_config(&image, &values, topic)),
         now,
     )
-    .map_err(|error| told(&error))?
-    .finish(now);
+    .map_err(|error| told(&error))?;
+    // The recovery takes away what shows that records are lost. A process that ends before it is registered leaves
+    // nothing else to tell the next one.
+    let loser = last_life.clone();
+    starting.set_loss_listener(Box::new(move || {
+        // A disk that takes neither the record nor its removal keeps the damage as well.
+        let _ = loser.forget();
+    }));
+    let logs = starting.finish(now);
 
-    let last_life = LastLife::new(Arc::clone(&disk), Path::new(DATA_DIR), boot_id);
     let flush = effects.clone();
     logs.flush_queue().set_waker(Box::new(move || flush.due(life, Duty::Flush, 0)));
     let links = Arc::new(Links { life, effects: effects.clone() });
