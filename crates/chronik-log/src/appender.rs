@@ -340,15 +340,15 @@ impl<'a> Appending<'a> {
             return Err(AppendError::UnexpectedOffset { base_offset: header.base_offset, log_end_offset });
         }
         let epoch = header.partition_leader_epoch;
-        let latest_epoch = self.log.latest_epoch().unwrap_or(LeaderEpoch::NONE);
+        let latest_epoch = self.log.epoch_before(Offset(self.next_offset)).unwrap_or(LeaderEpoch::NONE);
         if epoch < latest_epoch {
             return Err(AppendError::LeaderEpochRegressed { epoch, latest_epoch });
         }
         let facts = self.make_room(base_offset, header)?;
-        if epoch > latest_epoch {
+        if self.log.latest_epoch().unwrap_or(LeaderEpoch::NONE) != epoch {
             // The epoch is only known to begin here once everything before it is in the log.
             self.write_group()?;
-            self.log.assign_epoch(self.writer, epoch.get(), base_offset)?;
+            self.log.take_over_epoch(self.writer, epoch.get(), base_offset)?;
         }
         let marker = marker_epoch(header, &bytes);
         self.group.undo.extend(self.writer.producers.replay(header, marker));

@@ -287,6 +287,17 @@ impl Log {
         self.view.lock().epochs.latest().map(|entry| LeaderEpoch(entry.epoch))
     }
 
+    /// The epoch of the last record, where the log has one. Unlike [`latest_epoch`](Self::latest_epoch) it is never one
+    /// that has begun and in which nothing was appended.
+    pub fn last_record_epoch(&self) -> Option<LeaderEpoch> {
+        self.epoch_before(self.log_end_offset())
+    }
+
+    /// The epoch of the last record below `end_offset`, at which the log ends or will end.
+    pub(crate) fn epoch_before(&self, end_offset: Offset) -> Option<LeaderEpoch> {
+        self.view.lock().epochs.epoch_for_offset(end_offset.get().saturating_sub(1)).map(LeaderEpoch)
+    }
+
     /// Where `leader_epoch` ends, or `None` where the log does not know.
     pub fn end_offset_for_epoch(&self, leader_epoch: LeaderEpoch) -> Option<EpochEndOffset> {
         let view = self.view.lock();
@@ -396,6 +407,23 @@ impl Log {
         };
         epochs.assign(epoch, start_offset);
         self.store_epochs(writer, epochs)
+    }
+
+    /// Notes that the leader's next batch, at `base_offset`, is of `epoch`. An epoch that was begun at the log's end when
+    /// this replica led, and of which it has no records, is not the leader's history and gives way.
+    pub(crate) fn take_over_epoch(
+        &self,
+        writer: &mut Writer,
+        epoch: i32,
+        base_offset: i64,
+    ) -> Result<(), LogError> {
+        let mut epochs = self.view.lock().epochs.clone();
+        let has_dropped = epochs.truncate_from_end(self.log_end_offset().get());
+        if epochs.assign(epoch, base_offset) || has_dropped {
+            self.store_epochs(writer, epochs)
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes the epochs' file and lets readers see them.

@@ -461,3 +461,20 @@ fn a_partition_that_cannot_be_read_is_not_replaced_by_an_empty_one() {
     let log = node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
     assert!(matches!(log, Err(LogError::Io { .. })));
 }
+
+/// What was made since the last checkpoint is as if it had never been written where a power loss took its beginning.
+#[test]
+fn a_log_does_not_begin_after_a_segment_whose_contents_a_power_loss_took() {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    for at in 0..40 {
+        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+    assert!(log.segment_count() > 3);
+    drop(log);
+    node.disk.open(&segment(0, "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
+    let node = node.restart(Crash::Process, "boot-2");
+    let log = node.log();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(0)));
+    assert_eq!(append(&log, batch(BASE_MS, &[b"again"])).unwrap().first_offset, Offset(0));
+}

@@ -366,3 +366,30 @@ fn only_a_leader_keeps_what_it_appends_in_memory() {
         assert_eq!(all_records(&log, from, 1_000), expected[usize::try_from(from).unwrap()..]);
     }
 }
+
+/// Replication point 2: a leader whose log a power loss has cut begins its epoch earlier than its followers know it.
+#[test]
+fn an_epoch_without_records_gives_way_to_the_leaders_history() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    let follow = |base_offset, epoch| {
+        let mut bytes = batch(BASE_MS, &[b"v"]);
+        chronik_protocol::records::patch_append(&mut bytes, Offset(base_offset), LeaderEpoch(epoch));
+        log.append_as_follower(now_at(0), bytes.freeze())
+    };
+    let end = |epoch| {
+        let end = log.end_offset_for_epoch(LeaderEpoch(epoch)).unwrap();
+        (end.leader_epoch.get(), end.end_offset.get())
+    };
+    log.begin_epoch(LeaderEpoch(1)).unwrap();
+    assert_eq!((log.latest_epoch(), log.last_record_epoch()), (Some(LeaderEpoch(1)), None));
+    follow(0, 0).unwrap();
+    log.begin_epoch(LeaderEpoch(3)).unwrap();
+    assert_eq!(log.last_record_epoch(), Some(LeaderEpoch(0)), "where a follower goes on from");
+    follow(1, 0).unwrap();
+    assert_eq!((log.latest_epoch(), end(0)), (Some(LeaderEpoch(0)), (0, 2)));
+    log.begin_epoch(LeaderEpoch(3)).unwrap();
+    follow(2, 2).unwrap();
+    assert_eq!((end(0), end(2)), ((0, 2), (2, 3)), "the epoch before begins where it did");
+    assert!(follow(3, 1).is_err(), "epochs of records never decrease");
+}

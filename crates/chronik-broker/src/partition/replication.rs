@@ -525,7 +525,9 @@ impl Partition {
 
 /// Where a follower of `log` goes on in `leader_epoch`.
 pub(crate) fn position_in(log: &Log, leader_epoch: LeaderEpoch) -> FetchPosition {
-    let last_fetched_epoch = log.latest_epoch().unwrap_or(LeaderEpoch::NONE);
+    // Not an epoch that this broker began as a leader and in which it has no records: a log that a power loss has cut is
+    // no part of the epoch that its leader was in, and would be taken for one up to its end.
+    let last_fetched_epoch = log.last_record_epoch().unwrap_or(LeaderEpoch::NONE);
     FetchPosition {
         fetch_offset: log.log_end_offset(),
         log_start_offset: log.log_start_offset(),

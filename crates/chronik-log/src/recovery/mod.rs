@@ -148,6 +148,9 @@ impl Recovery<'_> {
                     "the segment holds nothing that can be read; it is removed",
                 );
                 self.remove_segment_files(base_offset)?;
+                // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
+                // go on, at the next one, as if what is missing had been deleted.
+                self.is_damaged |= self.known.rebooted;
             }
         }
         let offsets = self.settle_offsets(&mut segments)?;

@@ -151,20 +151,23 @@ impl RaftNode {
             && let Some(round) = self.reads.rounds.get_mut(&round)
         {
             round.stage = Stage::Confirmed { index: LogIndex(index) };
-            let begun_at = round.begun_at;
-            self.note_contact(begun_at);
         }
     }
 
-    /// Ends the rounds that this node's image has reached.
+    /// Ends the rounds that this node's image has reached: as of when the last of them began, the image was the cluster's.
     pub(super) fn finish_reads(&mut self) {
         let applied_index = self.image.applied_index();
         let reached = self.reads.rounds.extract_if(.., |_, round| match round.stage {
             Stage::Asking { .. } => false,
             Stage::Confirmed { index } => index <= applied_index,
         });
-        let reached: Vec<BarrierDone> = reached.flat_map(|(_, round)| round.waiting).collect();
+        let (begun, waiting): (Vec<MonotonicMs>, Vec<Vec<BarrierDone>>) =
+            reached.map(|(_, round)| (round.begun_at, round.waiting)).unzip();
+        let reached: Vec<BarrierDone> = waiting.into_iter().flatten().collect();
         self.reads.waiting_count = self.reads.waiting_count.saturating_sub(reached.len());
+        if let Some(begun_at) = begun.into_iter().max() {
+            self.note_contact(begun_at);
+        }
         for done in reached {
             done(Ok(Arc::clone(&self.image)));
         }
