@@ -91,9 +91,11 @@ impl Topics {
         }
     }
 
-    /// Every partition that has been asked for.
+    /// Every partition that has been asked for, in an order that does not change from run to run.
     pub(crate) fn open_partitions(&self) -> Vec<Arc<Partition>> {
-        self.open.read().values().cloned().collect()
+        let mut found: Vec<_> = self.open.read().values().cloned().collect();
+        found.sort_unstable_by_key(|partition| (partition.topic_id, partition.index));
+        found
     }
 
     /// Gives the logs of these topics the settings that are in force now.

@@ -64,8 +64,16 @@ impl Groups {
         self.shards.write().remove(&key)
     }
 
+    /// Every shard, in an order that does not change from run to run.
     fn all(&self) -> Vec<Arc<Shard>> {
-        self.shards.read().values().cloned().collect()
+        self.in_order().into_iter().map(|(_, shard)| shard).collect()
+    }
+
+    fn in_order(&self) -> Vec<((TopicId, PartitionIndex), Arc<Shard>)> {
+        let mut found: Vec<_> =
+            self.shards.read().iter().map(|(key, shard)| (*key, Arc::clone(shard))).collect();
+        found.sort_unstable_by_key(|(key, _)| *key);
+        found
     }
 
     /// Follows a change of the image: shards come and go with the lead of their partitions, offsets go with their
@@ -95,9 +103,7 @@ impl Groups {
     /// Others may coordinate these groups by now: whoever waits is told to look for them.
     pub(crate) fn lose_contact(&self, now: Now, image: &MetadataImage) {
         let _changing = self.changing.lock();
-        let shards: Vec<_> =
-            self.shards.read().iter().map(|(key, shard)| (*key, Arc::clone(shard))).collect();
-        for ((topic_id, index), shard) in shards {
+        for ((topic_id, index), shard) in self.in_order() {
             let state = image.topic_by_id(topic_id).and_then(|topic| topic.partition(index));
             if state.is_some_and(|state| state.replicas.len() > 1) {
                 self.remove((topic_id, index));
@@ -225,16 +231,8 @@ impl Broker {
     /// The groups that this broker coordinates, shard by shard and in the order of their ids within each. Shards that
     /// nobody has asked for yet are left alone.
     pub fn group_stats(&self) -> Vec<GroupStats> {
-        let mut shards = self
-            .groups
-            .shards
-            .read()
-            .iter()
-            .map(|(key, shard)| (*key, Arc::clone(shard)))
-            .collect::<Vec<_>>();
-        shards.sort_by_key(|(key, _)| *key);
         let now = self.clock.now();
-        shards.iter().flat_map(|(_, shard)| shard.read(now, GroupCoordinator::group_stats)).collect()
+        self.groups.all().iter().flat_map(|shard| shard.read(now, GroupCoordinator::group_stats)).collect()
     }
 
     fn shard_of(
