@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import report
@@ -107,6 +108,16 @@ def what_is_missing_is_told_on_every_node() -> None:
         cluster.check_logs()
 
 
+def led_by(node: Node, topic: str, wanted: list[int]) -> Callable[[], bool]:
+    """Whether a node sees these leaders."""
+    return lambda: leaders(node, topic) == wanted
+
+
+def leaderless(node: Node, topic: str, index: int) -> Callable[[], bool]:
+    """Whether a node sees a partition without a leader."""
+    return lambda: leaders(node, topic)[index] == -1
+
+
 def partitions_without_enough_or_any_are_told_on_every_node() -> None:
     with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         cluster.start()
@@ -116,10 +127,11 @@ def partitions_without_enough_or_any_are_told_on_every_node() -> None:
         # Replicas are [1], [2], [3] and [1, 2], [2, 3], [3, 1].
         three.kill()
         for node in (one, two):
-            eventually(f"node {node.node_id} sees no leader", lambda n=node: leaders(n, "alone") == [1, 2, -1])
-            eventually(f"node {node.node_id} sees leaders", lambda n=node: leaders(n, "paired") == [1, 2, 1])
+            eventually(f"node {node.node_id} sees no leader", led_by(node, "alone", [1, 2, -1]))
+            eventually(f"node {node.node_id} sees leaders", led_by(node, "paired", [1, 2, 1]))
             for topic, expected in (
-                ("alone", {"unavailable": [2], "at-min-isr": [0, 1, 2]}),
+                # Kafka's tool counts what has no leader as below its minimum.
+                ("alone", {"unavailable": [2], "under-min-isr": [2], "at-min-isr": [0, 1, 2]}),
                 ("paired", {"under-replicated": [1, 2], "under-min-isr": [1, 2], "at-min-isr": [0]}),
             ):
                 found = {which: described(node, which, topic) for which in FILTERS}
@@ -142,7 +154,7 @@ def an_operator_takes_a_leader_that_lacks_records() -> None:
         eventually("two nodes are there", lambda: leaders(one, "risky")[1] == -1)
         three.wait_until_ready()
         for node in (one, three):
-            eventually("it waits for node 2", lambda n=node: leaders(n, "risky")[1] == -1)
+            eventually("it waits for node 2", leaderless(node, "risky", 1))
             expect(f"unavailable, at node {node.node_id}", described(node, "unavailable", "risky"), [1])
         asked = ["--topic", "risky", "--partition", "1"]
         said = tool(one, "LeaderElectionCommand", "--election-type", "preferred", *asked, code=1)
@@ -151,8 +163,8 @@ def an_operator_takes_a_leader_that_lacks_records() -> None:
         for node in (one, three):
             expect(f"node 3 leads, at node {node.node_id}", leaders(node, "risky")[1], 3)
             expect("and all are served", described(node, "unavailable", "risky"), [])
-        said = [line for node in (one, three) for line in node.log().splitlines()]
-        lines = [line for line in said if "Leader of risky-1 is now 3" in line]
+        logged = [line for node in (one, three) for line in node.log().splitlines()]
+        lines = [line for line in logged if "Leader of risky-1 is now 3" in line]
         expect("it is told once", len(lines), 1)
         expect("with its cause", "unclean election, records may be lost" in lines[0], True)
         two.spawn()

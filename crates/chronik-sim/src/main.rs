@@ -36,6 +36,9 @@ struct Arguments {
     /// The nodes of each cluster, 3 or 5; each seed draws its own where it is not given.
     #[arg(long, value_parser = clap::value_parser!(u8).range(3..=5))]
     nodes: Option<u8>,
+    /// Seeds to leave out, with commas between: those whose violations are known and not mended yet.
+    #[arg(long, value_delimiter = ',')]
+    except: Vec<u64>,
     /// Go on after a violation, and tell the seed of each.
     #[arg(long)]
     keep_going: bool,
@@ -96,6 +99,9 @@ fn main() -> std::io::Result<ExitCode> {
                     let is_over = !arguments.keep_going && first_failed.load(Ordering::Relaxed) < seed;
                     if arguments.seeds.end <= seed || is_over {
                         return;
+                    }
+                    if arguments.except.contains(&seed) {
+                        continue;
                     }
                     let (told, counts) = arguments.live(seed, false);
                     if let Some(finding) = told.finding {
