@@ -201,7 +201,7 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
     let loser = last_life.clone();
     starting.set_loss_listener(Box::new(move || {
         // A disk that takes neither the record nor its removal keeps the damage as well.
-        let _ = loser.forget();
+        drop(loser.forget());
     }));
     let logs = starting.finish(now);
 
