@@ -56,32 +56,32 @@ fn bites(sabotage: Sabotage, rules: &[Rule]) {
     assert!(rules.contains(&finding.rule), "{sabotage:?} is noticed by another checker: {finding}");
 }
 
-#[test]
-fn the_checkers_of_records_bite() {
-    bites(
-        Sabotage::LyingDisk,
-        // What was never synced may come back torn as well as not at all.
-        &[Rule::Acknowledged, Rule::OneValue, Rule::InSync, Rule::Skips, Rule::Order, Rule::Logs],
-    );
-    bites(
-        Sabotage::ForgetUncleanEnds,
-        &[Rule::Acknowledged, Rule::OneValue, Rule::InSync, Rule::Skips, Rule::Order],
-    );
-    bites(Sabotage::AcknowledgeAhead, &[Rule::Acknowledged, Rule::OneValue, Rule::InSync, Rule::Order]);
-    bites(Sabotage::ForgetProducers, &[Rule::Order]);
-    bites(Sabotage::SendOutOfOrder, &[Rule::Order]);
-    bites(Sabotage::SkipRecords, &[Rule::Skips]);
-    bites(Sabotage::TellOldWatermarks, &[Rule::Watermarks]);
-    bites(Sabotage::ForgetCommits, &[Rule::Commits]);
+/// One test for each rule that is broken on purpose, and the checkers that may be the first to notice.
+macro_rules! sabotages {
+    ($($name:ident: $sabotage:ident is noticed by $($rule:ident)|+;)+) => {
+        $(
+            #[test]
+            fn $name() {
+                bites(Sabotage::$sabotage, &[$(Rule::$rule),+]);
+            }
+        )+
+    };
 }
 
-#[test]
-fn the_checkers_of_nodes_bite() {
-    bites(Sabotage::StoreOtherBytes, &[Rule::SameBytes, Rule::OneValue]);
-    bites(Sabotage::DamageDisks, &[Rule::Logs]);
-    bites(Sabotage::IgnoreFailedSyncs, &[Rule::FailedSync]);
-    bites(Sabotage::SeeAnotherLeader, &[Rule::OneLeader]);
-    bites(Sabotage::SeeAnotherIsr, &[Rule::Images]);
-    bites(Sabotage::NeverHeal, &[Rule::Convergence]);
-    bites(Sabotage::Panic, &[Rule::Panic]);
+sabotages! {
+    // What was never synced may come back torn as well as not at all.
+    lying_disks_bite: LyingDisk is noticed by Acknowledged | OneValue | InSync | Skips | Order | Logs;
+    forgotten_unclean_ends_bite: ForgetUncleanEnds is noticed by Acknowledged | OneValue | InSync | Skips | Order;
+    acknowledgements_ahead_bite: AcknowledgeAhead is noticed by Acknowledged | OneValue | InSync | Order;
+    forgotten_producers_bite: ForgetProducers is noticed by Order;
+    skipped_records_bite: SkipRecords is noticed by Skips;
+    old_watermarks_bite: TellOldWatermarks is noticed by Watermarks;
+    forgotten_commits_bite: ForgetCommits is noticed by Commits;
+    other_bytes_bite: StoreOtherBytes is noticed by SameBytes | OneValue;
+    damaged_disks_bite: DamageDisks is noticed by Logs;
+    ignored_failed_syncs_bite: IgnoreFailedSyncs is noticed by FailedSync;
+    another_leader_bites: SeeAnotherLeader is noticed by OneLeader;
+    another_isr_bites: SeeAnotherIsr is noticed by Images;
+    nodes_that_never_meet_bite: NeverHeal is noticed by Convergence;
+    panics_bite: Panic is noticed by Panic;
 }

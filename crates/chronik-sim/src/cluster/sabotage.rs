@@ -38,8 +38,6 @@ pub enum Sabotage {
     ForgetUncleanEnds,
     /// Producers are not told apart, so that what is sent again is stored again.
     ForgetProducers,
-    /// A producer's batches overtake each other.
-    SendOutOfOrder,
     /// Readers are not given every record.
     SkipRecords,
     /// Readers are told old high watermarks.
@@ -69,12 +67,11 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
         Self::ForgetProducers,
-        Self::SendOutOfOrder,
         Self::SkipRecords,
         Self::TellOldWatermarks,
         Self::ForgetCommits,

@@ -191,11 +191,7 @@ impl Producer {
                 continue;
             }
             let in_flight_max = if lane.is_known { self.in_flight_max } else { 1 };
-            let mut order: Vec<usize> = (first..lane.batches.len().min(in_flight_max)).collect();
-            if context.sabotage == Some(Sabotage::SendOutOfOrder) {
-                order.reverse();
-            }
-            for position in order {
+            for position in first..lane.batches.len().min(in_flight_max) {
                 let Some(batch) = lane.batches.get_mut(position) else { break };
                 let token = self.next_token;
                 self.next_token += 1;
