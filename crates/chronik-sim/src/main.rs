@@ -119,7 +119,9 @@ fn main() -> std::io::Result<ExitCode> {
     writeln!(out, "{}", progress.summary())?;
     let failed = first_failed.into_inner();
     if failed == u64::MAX && !arguments.trace {
-        writeln!(out, "{count} seeds, no violation")?;
+        let left_out = arguments.except.iter().filter(|seed| arguments.seeds.contains(seed)).count();
+        let lived = count.saturating_sub(u64::try_from(left_out).unwrap_or(0));
+        writeln!(out, "{lived} seeds, no violation; {left_out} left out")?;
         return Ok(ExitCode::SUCCESS);
     }
     let told = if failed == u64::MAX { arguments.seeds.start } else { failed };
