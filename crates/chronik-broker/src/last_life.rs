@@ -3,7 +3,8 @@
 //! A broker keeps the epoch of its registration beside its logs. It tells that epoch when it registers anew, unless the
 //! machine has started again without the logs having been closed in good order: what was not synced is gone then, and the
 //! cluster must not count on this node's copies (KIP-966). A process that was killed on a machine that went on has lost
-//! nothing, unless its disk failed or its logs are found damaged: then the record is given up before anything else. Whatever is missing, unreadable or of another registration counts as a loss.
+//! nothing, unless its disk failed or its logs are found damaged: then the record is given up before anything else.
+//! Whatever is missing, unreadable or of another registration counts as a loss.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -96,7 +96,6 @@ fn a_flipped_bit_behind_the_checkpoint_ends_the_log_there() {
     }
 }
 
-/// Damages a file, starts, and expects all records and a log that goes on.
 #[test]
 fn a_damaged_segment_ends_the_log_and_is_told_though_only_the_process_has_ended() {
     let node = Node::new(small_segments());
@@ -119,6 +118,7 @@ fn a_damaged_segment_ends_the_log_and_is_told_though_only_the_process_has_ended(
     assert!(node.manager.has_lost_records(), "others have what is missing");
 }
 
+/// Damages a file, starts, and expects all records and a log that goes on.
 fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     let (disk, records) = written(clean);
     damage(&disk);
