@@ -100,8 +100,9 @@ pub(crate) struct LogDir {
     start_moved: AtomicBool,
     /// Whether anything changed since the last checkpoint.
     changed: AtomicBool,
-    /// Whether segments were cleaned since the last synced checkpoint, so that the next one is synced too.
-    cleaned: AtomicBool,
+    /// Whether the journal was told, since the last synced checkpoint, what must outlast a power loss. Then the next one
+    /// is synced too: with it goes the journal, and an older checkpoint without the journal speaks of what is no more.
+    has_synced_notes: AtomicBool,
     /// Whether the file that says how far logs were cleaned is behind.
     cleaner_offsets_changed: AtomicBool,
     /// Held while that file is written.
@@ -122,7 +123,7 @@ impl LogDir {
             uncheckpointed_bytes: AtomicU64::new(0),
             start_moved: AtomicBool::new(false),
             changed: AtomicBool::new(false),
-            cleaned: AtomicBool::new(false),
+            has_synced_notes: AtomicBool::new(false),
             cleaner_offsets_changed: AtomicBool::new(false),
             cleaner_offsets: Mutex::new(()),
             removals: RemovalQueue::default(),
@@ -204,7 +205,10 @@ impl LogDir {
         kind: NoteKind,
         offset: i64,
     ) -> Result<u64, LogError> {
-        self.changed.store(true, Ordering::Release);
+        if kind.is_synced() {
+            self.mark_synced_notes();
+        }
+        self.mark_changed();
         let mut journal = self.journal.lock();
         journal
             .note(&*self.disk, partition, kind, offset)
@@ -241,15 +245,14 @@ impl LogDir {
         self.start_moved.swap(false, Ordering::AcqRel)
     }
 
-    /// Notes that segments are about to be cleaned: once the journal that says so is gone, only a checkpoint that
-    /// survives a power loss may stand for it.
-    pub(crate) fn mark_cleaned(&self) {
-        self.cleaned.store(true, Ordering::Release);
+    /// Asks that the next checkpoint be synced, for the sake of what the journal says that must outlast a power loss.
+    pub(crate) fn mark_synced_notes(&self) {
+        self.has_synced_notes.store(true, Ordering::Release);
         self.mark_changed();
     }
 
-    pub(crate) fn take_cleaned(&self) -> bool {
-        self.cleaned.swap(false, Ordering::AcqRel)
+    pub(crate) fn take_synced_notes(&self) -> bool {
+        self.has_synced_notes.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) fn mark_cleaner_offsets_changed(&self) {

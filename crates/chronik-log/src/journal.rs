@@ -47,7 +47,7 @@ impl NoteKind {
         [Self::Append, Self::Cut, Self::Restart, Self::LogStart, Self::Delete, Self::Clean];
 
     /// Whether the note must survive a power loss.
-    const fn is_synced(self) -> bool {
+    pub(crate) const fn is_synced(self) -> bool {
         match self {
             Self::Cut | Self::Restart | Self::Clean => true,
             Self::Append | Self::LogStart | Self::Delete => false,

@@ -213,9 +213,9 @@ fn write_checkpoint(
     let old_generation = dir.generation();
     let generation = old_generation + 1;
     dir.start_journal(generation);
-    // What the old journal said of cleaned segments must outlast a power loss.
-    let cleaned = dir.take_cleaned();
-    let synced = synced || cleaned;
+    // What the old journal said of cuts and of cleaned segments must outlast a power loss.
+    let had_synced_notes = dir.take_synced_notes();
+    let synced = synced || had_synced_notes;
     home.old_journals.lock().push(old_generation);
     let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
     for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
@@ -226,8 +226,8 @@ fn write_checkpoint(
     manager.write_cleaner_offsets(dir)?;
     if let Err(source) = checkpoint::store(&*manager.disk, &dir.path, &contents, synced) {
         dir.mark_changed();
-        if cleaned {
-            dir.mark_cleaned();
+        if had_synced_notes {
+            dir.mark_synced_notes();
         }
         return Err(LogError::io("write the checkpoint of", &dir.path, source));
     }

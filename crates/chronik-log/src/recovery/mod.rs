@@ -184,10 +184,22 @@ impl Recovery<'_> {
 
     /// Whether a power loss took data before a segment that no one was told is durable. Then it is as if the segment
     /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments.)
+    ///
+    /// Without a checkpoint nothing tells where the log should begin, and holes are left to logs that may have been
+    /// compacted and to those that Kafka wrote, which come with checkpoints of Kafka's.
     fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
-        let (true, Some(checkpoint)) = (self.known.rebooted, &self.known.checkpoint) else { return false };
-        let expected = before.last().map_or(checkpoint.log_start_offset, |segment| segment.next_offset);
-        expected < base_offset && checkpoint.recovery_point.max(self.cleaned_end()) < base_offset
+        if !self.known.rebooted {
+            return false;
+        }
+        let before = before.last().map(|segment| segment.next_offset);
+        let (expected, kept_below) = match &self.known.checkpoint {
+            Some(checkpoint) => (before.unwrap_or(checkpoint.log_start_offset), checkpoint.recovery_point),
+            None if self.config.cleanup_policy.compact || self.known.kafka_high_watermark.is_some() => {
+                return false;
+            }
+            None => (before.unwrap_or(base_offset), self.cleaned_up_to().unwrap_or(i64::MIN)),
+        };
+        expected < base_offset && kept_below.max(self.cleaned_end()) < base_offset
     }
 
     /// Whether a segment before is damaged, and nothing says that what follows was synced.
