@@ -528,8 +528,7 @@ def a_leader_that_sleeps_is_replaced() -> None:
         cluster.wait_until_ready()
         with leader.connect() as connection:
             expect("it follows", create_topics(connection, {"awake": (3, 3)})["awake"], (0, None))
-        wanted = first.metadata(None).topics
-        eventually("it knows all", lambda: leader.metadata(None).topics == wanted)
+        eventually("it knows all", lambda: tells_the_same(leader, first))
         expect("another leads", cluster.leader() is not leader, True)
         cluster.check_logs()
 
@@ -588,13 +587,18 @@ def a_follower_far_behind_catches_up_by_snapshot() -> None:
             expect("create", create_topics(connection, {"after": (6, 2)})["after"][0], 0)
         away.spawn()
         cluster.wait_until_ready()
-        # Replicas come back into the ISR meanwhile, so that both are asked each time.
-        eventually("the same topics", lambda: away.metadata(None).topics == busy.metadata(None).topics)
+        eventually("the same topics", lambda: tells_the_same(away, busy))
         taken = lines_of(away.log_since(size), "metadata snapshot installed")
         expect("a snapshot was taken", len(taken) >= 1, True)
         with away.connect() as connection:
             expect("and it works", create_topics(connection, {"again": (3, 3)})["again"][0], 0)
         cluster.check_logs()
+
+
+def tells_the_same(one: Node, other: Node) -> bool:
+    """Whether two nodes know the same topics. Both are asked each time: replicas come back into the ISR and preferred
+    leaders into their office meanwhile, so that what was told once is soon no longer so."""
+    return one.metadata(None).topics == other.metadata(None).topics
 
 
 def raft_log(node: Node) -> Path:
@@ -618,8 +622,7 @@ def a_torn_frame_is_cut_and_a_flipped_byte_stops_the_node() -> None:
         path.write_bytes(whole + bytes(37))
         follower.spawn()
         cluster.wait_until_ready()
-        wanted = cluster.leader().metadata(None).topics
-        eventually("it has all again", lambda: follower.metadata(None).topics == wanted)
+        eventually("it has all again", lambda: tells_the_same(follower, cluster.leader()))
         follower.kill()
         path = raft_log(follower)
         whole = path.read_bytes()
@@ -658,8 +661,7 @@ def a_full_disk_under_the_metadata_log() -> None:
                     expect("the others decide", create_topics(connection, {name: (3, 2)})[name][0], 0)
             expect("the node lives and answers", (node.alive(), is_up(node)), (True, True))
             ballast.unlink()
-            wanted = cluster.nodes[0].metadata(None).topics
-            eventually("it catches up once there is room", lambda: node.metadata(None).topics == wanted, 30)
+            eventually("it catches up once there is room", lambda: tells_the_same(node, cluster.nodes[0]))
             with node.connect() as connection:
                 expect("and decides with them", create_topics(connection, {"room": (3, 3)})["room"][0], 0)
             cluster.check_logs()
