@@ -94,6 +94,8 @@ pub(crate) struct LogDir {
     /// The generation of `journal`, readable without its lock. A log that noted itself under an older generation
     /// notes itself again before it writes.
     generation: AtomicU64,
+    /// Whether directories of partitions may have got other names that a power loss would take back.
+    has_unsynced_renames: AtomicBool,
     /// Bytes appended since the last checkpoint.
     uncheckpointed_bytes: AtomicU64,
     /// Whether a log's start moved, so that segments can go.
@@ -120,6 +122,8 @@ impl LogDir {
             offline: OnceLock::new(),
             journal,
             generation: AtomicU64::new(0),
+            // The last process may have left some.
+            has_unsynced_renames: AtomicBool::new(true),
             uncheckpointed_bytes: AtomicU64::new(0),
             start_moved: AtomicBool::new(false),
             changed: AtomicBool::new(false),
@@ -205,13 +209,33 @@ impl LogDir {
         kind: NoteKind,
         offset: i64,
     ) -> Result<u64, LogError> {
-        if kind.is_synced() {
+        self.write_note(partition, kind, offset, kind.is_synced())
+    }
+
+    /// The same, with a note that survives a power loss whatever its kind.
+    pub(crate) fn note_synced(
+        &self,
+        partition: &TopicPartition,
+        kind: NoteKind,
+        offset: i64,
+    ) -> Result<u64, LogError> {
+        self.write_note(partition, kind, offset, true)
+    }
+
+    fn write_note(
+        &self,
+        partition: &TopicPartition,
+        kind: NoteKind,
+        offset: i64,
+        synced: bool,
+    ) -> Result<u64, LogError> {
+        if synced {
             self.mark_synced_notes();
         }
         self.mark_changed();
         let mut journal = self.journal.lock();
         journal
-            .note(&*self.disk, partition, kind, offset)
+            .note(&*self.disk, partition, kind, offset, synced)
             .map_err(|source| self.write_failed("write the journal", &journal.path(), source))?;
         Ok(journal.generation())
     }
@@ -221,6 +245,19 @@ impl LogDir {
         let mut journal = self.journal.lock();
         *journal = Journal::new(self.path.clone(), generation);
         self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Notes that a partition's directory got another name.
+    pub(crate) fn mark_renamed(&self) {
+        self.has_unsynced_renames.store(true, Ordering::Release);
+    }
+
+    /// Makes the new names durable, before something else takes the place of what was renamed.
+    pub(crate) fn sync_renames(&self) -> Result<(), LogError> {
+        if self.has_unsynced_renames.swap(false, Ordering::AcqRel) {
+            self.disk.sync_dir(&self.path).map_err(|source| self.sync_failed(&self.path, source))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn count_appended(&self, bytes: u64) {

@@ -107,9 +107,10 @@ impl EpochCache {
         text
     }
 
-    /// Reads what [`to_file`](Self::to_file) writes; `None` for anything else.
+    /// Reads what [`to_file`](Self::to_file) writes; `None` for anything else. Every line has its end: without that a number
+    /// may have lost digits.
     pub(crate) fn from_file(text: &str) -> Option<Self> {
-        let mut lines = text.lines();
+        let mut lines = text.strip_suffix('\n')?.lines();
         if lines.next()? != "0" {
             return None;
         }
@@ -185,7 +186,7 @@ mod tests {
         let epochs = cache(&[(0, 0), (5, 1234)]);
         assert_eq!(epochs.to_file(), "0\n2\n0 0\n5 1234\n");
         assert_eq!(EpochCache::from_file(&epochs.to_file()), Some(epochs));
-        for bad in ["", "1\n0\n", "0\n2\n0 0\n", "0\n1\n0 x\n", "0\n1\n-1 0\n", "0\nx\n"] {
+        for bad in ["", "1\n0\n", "0\n2\n0 0\n", "0\n1\n0 x\n", "0\n1\n-1 0\n", "0\nx\n", "0\n1\n0 12"] {
             assert_eq!(EpochCache::from_file(bad), None, "{bad:?}");
         }
     }

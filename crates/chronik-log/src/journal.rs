@@ -7,7 +7,8 @@
 //! The file is named by the generation of the checkpoint that comes after it. It is not synced: it guards against
 //! the death of the process, after which the page cache is still there. After a reboot it is not believed.
 //!
-//! Notes of cuts and cleans are the exception: they are synced, as they make what was synced before untrue.
+//! Notes of cuts and cleans are the exception: they are synced, as they make what was synced before untrue. So is the note
+//! of a new start before segments go: without it their absence would look like a loss.
 //!
 //! Layout: notes one after the other, each the kind (1 byte), an offset (8 bytes), the name of the partition's
 //! directory after its length (2 bytes), and the CRC-32C of all that.
@@ -46,7 +47,7 @@ impl NoteKind {
     const ALL: [Self; 6] =
         [Self::Append, Self::Cut, Self::Restart, Self::LogStart, Self::Delete, Self::Clean];
 
-    /// Whether the note must survive a power loss.
+    /// Whether the note must always survive a power loss.
     pub(crate) const fn is_synced(self) -> bool {
         match self {
             Self::Cut | Self::Restart | Self::Clean => true,
@@ -91,6 +92,7 @@ impl Journal {
         partition: &TopicPartition,
         kind: NoteKind,
         offset: i64,
+        synced: bool,
     ) -> io::Result<()> {
         let file = if let Some(file) = &self.file {
             file
@@ -106,7 +108,7 @@ impl Journal {
         put_u32(&mut note, crc);
         file.write_all_at(&note, self.len_bytes)?;
         self.len_bytes += note.len() as u64;
-        if kind.is_synced() {
+        if synced {
             file.sync_data()?;
             disk.sync_dir(&self.dir)?;
         }

@@ -18,9 +18,9 @@ pub(crate) fn format(offsets: &BTreeMap<TopicPartition, i64>) -> String {
     text
 }
 
-/// Reads such a file; `None` when it is damaged.
+/// Reads such a file; `None` when it is damaged. Every line has its end: without that a number may have lost digits.
 pub(crate) fn parse(contents: &[u8]) -> Option<BTreeMap<TopicPartition, i64>> {
-    let mut lines = std::str::from_utf8(contents).ok()?.lines();
+    let mut lines = std::str::from_utf8(contents).ok()?.strip_suffix('\n')?.lines();
     if lines.next()? != "0" {
         return None;
     }
@@ -44,7 +44,7 @@ mod tests {
             BTreeMap::from([(TopicPartition::new("a", 0), 7), (TopicPartition::new("b.c-d", 12), 0)]);
         assert_eq!(format(&offsets), "0\n2\na 0 7\nb.c-d 12 0\n");
         assert_eq!(parse(format(&offsets).as_bytes()), Some(offsets));
-        for bad in ["", "1\n0\n", "0\n1\n", "0\n1\na 0\n", "0\n1\na x 0\n"] {
+        for bad in ["", "1\n0\n", "0\n1\n", "0\n1\na 0\n", "0\n1\na x 0\n", "0\n1\na 0 12"] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -257,6 +257,11 @@ impl Log {
     /// Notes that the log was cut: what is appended from `offset` on is not clean. The caller holds `reshaping`.
     pub(crate) fn note_cut(&self, view: &mut View, offset: i64) {
         view.cut_count += 1;
+        self.note_clean_end(offset);
+    }
+
+    /// Notes that nothing from `offset` on is clean.
+    pub(crate) fn note_clean_end(&self, offset: i64) {
         if self.cleaned_up_to.load(Ordering::Acquire) > offset {
             self.set_cleaned_up_to(Some(offset));
         }

@@ -124,6 +124,8 @@ impl LogManager {
         }
         let dir = self.choose_dir()?;
         let path = dir.partition_path(partition);
+        // Or a power loss might bring the log of a deleted topic back under this name.
+        dir.sync_renames()?;
         dir.disk
             .create_dir_all(&path)
             .map_err(|source| dir.write_failed("make the directory", &path, source))?;
@@ -218,6 +220,7 @@ impl LogManager {
         let unique = (u128::from(now.wall.get().unsigned_abs()) << 64) | u128::from(count);
         let from = dir.partition_path(partition);
         let to = dir.path.join(names::renamed_dir(partition, unique, suffix));
+        dir.mark_renamed();
         dir.disk.rename(&from, &to).map_err(|source| dir.write_failed("rename", &from, source))?;
         self.logs.write().remove(partition);
         self.failed.write().remove(partition);

@@ -2,6 +2,7 @@
 
 use chronik_types::Now;
 
+use crate::journal::NoteKind;
 use crate::log::{Log, Writer};
 use crate::segment::Segment;
 use crate::stats::add;
@@ -71,14 +72,12 @@ impl Log {
                 rolled => rolled?,
             }
         }
-        let gone: Vec<Segment> = {
-            let mut view = self.view.lock();
-            view.segments.drain(..count).collect()
-        };
-        let new_start = self.view.lock().segments.first().map(|segment| segment.base_offset);
+        let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
         if let Some(new_start) = new_start {
+            self.note_start(new_start)?;
             self.move_start(writer, new_start)?;
         }
+        let gone: Vec<Segment> = self.view.lock().segments.drain(..count).collect();
         for segment in gone {
             self.retire_segment(writer, now, segment.base_offset, config.file_delete_delay_ms)?;
             self.dir.shared.files.forget_segment(self.view.lock().file_number, segment.base_offset);
@@ -86,6 +85,16 @@ impl Log {
             add(&self.dir.shared.counters.deleted_segment_count, 1);
         }
         Ok(count)
+    }
+
+    /// Makes durable where the log will begin: a power loss may leave a checkpoint that is older than the segments which
+    /// go now, and a log that begins behind its start has lost what it began with.
+    fn note_start(&self, offset: i64) -> Result<(), LogError> {
+        match self.dir.note_synced(&self.partition, NoteKind::LogStart, offset) {
+            // A full disk must not keep anyone from making room on it. The next checkpoint, which is synced, has it.
+            Ok(_) | Err(LogError::DiskFull { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 

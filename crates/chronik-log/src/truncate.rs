@@ -15,6 +15,9 @@ use crate::scan::{BatchWalker, ScanError};
 use crate::segment::Segment;
 use crate::{LogError, names};
 
+/// How often the place of a cut is looked for again until it is found where it was the last time.
+const CUT_READS_MAX: usize = 4;
+
 impl Log {
     /// Cuts the log so that it ends at or before `offset`, and forgets the leader epochs that begin at or after its new
     /// end. False where it ended there already.
@@ -75,6 +78,7 @@ impl Log {
             self.clear(&mut writer, now, log_start_offset.get())?;
             return Ok(true);
         }
+        self.note_clean_end(end_offset);
         self.end_at(&mut writer, end_offset)?;
         self.reload_producers(&mut writer, end_offset)?;
         self.dir.mark_changed();
@@ -197,16 +201,20 @@ impl Log {
         let file_number = self.view.lock().file_number;
         let from =
             self.position_before(file_number, base_offset, segment.size_bytes, offset).map_err(failed)?;
-        let mut walker = BatchWalker::headers(&*file, from, segment.size_bytes);
-        let mut end = (segment.size_bytes, offset);
-        while let Some(found) = walker.next_header().map_err(failed)? {
-            if offset <= found.last_offset() {
-                end = (found.position, offset.min(found.header.base_offset.get()));
+        // Headers are not held against checksums here, and a bit that flips on its way from the disk must not decide what
+        // goes: what is found must be found twice.
+        let find = || find_end(&*file, from, segment, offset);
+        let mut end = find().map_err(failed)?;
+        for _ in 0..CUT_READS_MAX {
+            let before = std::mem::replace(&mut end, find().map_err(failed)?);
+            if before == end {
                 break;
             }
         }
         let path = self.file_path(base_offset, names::LOG);
         file.truncate(end.0).map_err(|source| self.dir.cut_failed("cut", &path, source))?;
+        // What is appended now must not come to lie before, or between, batches that the power brings back.
+        file.sync_data().map_err(|source| self.dir.sync_failed(&path, source))?;
         let relative = segment.relative(end.1).unwrap_or(0);
         self.cut_indexes(segment, relative)?;
         segment.size_bytes = end.0;
@@ -296,6 +304,25 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Where a segment ends, in bytes and as an offset, once what holds `offset` or more is cut off. `from` is a batch's
+/// position. That is not beyond what is there: where offsets are missing at the end, the leader tells what follows them.
+fn find_end(
+    file: &dyn chronik_disk::DiskFile,
+    from: u64,
+    segment: &Segment,
+    offset: i64,
+) -> Result<(u64, i64), ScanError> {
+    let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
+    let mut behind = (segment.size_bytes == 0).then_some(segment.base_offset);
+    while let Some(found) = walker.next_header()? {
+        if offset <= found.last_offset() {
+            return Ok((found.position, behind.unwrap_or(offset).min(found.header.base_offset.get())));
+        }
+        behind = Some(found.last_offset().saturating_add(1));
+    }
+    Ok((segment.size_bytes, behind.unwrap_or(offset)))
 }
 
 /// Finds a cut segment's largest timestamp: the time index knows it up to its last entry, the rest is walked.

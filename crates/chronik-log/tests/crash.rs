@@ -196,6 +196,48 @@ fn a_producers_last_five_batches_are_known_after_the_process_died() {
     }
 }
 
+/// The checkpoint that knew of the new start is lost with the power, and an older one says that the log begins at 0.
+#[test]
+fn what_was_deleted_from_the_start_is_not_taken_for_lost() {
+    let config = LogConfig { segment_bytes: 300, file_delete_delay_ms: 0, ..LogConfig::default() };
+    for seed in 0..40 {
+        let node = Node::new(config.clone());
+        append(&node.log(), batch(BASE_MS, &[b"first"])).unwrap();
+        node.manager.maintain(now_at(10_000));
+        for _ in 0..20 {
+            append(&node.log(), batch(BASE_MS, &[&[b'v'; 90]])).unwrap();
+        }
+        assert_eq!(node.log().sync().unwrap(), Offset(21));
+        node.log().set_high_watermark(Offset(21));
+        node.log().delete_records(Offset(10)).unwrap();
+        node.manager.maintain(now_at(20_000));
+        assert!(node.log().segment_count() < 14);
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = node.log();
+        assert!(log.log_start_offset() <= Offset(10), "seed {seed}: {}", log.log_start_offset());
+        assert_eq!(all_records(&log, 10, 100).len(), 11, "seed {seed}");
+    }
+}
+
+/// Sectors in the middle of a segment that was closed and not synced yet may be gone while its end is there.
+#[test]
+fn closed_segments_are_read_where_no_checkpoint_vouches_for_them() {
+    let config = LogConfig { segment_bytes: 4_000, index_interval_bytes: 100, ..LogConfig::default() };
+    for seed in 0..40 {
+        let node = Node::new(config.clone());
+        for at in 0..60 {
+            append(&node.log(), batch(BASE_MS + at, &[&[b'v'; 90]])).unwrap();
+        }
+        assert!(node.log().segment_count() > 2);
+        node.disk.sync_dir(&dir()).unwrap();
+        node.disk.sync_dir(&partition_dir()).unwrap();
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = node.log();
+        let end = log.log_end_offset().get();
+        assert_eq!(i64::try_from(all_records(&log, 0, 1_000).len()).unwrap(), end, "seed {seed}");
+    }
+}
+
 /// The older of two checkpoints speaks of what was cut off since; the newer one is not synced and may be lost with the
 /// power, and the journal that told of the cut went when it was written.
 #[test]

@@ -199,6 +199,55 @@ fn a_topic_that_was_made_anew_is_not_taken_for_the_one_before_after_a_power_loss
     }
 }
 
+/// The topic id of the log that takes a deleted one's place is lost with the power; then nothing of the deleted one may
+/// be there for it.
+#[test]
+fn a_deleted_log_does_not_come_back_in_another_ones_place() {
+    for seed in 0..60 {
+        let node = Node::new(LogConfig::default());
+        node.disk.sync_dir(std::path::Path::new("/")).unwrap();
+        let log = node.log();
+        for _ in 0..5 {
+            append(&log, batch(BASE_MS, &[b"old"])).unwrap();
+        }
+        drop(log);
+        node.manager.delete(now_at(0), &partition()).unwrap();
+        let other = TopicId(77);
+        let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
+        append(&log, batch(BASE_MS, &[b"new"])).unwrap();
+        drop(log);
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        if let Ok(log) = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)) {
+            let found = all_records(&log, 0, 1000);
+            assert!(found.iter().all(|(_, value)| value == b"new"), "seed {seed}: {found:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_clean_shutdown_knew_of_a_deleted_log_is_not_believed_of_the_next_one() {
+    for same_topic in [false, true] {
+        let node = Node::new(LogConfig::default());
+        for _ in 0..5 {
+            append(&node.log(), batch(BASE_MS, &[b"old and long"])).unwrap();
+        }
+        node.manager.shutdown(now_at(0)).unwrap();
+        let node = node.restart(Crash::Process, "boot-1");
+        node.manager.delete(now_at(0), &partition()).unwrap();
+        let id = if same_topic { TOPIC_ID } else { TopicId(77) };
+        let log = node.manager.get_or_create(&partition(), id, Arc::clone(&node.config)).unwrap();
+        for _ in 0..9 {
+            append(&log, batch(BASE_MS, &[b"new"])).unwrap();
+        }
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        assert!(node.manager.failed().is_empty(), "{:?}", node.manager.failed());
+        let log = node.manager.get_or_create(&partition(), id, Arc::clone(&node.config)).unwrap();
+        assert_eq!(log.log_end_offset(), Offset(9));
+        assert!(all_records(&log, 0, 1000).iter().all(|(_, value)| value == b"new"));
+    }
+}
+
 #[test]
 fn a_directory_on_its_way_out_is_removed_at_the_next_start() {
     let node = Node::new(LogConfig::default());

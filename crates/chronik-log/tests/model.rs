@@ -7,7 +7,7 @@ mod common;
 
 use bytes::{Bytes, BytesMut};
 use chronik_disk::{Crash, SimDisk};
-use chronik_log::{AppendOrigin, Log, LogConfig, ManagerOptions, OffsetQuery};
+use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig, ManagerOptions, OffsetQuery};
 use chronik_protocol::records::{BatchIter, Compression};
 use chronik_types::{LeaderEpoch, Now, Offset, TimestampMs};
 use common::*;
@@ -368,6 +368,26 @@ fn only_a_leader_keeps_what_it_appends_in_memory() {
 }
 
 /// Replication point 2: a leader whose log a power loss has cut begins its epoch earlier than its followers know it.
+/// Replication point 2. Where offsets are missing at the end, as behind a base offset that was read wrongly, a cut ends the
+/// log behind its last batch: what follows is the leader's to tell.
+#[test]
+fn a_cut_ends_where_the_batches_end() {
+    let cleanup_policy = CleanupPolicy::COMPACT;
+    let config = LogConfig { cleanup_policy, ..LogConfig::default() };
+    let node = Node::new(config);
+    let log = node.log();
+    for (base_offset, size) in [(0, 2), (5, 1), (20, 1)] {
+        let values: Vec<&[u8]> = vec![b"v"; size];
+        let mut bytes = batch(BASE_MS, &values);
+        chronik_protocol::records::patch_append(&mut bytes, Offset(base_offset), LeaderEpoch(1));
+        log.append_as_follower(now_at(0), bytes.freeze()).unwrap();
+    }
+    assert!(log.truncate_to(now_at(0), Offset(12)).unwrap());
+    assert_eq!(log.log_end_offset(), Offset(6));
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(6));
+}
+
 #[test]
 fn an_epoch_without_records_gives_way_to_the_leaders_history() {
     let node = Node::new(LogConfig::default());

@@ -92,8 +92,8 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// A closed segment without a checkpoint: its last index entry must lead to batches that are intact and end where
-    /// the next segment begins. Then the rest is believed.
+    /// A closed segment that was synced and that no checkpoint knows: its last index entry must lead to batches that are
+    /// intact and end where the next segment begins. Then the rest is believed.
     pub(super) fn take_by_tail(
         &mut self,
         base_offset: i64,
@@ -128,18 +128,21 @@ impl Recovery<'_> {
             let first = BatchWalker::headers(&*file, 0, len).next_header()?;
             let mut walker = BatchWalker::batches(&*file, u64::from(last.position), len);
             let mut next_offset = base_offset;
-            let mut first_found = None;
+            let (mut first_found, mut last_epoch) = (None, None);
             let (mut max_timestamp, mut offset_of_max) =
                 (last_time.timestamp, base_offset.saturating_add(i64::from(last_time.relative_offset)));
             while let Some((found, _)) = walker.next_batch()? {
                 first_found.get_or_insert(found.last_offset());
                 next_offset = found.last_offset().saturating_add(1);
+                last_epoch = Some(found.header.partition_leader_epoch.get());
                 if found.header.max_timestamp.get() > max_timestamp {
                     (max_timestamp, offset_of_max) = (found.header.max_timestamp.get(), found.last_offset());
                 }
             }
             let indexed = base_offset.saturating_add(i64::from(last.relative_offset));
-            if first_found != Some(indexed) || next_base < next_offset {
+            // An older file of epochs does not know those that came last.
+            let knows_epoch = last_epoch == self.epochs.epoch_for_offset(next_offset.saturating_sub(1));
+            if first_found != Some(indexed) || next_base < next_offset || !knows_epoch {
                 return Ok(None);
             }
             let mut segment = Segment::new(base_offset, self.now.wall.get());

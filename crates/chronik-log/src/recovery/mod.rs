@@ -9,7 +9,8 @@
 //! | clean shutdown | everything |
 //! | the process died | everything in the checkpoint, unless the journal says that the log was cut |
 //! | the machine stopped (another boot id) | what lies below the recovery point |
-//! | no checkpoint | a closed segment whose index leads to batches that end where the next segment begins |
+//! | no checkpoint | nothing |
+//! | no checkpoint, and Kafka's files are there | a closed segment whose index leads to batches that end where the next segment begins |
 //! | segments were cleaned since | the same; all below the note was synced before it was written |
 //!
 //! A file that is missing or damaged is put right from the others, with one warning.
@@ -79,14 +80,26 @@ struct Recovery<'a> {
     is_damaged: bool,
 }
 
+impl Known {
+    /// Once the partition was deleted, nothing that was known before is about the log that is there now.
+    fn forget_deleted(&mut self) {
+        let Some(at) = self.notes.iter().rposition(|note| note.kind == NoteKind::Delete) else { return };
+        self.notes.drain(..=at);
+        self.checkpoint = None;
+        self.clean = false;
+        self.cleaned_up_to = None;
+    }
+}
+
 /// Recovers the log in a partition's directory.
 pub(crate) fn recover(
     dir: &Arc<LogDir>,
     partition: &TopicPartition,
-    known: Known,
+    mut known: Known,
     config: Arc<LogConfig>,
     now: Now,
 ) -> Result<Log, LogError> {
+    known.forget_deleted();
     let path = dir.partition_path(partition);
     let entries = dir.disk.read_dir(&path).map_err(|source| LogError::io("list", &path, source))?;
     let mut recovery = Recovery {
@@ -193,7 +206,10 @@ impl Recovery<'_> {
         }
         let before = before.last().map(|segment| segment.next_offset);
         let (expected, kept_below) = match &self.known.checkpoint {
-            Some(checkpoint) => (before.unwrap_or(checkpoint.log_start_offset), checkpoint.recovery_point),
+            Some(checkpoint) => {
+                let start = self.noted_start(checkpoint.log_start_offset);
+                (before.unwrap_or(start), checkpoint.recovery_point)
+            }
             None if self.config.cleanup_policy.compact || self.known.kafka_high_watermark.is_some() => {
                 return false;
             }
@@ -221,7 +237,7 @@ impl Recovery<'_> {
 
     /// How far the log was cleaned: nothing that was appended after a cut is.
     fn cleaned_up_to(&self) -> Option<i64> {
-        if self.noted(NoteKind::Restart) || self.noted(NoteKind::Delete) {
+        if self.noted(NoteKind::Restart) {
             return None;
         }
         let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
@@ -256,7 +272,7 @@ impl Recovery<'_> {
             entries.iter().any(|entry| entry.name == names::PARTITION_METADATA && entry.len_bytes > 0);
         let from_checkpoint = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.topic_id);
         // The journal tells of a deletion, and only a power loss takes parts of the journal.
-        let is_certain = self.known.clean || !self.known.rebooted && !self.noted(NoteKind::Delete);
+        let is_certain = self.known.clean || !self.known.rebooted;
         if let (true, true, Some(topic_id)) = (there, is_certain, from_checkpoint) {
             return Ok(topic_id);
         }
@@ -339,9 +355,17 @@ impl Recovery<'_> {
             .min()
     }
 
+    /// Where the log begins, if it began at `start` at the checkpoint.
+    fn noted_start(&self, start: i64) -> i64 {
+        self.known.notes.iter().fold(start, |start, note| match note.kind {
+            NoteKind::Restart => note.offset,
+            NoteKind::LogStart => start.max(note.offset),
+            NoteKind::Append | NoteKind::Cut | NoteKind::Delete | NoteKind::Clean => start,
+        })
+    }
+
     fn settle_offsets(&mut self, segments: &mut Vec<Segment>) -> Result<Offsets, LogError> {
         let restart = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Restart);
-        let moved = self.known.notes.iter().filter(|note| note.kind == NoteKind::LogStart);
         let mut offsets = Offsets::default();
         let mut checkpoint_end = 0;
         if let Some(checkpoint) = &self.known.checkpoint {
@@ -354,14 +378,13 @@ impl Recovery<'_> {
             offsets.high_watermark = self.known.kafka_high_watermark.unwrap_or(0);
         }
         if let Some(note) = restart {
-            offsets.log_start = note.offset;
             offsets.recovery_point = note.offset;
             checkpoint_end = note.offset;
         }
         if let Some(cut_offset) = self.cut_offset() {
             offsets.recovery_point = offsets.recovery_point.min(cut_offset);
         }
-        offsets.log_start = moved.map(|note| note.offset).fold(offsets.log_start, i64::max);
+        offsets.log_start = self.noted_start(offsets.log_start);
         if let Some(first) = segments.first() {
             offsets.log_start = offsets.log_start.max(first.base_offset);
         }
