@@ -67,6 +67,8 @@ pub(super) struct Load {
     pub(super) coordinator: GroupCoordinator,
     pub(super) record_count: u64,
     next: Offset,
+    /// Where there was nothing to read the last time.
+    found_empty: Option<Offset>,
     /// The end of the log when this broker began to lead it. What lies below may have been left uncommitted by the
     /// leader before; it is read once it is committed, so that none of it takes effect behind the coordinator's back.
     end: Offset,
@@ -75,7 +77,7 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn new(partition: Arc<Partition>, coordinator: GroupCoordinator) -> Self {
         let (next, end) = (partition.log().log_start_offset(), partition.log().log_end_offset());
-        Self { partition, coordinator, record_count: 0, next, end }
+        Self { partition, coordinator, record_count: 0, next, found_empty: None, end }
     }
 
     /// Whether there is nothing to read.
@@ -108,18 +110,34 @@ impl Load {
             ReadData::Memory(parts) => parts,
             ReadData::File(region) => vec![read_region(&region)?],
         };
+        let mut after = offset;
         for part in &parts {
-            self.replay(part).map_err(|source| LoadError::Batch { offset: offset.get(), source })?;
+            let replayed = self.replay(part, after);
+            after = replayed.map_err(|source| LoadError::Batch { offset: offset.get(), source })?;
         }
-        // A log whose last batches were compacted away has nothing more to give below its end.
-        self.next = if read.next_offset <= offset { committed_end } else { read.next_offset };
+        if read.next_offset < after {
+            let source = BatchError::Inconsistent("its offsets are not those that its place was found by");
+            return Err(LoadError::Batch { offset: offset.get(), source });
+        }
+        if offset < after {
+            self.next = after;
+        } else if self.found_empty.replace(offset) == Some(offset) {
+            // A log whose last batches were compacted away has nothing more to give below its end. That is asked twice:
+            // what is passed over here is never missed.
+            self.next = if read.next_offset <= offset { committed_end } else { read.next_offset };
+        }
         let byte_count = parts.iter().map(Bytes::len).sum();
         Ok(if self.end <= self.next { Progress::Done } else { Progress::More(byte_count) })
     }
 
-    fn replay(&mut self, part: &Bytes) -> Result<(), BatchError> {
+    /// Replays batches of which the first begins at `next` or later, and gives the offset after the last. Nobody has held
+    /// them against their checksums since they were written.
+    fn replay(&mut self, part: &Bytes, mut next: Offset) -> Result<Offset, BatchError> {
         for batch in BatchIter::new(part) {
             let batch = batch?;
+            batch.header.check_crc(batch.bytes)?;
+            let last_offset = batch.header.last_offset().filter(|&last| next <= last);
+            next = last_offset.ok_or(BatchError::Inconsistent("its offsets do not follow"))?.next();
             if batch.header.attributes.is_control() {
                 continue;
             }
@@ -139,7 +157,7 @@ impl Load {
                 self.record_count = self.record_count.saturating_add(1);
             }
         }
-        Ok(())
+        Ok(next)
     }
 }
 

@@ -26,6 +26,8 @@ const TURN_PAUSE_MS: u64 = 1;
 const NOT_COMMITTED_PAUSE_MS: u64 = 20;
 /// How long after a failure a shard is read again. What failed is a disk or the log itself, which a human mends.
 const RETRY_MS: u64 = 10_000;
+/// How long after the first failure: what was read wrongly once may be right the next time.
+const FIRST_RETRY_MS: u64 = 100;
 
 /// The shards that are being loaded. Bounded by the partitions of `__consumer_offsets`, each of which has one shard.
 pub(super) struct Loader {
@@ -47,6 +49,7 @@ struct Job {
     /// Not to be looked at before.
     not_before: MonotonicMs,
     started: Now,
+    has_failed: bool,
 }
 
 impl Loader {
@@ -57,7 +60,13 @@ impl Loader {
     /// Has `shard` loaded.
     pub(super) fn load(self: &Arc<Self>, broker: &Arc<Broker>, now: Now, shard: Arc<Shard>) {
         let not_before = now.monotonic;
-        self.queue.lock().waiting.push_back(Job { shard, load: None, not_before, started: now });
+        self.queue.lock().waiting.push_back(Job {
+            shard,
+            load: None,
+            not_before,
+            started: now,
+            has_failed: false,
+        });
         self.arm(broker, not_before);
     }
 
@@ -166,9 +175,10 @@ impl Job {
             return Err(Abandoned { retry_ms: RETRY_MS });
         }
         let load = self.begin(broker)?;
-        load.read_chunk().map_err(|error| {
-            log_failure(load, &error);
-            Abandoned { retry_ms: RETRY_MS }
+        let progress = load.read_chunk().inspect_err(|error| log_failure(load, error));
+        progress.map_err(|_| {
+            let has_failed_before = std::mem::replace(&mut self.has_failed, true);
+            Abandoned { retry_ms: if has_failed_before { RETRY_MS } else { FIRST_RETRY_MS } }
         })
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use chronik_disk::{Fault as DiskFault, FaultRule, Operation};
 use chronik_log::{AppendOrigin, Cleaner, CleanerOptions};
 use chronik_protocol::messages::{
     HeartbeatRequest, JoinGroupResponse, ListGroupsRequest, ListGroupsResponse,
@@ -237,6 +238,27 @@ fn a_record_that_cannot_be_read_takes_no_other_with_it() {
     let fixture = loading(fixture);
     load_all(&fixture);
     assert_eq!(committed(&fixture, &["g"]), [7]);
+}
+
+/// Nobody has looked at the bytes since they were written, and what is read wrongly once is right the next time.
+#[test]
+fn a_bit_that_flips_on_its_way_from_the_disk_changes_no_offset() {
+    // The base offset, the length, the record count, the key and the value of the commit.
+    for position_bytes in [5, 6, 9, 58, 62, 70, 90, 100] {
+        for bit in [0, 3, 6] {
+            let fixture = coordinating();
+            for offset in 0..20 {
+                assert_eq!(commit(&fixture, "g", None, offset), ErrorCode::None);
+            }
+            let fixture = loading(fixture);
+            let flip = DiskFault::FlipBit { position_bytes, bit };
+            fixture.disk.inject(FaultRule::once(Operation::Read, ".log", flip));
+            load_all(&fixture);
+            fixture.pass(100);
+            load_all(&fixture);
+            assert_eq!(committed(&fixture, &["g"]), [19], "byte {position_bytes}, bit {bit}");
+        }
+    }
 }
 
 #[test]
