@@ -67,6 +67,11 @@ impl LastLife {
         })
     }
 
+    /// Who notes the registrations of this process.
+    pub fn keeper(&self) -> RegistrationKeeper {
+        RegistrationKeeper { record: self.clone(), noted: Mutex::default() }
+    }
+
     /// Notes the registration under which the logs are written from now on, or were when they were closed.
     pub fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
         let is_given_up = self.is_given_up.lock();
@@ -79,11 +84,57 @@ impl LastLife {
     }
 }
 
+/// Keeps the record up to date while the process runs. It hears of each registration before anybody counts on what this
+/// process replicates under it: the end of a process that was heard of and had noted nothing would look like a loss.
+pub struct RegistrationKeeper {
+    record: LastLife,
+    noted: Mutex<Option<BrokerEpoch>>,
+}
+
+impl RegistrationKeeper {
+    /// This process's registration in the newest image. Writes to the disk where it is a new one.
+    pub fn see(&self, epoch: Option<BrokerEpoch>) {
+        let Some(new) = epoch else { return };
+        let mut noted = self.noted.lock();
+        if *noted == epoch {
+            return;
+        }
+        *noted = epoch;
+        if let Err(error) = self.record.note(new, false) {
+            tracing::warn!(
+                "After its next start this node will have to catch up as if it had lost records: cannot note its registration: {error}"
+            );
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chronik_disk::SimDisk;
 
     use super::*;
+
+    #[test]
+    fn each_registration_is_noted_once_and_none_after_a_loss() {
+        let disk = SimDisk::new();
+        let (as_disk, dir): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Path::new("/data"));
+        as_disk.create_dir_all(dir).expect("a directory is made");
+        let record = LastLife::new(as_disk, dir, "boot".to_owned());
+        let keeper = record.keeper();
+        keeper.see(None);
+        assert_eq!(record.epoch(), None);
+        keeper.see(Some(BrokerEpoch(7)));
+        assert_eq!(record.epoch(), Some(BrokerEpoch(7)));
+        let before = disk.operation_count();
+        keeper.see(Some(BrokerEpoch(7)));
+        keeper.see(None);
+        assert_eq!(disk.operation_count(), before, "nothing is new");
+        keeper.see(Some(BrokerEpoch(9)));
+        assert_eq!(record.epoch(), Some(BrokerEpoch(9)));
+        record.give_up().expect("it is forgotten");
+        keeper.see(Some(BrokerEpoch(11)));
+        assert_eq!(record.epoch(), None);
+    }
 
     /// Replication point 6.
     #[test]

@@ -150,7 +150,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let duties = Waker::new();
     let duties_waker = duties.clone();
     let listener = Arc::clone(&broker);
+    let keeper = last_life.keeper();
     metadata.subscribe(Box::new(move |image, delta| {
+        keeper.see(listener.epoch_in(image));
         listener.metadata_changed(image, delta);
         duties_waker.wake();
     }));
@@ -175,7 +177,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         network.serve(Arc::clone(&service));
         broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
     }
-    let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone(), last_life.clone()));
+    let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
     let leaving = Box::pin(leave(Arc::clone(&broker), metadata.clone(), clock, network.clone()));
 
     let timers = Waker::new();
@@ -409,7 +411,6 @@ async fn become_ready(
     broker: Arc<Broker>,
     clock: Clock,
     network: Option<Arc<PeerNetwork>>,
-    last_life: LastLife,
 ) -> Result<(), Box<dyn Error>> {
     let registering = register(&broker, clock, network.as_deref());
     let disagreement = async {
@@ -421,13 +422,6 @@ async fn become_ready(
     match race(registering, disagreement).await {
         Either::First(outcome) => outcome?,
         Either::Second(text) => return Err(text.into()),
-    }
-    if let Some(epoch) = broker.registered_epoch()
-        && let Err(error) = last_life.note(epoch, false)
-    {
-        tracing::warn!(
-            "After its next start this node will have to catch up as if it had lost records: cannot note its registration: {error}"
-        );
     }
     // Only now is the image as new as the cluster's, and says what belongs to whom.
     broker.retire_strays();

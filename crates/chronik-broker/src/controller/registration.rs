@@ -34,7 +34,11 @@ impl Broker {
 
     /// The epoch of this process's registration, while it stands.
     pub fn registered_epoch(&self) -> Option<BrokerEpoch> {
-        let image = self.metadata.image();
+        self.epoch_in(&self.metadata.image())
+    }
+
+    /// The epoch of this process's registration, if it stands in this image.
+    pub fn epoch_in(&self, image: &MetadataImage) -> Option<BrokerEpoch> {
         let own = image.broker(self.node_id()).filter(|own| own.incarnation == self.incarnation);
         own.map(|own| own.epoch)
     }

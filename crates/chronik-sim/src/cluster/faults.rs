@@ -294,11 +294,6 @@ impl World {
                 if !is_in_contact || !process.broker.is_in_service() || !process.broker.is_initialized() {
                     return soon;
                 }
-                if let Some(epoch) = process.broker.registered_epoch()
-                    && let Err(error) = process.last_life.note(epoch, false)
-                {
-                    self.trace.note(format_args!("{} a registration was not noted: {error}", self.now_ms));
-                }
                 process.broker.retire_strays();
                 process.broker.load_groups(now);
                 process.entry = Entry::Serving;

@@ -226,7 +226,11 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
     });
     broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let (listener, told_effects) = (Arc::downgrade(&broker), effects.clone());
+    let keeper = last_life.keeper();
     metadata.subscribe(Box::new(move |image, delta| {
+        if let Some(broker) = listener.upgrade() {
+            keeper.see(broker.epoch_in(image));
+        }
         let changed = delta.partitions_changed.iter();
         let changed =
             changed.map(|change| (change.topic_id, change.partition, Arc::clone(&change.new))).collect();
