@@ -223,7 +223,7 @@ fn what_was_deleted_from_the_start_is_not_taken_for_lost() {
 #[test]
 fn closed_segments_are_read_where_no_checkpoint_vouches_for_them() {
     let config = LogConfig { segment_bytes: 4_000, index_interval_bytes: 100, ..LogConfig::default() };
-    for seed in 0..40 {
+    for seed in 0..400 {
         let node = Node::new(config.clone());
         for at in 0..60 {
             append(&node.log(), batch(BASE_MS + at, &[&[b'v'; 90]])).unwrap();
