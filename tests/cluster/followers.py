@@ -7,6 +7,8 @@ it names one (KIP-951), else ask some broker for metadata, and give up on a brok
 from __future__ import annotations
 
 import contextlib
+import select
+import socket
 import threading
 import time
 from collections import Counter
@@ -48,6 +50,15 @@ def produce_answer(reader: wire.Reader) -> tuple[int, int]:
         if tag == 0:
             leader = tagged.i32()
     return code, leader
+
+
+def is_closed(connection: wire.Connection) -> bool:
+    """Whether the other end of a connection that waits for nothing has closed it."""
+    readable, _, _ = select.select([connection.socket], [], [], 0)
+    try:
+        return bool(readable) and connection.socket.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
 
 
 class Follower:
@@ -97,7 +108,13 @@ class Follower:
             connection.socket.close()
 
     def connect(self, node: int) -> wire.Connection:
-        """The connection to a broker; a broker that does not take one in time is as good as away."""
+        """The connection to a broker; a broker that does not take one in time is as good as away.
+
+        One that the broker has closed since it was used last, as when it was restarted meanwhile, counts for nothing:
+        clients watch all their connections and have noticed by then.
+        """
+        if node in self.connections and is_closed(self.connections[node]):
+            self.connections.pop(node).socket.close()
         if node not in self.connections:
             self.connections[node] = wire.Connection(self.brokers[node], self.request_timeout_s)
         return self.connections[node]
