@@ -2,14 +2,14 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use chronik_broker::{PeerError, Reply, ResponsePart};
+use chronik_broker::{Broker, PeerError, Reply, ResponsePart};
 use chronik_disk::Crash;
 use chronik_raft::MetadataLog as _;
-use chronik_types::MonotonicMs;
+use chronik_types::{MonotonicMs, Now, TimestampMs};
 
 use super::checkers::{Checkers, Rule};
 use super::clients::{Action, Client, Context};
@@ -193,6 +193,8 @@ pub(super) struct World {
     /// What waits for processes that stand still.
     held: Vec<Vec<Event>>,
     pub(super) nodes: Vec<Node>,
+    /// What is left of the processes that have ended: who waits in a broker keeps it.
+    ended: Vec<Weak<Broker>>,
     pub(super) network: Network,
     pub(super) up: PeersUp,
     effects: Effects,
@@ -206,6 +208,24 @@ pub(super) struct World {
     pub(super) logged: Option<LogLines>,
 }
 
+impl Drop for World {
+    /// What was left for later keeps the brokers that left it, and they keep what they leave it in.
+    fn drop(&mut self) {
+        self.queue.clear();
+        self.held.clear();
+        self.network.streams.clear();
+        for node in &mut self.nodes {
+            node.disk.stop_after(0);
+            self.ended.extend(node.process.take().map(|process| Arc::downgrade(&process.broker)));
+        }
+        let now = Now { monotonic: MonotonicMs(self.now_ms), wall: TimestampMs(0) };
+        for broker in self.ended.iter().filter_map(Weak::upgrade) {
+            broker.stop_waiting(now);
+        }
+        while !self.effects.take().is_empty() {}
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64, plan: Plan, rng: Rng, sabotage: Option<Sabotage>, is_traced: bool) -> Self {
         let shared_now_ms = Arc::new(AtomicU64::new(0));
@@ -214,6 +234,7 @@ impl World {
         let mut world = Self {
             seed,
             nodes: (0..plan.node_count).map(|position| Node::new(position, &shared_now_ms)).collect(),
+            ended: Vec::new(),
             held: (0..plan.node_count).map(|_| Vec::new()).collect(),
             up: PeersUp::new(plan.node_count),
             network,
@@ -522,6 +543,7 @@ impl World {
         let life = process.life;
         // What is called when it goes must not reach the disk any more.
         node.disk.stop_after(0);
+        self.ended.push(Arc::downgrade(&process.broker));
         drop(process);
         node.disk.crash(crash);
         node.paused_until_ms = 0;
