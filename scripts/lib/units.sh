@@ -71,9 +71,7 @@ execute_unit() {
             ;;
         simulation)
             timeout 1200 cargo build --release --locked -p chronik-sim
-            # What is left out is known and told in docs/reliability.md.
-            timeout 900 "${CARGO_TARGET_DIR:-target}/release/chronik-sim" cluster --seeds "$SIMULATION_SEEDS" \
-                --except 800,1088,1869,1923,2219
+            timeout 900 "${CARGO_TARGET_DIR:-target}/release/chronik-sim" cluster --seeds "$SIMULATION_SEEDS"
             ;;
         scripts)
             install_apt shellcheck shellcheck
