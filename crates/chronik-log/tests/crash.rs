@@ -219,6 +219,21 @@ fn what_was_deleted_from_the_start_is_not_taken_for_lost() {
     }
 }
 
+/// A process that ended before a sync was due leaves records in the page cache, which its successor acknowledges.
+#[test]
+fn what_is_found_after_a_restart_is_synced_where_records_are_synced_before_they_count() {
+    for (flush_messages, synced) in [(Some(1), 3), (Some(1_000), 3), (None, 0)] {
+        let node = Node::new(LogConfig { flush_messages, ..LogConfig::default() });
+        for _ in 0..3 {
+            append(&node.log(), batch(BASE_MS, &[b"v"])).unwrap();
+        }
+        let node = node.restart(Crash::Process, "boot-1");
+        assert_eq!(node.log().recovery_point(), Offset(synced), "{flush_messages:?}");
+        let node = node.restart(Crash::PowerLoss { seed: 3 }, "boot-2");
+        assert!(Offset(synced) <= node.log().log_end_offset());
+    }
+}
+
 /// Sectors in the middle of a segment that was closed and not synced yet may be gone while its end is there.
 #[test]
 fn closed_segments_are_read_where_no_checkpoint_vouches_for_them() {

@@ -192,7 +192,13 @@ impl Recovery<'_> {
             recovery_point: offsets.recovery_point,
             cleaned_up_to,
         };
-        Ok(Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts))
+        let must_be_synced = self.config.flush_messages.is_some();
+        let log = Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts);
+        if must_be_synced {
+            // A replica that follows from here on says with its first fetch that it has all of this on its disk.
+            log.sync()?;
+        }
+        Ok(log)
     }
 
     /// Whether a power loss took data before a segment that no one was told is durable. Then it is as if the segment
