@@ -91,6 +91,8 @@ class Network:
             run("ip", "link", "add", self.bridge, "type", "bridge")
             run("ip", "addr", "add", f"{CLIENTS}/24", "dev", self.bridge)
             run("ip", "link", "set", self.bridge, "up")
+            # Where Docker has run, the host drops what it does not know of, even from one port of a bridge to another.
+            quietly("iptables", "-w", "-I", "FORWARD", *self.within())
             for node in self.nodes:
                 space, outer, inner = self.space(node), f"{TAG}v{node}", f"{TAG}i{node}"
                 run("ip", "netns", "add", space)
@@ -122,6 +124,11 @@ class Network:
             quietly("ip", "netns", "del", self.space(node))
             quietly("ip", "link", "del", f"{TAG}v{node}")
         quietly("ip", "link", "del", self.bridge)
+        quietly("iptables", "-w", "-D", "FORWARD", *self.within())
+
+    def within(self) -> list[str]:
+        """What stays on the bridge may pass, as a rule."""
+        return ["-i", self.bridge, "-o", self.bridge, "-j", "ACCEPT"]
 
     def space(self, node: int) -> str:
         """The name of a node's namespace."""
