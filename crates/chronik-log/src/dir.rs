@@ -127,7 +127,8 @@ impl LogDir {
             uncheckpointed_bytes: AtomicU64::new(0),
             start_moved: AtomicBool::new(false),
             changed: AtomicBool::new(false),
-            has_synced_notes: AtomicBool::new(false),
+            // The last process may have left some.
+            has_synced_notes: AtomicBool::new(true),
             cleaner_offsets_changed: AtomicBool::new(false),
             cleaner_offsets: Mutex::new(()),
             removals: RemovalQueue::default(),
@@ -209,35 +210,37 @@ impl LogDir {
         kind: NoteKind,
         offset: i64,
     ) -> Result<u64, LogError> {
-        self.write_note(partition, kind, offset, kind.is_synced())
-    }
-
-    /// The same, with a note that survives a power loss whatever its kind.
-    pub(crate) fn note_synced(
-        &self,
-        partition: &TopicPartition,
-        kind: NoteKind,
-        offset: i64,
-    ) -> Result<u64, LogError> {
-        self.write_note(partition, kind, offset, true)
-    }
-
-    fn write_note(
-        &self,
-        partition: &TopicPartition,
-        kind: NoteKind,
-        offset: i64,
-        synced: bool,
-    ) -> Result<u64, LogError> {
-        if synced {
+        if kind.is_synced() {
             self.mark_synced_notes();
         }
         self.mark_changed();
-        let mut journal = self.journal.lock();
-        journal
-            .note(&*self.disk, partition, kind, offset, synced)
-            .map_err(|source| self.write_failed("write the journal", &journal.path(), source))?;
-        Ok(journal.generation())
+        let (path, generation, file) = {
+            let mut journal = self.journal.lock();
+            let path = journal.path();
+            let noted = journal.note(&*self.disk, partition, kind, offset);
+            let file = noted.map_err(|source| self.write_failed("write the journal", &path, source))?;
+            (path, journal.generation(), file)
+        };
+        // Others may go on with theirs meanwhile.
+        if kind.is_synced() {
+            self.sync_journal(&path, &*file)?;
+        }
+        Ok(generation)
+    }
+
+    /// Makes all that the journal says durable, and the next checkpoint too.
+    pub(crate) fn sync_notes(&self) -> Result<(), LogError> {
+        self.mark_synced_notes();
+        let (path, file) = {
+            let journal = self.journal.lock();
+            (journal.path(), journal.file())
+        };
+        file.map_or(Ok(()), |file| self.sync_journal(&path, &*file))
+    }
+
+    fn sync_journal(&self, path: &Path, file: &dyn DiskFile) -> Result<(), LogError> {
+        let synced = file.sync_data().and_then(|()| self.disk.sync_dir(&self.path));
+        synced.map_err(|source| self.sync_failed(path, source))
     }
 
     /// Starts a new journal, for the checkpoint of `generation` that is about to be made.

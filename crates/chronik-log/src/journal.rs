@@ -86,20 +86,20 @@ impl Journal {
         path(&self.dir, self.generation)
     }
 
+    /// Adds a note, and gives the file, which the caller syncs where the note must survive a power loss.
     pub(crate) fn note(
         &mut self,
         disk: &dyn Disk,
         partition: &TopicPartition,
         kind: NoteKind,
         offset: i64,
-        synced: bool,
-    ) -> io::Result<()> {
+    ) -> io::Result<Arc<dyn DiskFile>> {
         let file = if let Some(file) = &self.file {
-            file
+            Arc::clone(file)
         } else {
             let file = disk.open(&self.path(), OpenMode::Create)?;
             self.len_bytes = file.len_bytes()?;
-            self.file.insert(file)
+            Arc::clone(self.file.insert(file))
         };
         let mut note = vec![kind as u8];
         put_i64(&mut note, offset);
@@ -108,11 +108,12 @@ impl Journal {
         put_u32(&mut note, crc);
         file.write_all_at(&note, self.len_bytes)?;
         self.len_bytes += note.len() as u64;
-        if synced {
-            file.sync_data()?;
-            disk.sync_dir(&self.dir)?;
-        }
-        Ok(())
+        Ok(file)
+    }
+
+    /// The file, if there is one.
+    pub(crate) fn file(&self) -> Option<Arc<dyn DiskFile>> {
+        self.file.clone()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::checkpoint::{self, CheckpointWriter, SYNCED_INTERVAL_MS};
 use crate::file_cache::FileKind;
 use crate::log::{Log, replace_unsynced};
 use crate::manager::{LogManager, ManagedDir};
+use crate::retention::delete_old_segments;
 use crate::stats::add;
 use crate::{LogError, ManagerOptions, journal, kafka_checkpoint, names};
 
@@ -46,13 +47,11 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
         }
         let starts_moved = home.dir.take_start_moved();
         if retention_is_due || starts_moved {
+            delete_old_segments(&home.dir, &logs, now);
+        }
+        if retention_is_due {
             for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, &home.dir)) {
-                if let Err(error) = log.delete_old_segments(now) {
-                    tracing::warn!(partition = %log.topic_partition(), %error, "cannot delete old segments");
-                }
-                if retention_is_due {
-                    log.expire_producers(now);
-                }
+                log.expire_producers(now);
             }
         }
         home.dir.removals.remove_due(&*manager.disk, now.monotonic);
@@ -217,19 +216,13 @@ fn write_checkpoint(
     let had_synced_notes = dir.take_synced_notes();
     let synced = synced || had_synced_notes;
     home.old_journals.lock().push(old_generation);
-    let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
-    for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
-        log.add_to_checkpoint(&mut checkpoint);
-    }
-    let contents = checkpoint.finish();
-    // Before the journal goes, which knows of cuts.
-    manager.write_cleaner_offsets(dir)?;
-    if let Err(source) = checkpoint::store(&*manager.disk, &dir.path, &contents, synced) {
+    let stored = store_checkpoint(manager, home, logs, generation, synced, clean);
+    if let Err(error) = stored {
         dir.mark_changed();
         if had_synced_notes {
             dir.mark_synced_notes();
         }
-        return Err(LogError::io("write the checkpoint of", &dir.path, source));
+        return Err(error);
     }
     add(&manager.shared.counters.checkpoint_count, 1);
     for generation in std::mem::take(&mut *home.old_journals.lock()) {
@@ -242,6 +235,28 @@ fn write_checkpoint(
         }
     }
     Ok(true)
+}
+
+fn store_checkpoint(
+    manager: &LogManager,
+    home: &ManagedDir,
+    logs: &[Arc<Log>],
+    generation: u64,
+    synced: bool,
+    clean: bool,
+) -> Result<(), LogError> {
+    let dir = &home.dir;
+    let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
+    for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
+        log.add_to_checkpoint(&mut checkpoint);
+    }
+    // Once the directory is offline, the logs are left out.
+    dir.check_online()?;
+    let contents = checkpoint.finish();
+    // Before the journal goes, which knows of cuts.
+    manager.write_cleaner_offsets(dir)?;
+    checkpoint::store(&*manager.disk, &dir.path, &contents, synced)
+        .map_err(|source| LogError::io("write the checkpoint of", &dir.path, source))
 }
 
 pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> {
@@ -291,6 +306,6 @@ fn write_kafka_files(manager: &LogManager, home: &ManagedDir, logs: &[Arc<Log>])
         replace_unsynced(dir, &dir.path.join(name), kafka_checkpoint::format(&offsets).as_bytes())?;
     }
     let path = dir.path.join(names::CLEAN_SHUTDOWN);
-    replace_unsynced(dir, &path, br#"{"version":0,"brokerEpoch":-1}"#)?;
+    replace_unsynced(dir, &path, names::CLEAN_SHUTDOWN_OWN)?;
     manager.disk.sync_dir(&dir.path).map_err(|source| dir.sync_failed(&dir.path, source))
 }

@@ -125,7 +125,9 @@ impl LogManager {
         let dir = self.choose_dir()?;
         let path = dir.partition_path(partition);
         // Or a power loss might bring the log of a deleted topic back under this name.
-        dir.sync_renames()?;
+        for home in self.dirs.iter().filter(|home| home.dir.check_online().is_ok()) {
+            home.dir.sync_renames()?;
+        }
         dir.disk
             .create_dir_all(&path)
             .map_err(|source| dir.write_failed("make the directory", &path, source))?;

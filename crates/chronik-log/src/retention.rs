@@ -1,29 +1,98 @@
 //! Deleting old segments, by time, by size, and below the log's start.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use chronik_types::Now;
 
+use crate::dir::LogDir;
 use crate::journal::NoteKind;
-use crate::log::{Log, Writer};
+use crate::log::Log;
 use crate::segment::Segment;
 use crate::stats::add;
 use crate::{LogConfig, LogError};
 
+/// Deletes from the logs of a directory the segments that retention or a moved start no longer keeps. What is not below
+/// the high watermark stays.
+///
+/// First every log's start moves past them, then what the journal says of that is made durable, once for all, and then
+/// the segments go: a power loss may leave a checkpoint that is older, and by that a log which begins behind its start has
+/// lost what it began with.
+pub(crate) fn delete_old_segments(dir: &Arc<LogDir>, logs: &[Arc<Log>], now: Now) {
+    let warn = |log: &Log, error: &LogError| {
+        tracing::warn!(partition = %log.topic_partition(), %error, "cannot delete old segments");
+    };
+    let mut concerned = Vec::new();
+    for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
+        match log.move_start_past_old_segments(now) {
+            Ok(true) => concerned.push(log),
+            Ok(false) => {}
+            Err(error) => warn(log, &error),
+        }
+    }
+    if concerned.is_empty() {
+        return;
+    }
+    if let Err(error) = dir.sync_notes() {
+        tracing::warn!(dir = %dir.path.display(), %error, "cannot delete old segments");
+        return;
+    }
+    for log in concerned {
+        if let Err(error) = log.delete_segments_below_start(now) {
+            warn(log, &error);
+        }
+    }
+}
+
 impl Log {
-    /// Deletes the segments that retention or a moved start no longer keeps, and gives their number. What is not below
-    /// the high watermark stays.
-    pub(crate) fn delete_old_segments(&self, now: Now) -> Result<usize, LogError> {
+    /// Whether there are segments to delete, which lie below the log's start then.
+    fn move_start_past_old_segments(&self, now: Now) -> Result<bool, LogError> {
         let config = self.config();
         // Most of the time there is nothing to do; that is found out without the writer's lock.
         if self.deletable_count(&config, now) == 0 {
-            return Ok(0);
+            return Ok(false);
         }
         let _reshaping = self.reshaping.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
-        match self.deletable_count(&config, now) {
-            0 => Ok(0),
-            count => self.delete_first_segments(&mut writer, &config, now, count),
+        let mut count = self.deletable_count(&config, now);
+        if count > 0 && self.view.lock().segments.len() <= count {
+            // The log goes on in a new segment, so that the one it appends to can go.
+            match self.roll(&mut writer, now, self.log_end_offset().get()) {
+                // The others make room for it.
+                Err(LogError::DiskFull { .. }) => count -= 1,
+                rolled => rolled?,
+            }
         }
+        let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
+        let Some(new_start) = new_start.filter(|_| count > 0) else { return Ok(false) };
+        match self.dir.note(&self.partition, NoteKind::LogStart, new_start) {
+            // A full disk must not keep anyone from making room on it. The next checkpoint, which is synced, has it.
+            Ok(_) | Err(LogError::DiskFull { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.move_start(&mut writer, new_start)?;
+        Ok(true)
+    }
+
+    fn delete_segments_below_start(&self, now: Now) -> Result<(), LogError> {
+        let _reshaping = self.reshaping.lock();
+        let mut writer = self.writer.lock();
+        self.check_usable()?;
+        let delay_ms = self.config().file_delete_delay_ms;
+        let log_start_offset = self.log_start_offset().get();
+        let gone: Vec<Segment> = {
+            let mut view = self.view.lock();
+            let after = view.segments.partition_point(|segment| segment.base_offset <= log_start_offset);
+            view.segments.drain(..after.saturating_sub(1)).collect()
+        };
+        for segment in gone {
+            self.retire_segment(&mut writer, now, segment.base_offset, delay_ms)?;
+            self.dir.shared.files.forget_segment(self.view.lock().file_number, segment.base_offset);
+            self.size_bytes.fetch_sub(segment.size_bytes, Ordering::Relaxed);
+            add(&self.dir.shared.counters.deleted_segment_count, 1);
+        }
+        Ok(())
     }
 
     fn deletable_count(&self, config: &LogConfig, now: Now) -> usize {
@@ -54,47 +123,6 @@ impl Log {
             count += 1;
         }
         count
-    }
-
-    fn delete_first_segments(
-        &self,
-        writer: &mut Writer,
-        config: &LogConfig,
-        now: Now,
-        mut count: usize,
-    ) -> Result<usize, LogError> {
-        let all = self.view.lock().segments.len() <= count;
-        if all {
-            // The log goes on in a new segment, so that the one it appends to can go.
-            match self.roll(writer, now, self.log_end_offset().get()) {
-                // The others make room for it.
-                Err(LogError::DiskFull { .. }) => count -= 1,
-                rolled => rolled?,
-            }
-        }
-        let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
-        if let Some(new_start) = new_start {
-            self.note_start(new_start)?;
-            self.move_start(writer, new_start)?;
-        }
-        let gone: Vec<Segment> = self.view.lock().segments.drain(..count).collect();
-        for segment in gone {
-            self.retire_segment(writer, now, segment.base_offset, config.file_delete_delay_ms)?;
-            self.dir.shared.files.forget_segment(self.view.lock().file_number, segment.base_offset);
-            self.size_bytes.fetch_sub(segment.size_bytes, std::sync::atomic::Ordering::Relaxed);
-            add(&self.dir.shared.counters.deleted_segment_count, 1);
-        }
-        Ok(count)
-    }
-
-    /// Makes durable where the log will begin: a power loss may leave a checkpoint that is older than the segments which
-    /// go now, and a log that begins behind its start has lost what it began with.
-    fn note_start(&self, offset: i64) -> Result<(), LogError> {
-        match self.dir.note_synced(&self.partition, NoteKind::LogStart, offset) {
-            // A full disk must not keep anyone from making room on it. The next checkpoint, which is synced, has it.
-            Ok(_) | Err(LogError::DiskFull { .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 }
 

@@ -130,12 +130,22 @@ impl StartingLogManager {
         if loaded.checkpoint.is_none() && !loaded.damaged.is_empty() {
             self.shared.note_loss();
         }
-        let checkpoint = loaded.checkpoint.unwrap_or_default();
-        let rebooted = checkpoint.boot_id != self.shared.options.boot_id;
         let clean_file = path.join(names::CLEAN_SHUTDOWN);
+        let mut is_kafkas_whole = false;
         if entries.iter().any(|entry| entry.name == names::CLEAN_SHUTDOWN) {
+            let contents = disk.read_file(&clean_file).map_err(failed("read", &clean_file))?;
+            is_kafkas_whole = contents != names::CLEAN_SHUTDOWN_OWN;
             disk.remove_file(&clean_file).map_err(failed("remove", &clean_file))?;
         }
+        let is_new_here = loaded.checkpoint.is_none()
+            && loaded.damaged.is_empty()
+            && entries.iter().all(|entry| journal::parse_name(&entry.name).is_none())
+            && entries.iter().any(|entry| entry.name == names::HIGH_WATERMARK_CHECKPOINT);
+        // Whoever has come and gone since makes nothing of what was known here.
+        let is_kafkas = is_new_here || is_kafkas_whole;
+        let checkpoint = loaded.checkpoint.filter(|_| !is_kafkas).unwrap_or_default();
+        let boot_id = &self.shared.options.boot_id;
+        let rebooted = boot_id.is_empty() || checkpoint.boot_id != *boot_id;
         let dir = Arc::new(LogDir::new(Arc::clone(&disk), path.to_owned(), Arc::clone(&self.shared)));
         let mut known: BTreeMap<String, PartitionCheckpoint> =
             checkpoint.partitions.into_iter().map(|entry| (entry.partition.to_string(), entry)).collect();
@@ -148,7 +158,7 @@ impl StartingLogManager {
             generation = generation.max(found);
         }
         journals.sort_unstable();
-        for &found in journals.iter().filter(|&&found| checkpoint.generation <= found) {
+        for &found in journals.iter().filter(|&&found| !is_kafkas && checkpoint.generation <= found) {
             read_journal(&*disk, path, found, &mut notes);
         }
         // Notes are only ever added to a journal of this process's own, never behind the torn end of another.
@@ -160,8 +170,12 @@ impl StartingLogManager {
                 .and_then(kafka_checkpoint::parse)
                 .unwrap_or_default()
         };
-        let (kafka_log_start, kafka_high_watermark) =
-            (read_kafka(names::LOG_START_CHECKPOINT), read_kafka(names::HIGH_WATERMARK_CHECKPOINT));
+        // Chronik leaves these behind too, for Kafka, and knows better itself.
+        let offsets_of_kafka = |name| if is_kafkas { read_kafka(name) } else { BTreeMap::new() };
+        let (kafka_log_start, kafka_high_watermark) = (
+            offsets_of_kafka(names::LOG_START_CHECKPOINT),
+            offsets_of_kafka(names::HIGH_WATERMARK_CHECKPOINT),
+        );
         let cleaned_up_to = read_kafka(names::CLEANER_CHECKPOINT);
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             if entry.name.ends_with(names::DELETE_DIR) {
@@ -173,6 +187,8 @@ impl StartingLogManager {
                 notes: notes.remove(&entry.name).unwrap_or_default(),
                 rebooted,
                 clean: checkpoint.clean,
+                is_kafkas,
+                is_kafkas_whole,
                 kafka_log_start: kafka_log_start.get(&partition).copied(),
                 kafka_high_watermark: kafka_high_watermark.get(&partition).copied(),
                 cleaned_up_to: cleaned_up_to.get(&partition).copied(),

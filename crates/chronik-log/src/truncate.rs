@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use chronik_disk::OpenMode;
+use chronik_protocol::records::BatchError;
 use chronik_types::{Now, Offset};
 
 use crate::error::is_disk_full;
@@ -42,15 +43,22 @@ impl Log {
             self.clear(&mut writer, now, offset.get())?;
             return Ok(true);
         }
+        let last = {
+            let view = self.view.lock();
+            let keep = view.segments.partition_point(|segment| segment.base_offset < offset.get());
+            keep.checked_sub(1).and_then(|last| view.segments.get(last).cloned())
+        };
+        let Some(mut last) = last else { return Err(LogError::Closed) };
+        let (end_bytes, end_offset) = self.find_cut(&last, offset.get())?;
         // Whatever is appended after the cut is under the same note.
-        writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, offset.get())?);
+        writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, end_offset)?);
         let gone = {
             let mut view = self.view.lock();
-            self.note_cut(&mut view, offset.get());
+            self.note_cut(&mut view, end_offset);
             if let Some(ring) = &mut view.ring {
-                ring.truncate(offset.get());
+                ring.truncate(end_offset);
             }
-            let keep = view.segments.partition_point(|segment| segment.base_offset < offset.get());
+            let keep = view.segments.partition_point(|segment| segment.base_offset <= last.base_offset);
             let gone = view.segments.split_off(keep);
             if !gone.is_empty() {
                 self.renew_file_number(&mut view);
@@ -64,21 +72,20 @@ impl Log {
         for segment in &gone {
             self.retire_segment(&mut writer, now, segment.base_offset, delay_ms)?;
         }
-        let last = self.view.lock().segments.last().cloned();
-        let mut end_offset = offset.get();
-        if let Some(mut segment) = last {
-            end_offset = self.cut_segment(&mut writer, &mut segment, offset.get())?;
-            let mut view = self.view.lock();
-            if let Some(slot) = view.segments.last_mut() {
-                *slot = segment;
-            }
+        if !gone.is_empty() {
+            // Or a power loss might bring one of them back behind what is appended now.
+            let path = self.path();
+            self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
+        }
+        self.cut_segment(&mut writer, &mut last, end_bytes, end_offset)?;
+        if let Some(slot) = self.view.lock().segments.last_mut() {
+            *slot = last;
         }
         if end_offset < log_start_offset.get() {
             // The batch that went reached below the start of the log. Nothing is left.
             self.clear(&mut writer, now, log_start_offset.get())?;
             return Ok(true);
         }
-        self.note_clean_end(end_offset);
         self.end_at(&mut writer, end_offset)?;
         self.reload_producers(&mut writer, end_offset)?;
         self.dir.mark_changed();
@@ -193,35 +200,57 @@ impl Log {
         Ok(())
     }
 
-    /// Cuts the last segment before the batch that holds `offset`, and gives the offset at which the log ends then.
-    fn cut_segment(&self, writer: &mut Writer, segment: &mut Segment, offset: i64) -> Result<i64, LogError> {
+    /// Where a segment ends, in bytes and as an offset, once what holds `offset` or more is cut off.
+    ///
+    /// Headers are not held against checksums here, and a bit that flips on its way from the disk must not decide what
+    /// goes: what is found must be found twice.
+    fn find_cut(&self, segment: &Segment, offset: i64) -> Result<(u64, i64), LogError> {
         let base_offset = segment.base_offset;
-        let file = self.active_file(writer, base_offset)?;
         let failed = |error| self.read_failed(base_offset, error);
+        let path = self.file_path(base_offset, names::LOG);
+        let file =
+            self.dir.open(&path, OpenMode::Read).map_err(|source| LogError::io("open", &path, source))?;
         let file_number = self.view.lock().file_number;
-        let from =
-            self.position_before(file_number, base_offset, segment.size_bytes, offset).map_err(failed)?;
-        // Headers are not held against checksums here, and a bit that flips on its way from the disk must not decide what
-        // goes: what is found must be found twice.
-        let find = || find_end(&*file, from, segment, offset);
-        let mut end = find().map_err(failed)?;
+        let find = || {
+            // The batch before the one that goes is looked at too: where it ends, the log ends.
+            let from =
+                self.position_before(file_number, base_offset, segment.size_bytes, offset.saturating_sub(1))?;
+            find_end(&*file, from, segment, offset)
+        };
+        let mut found = find().map_err(failed)?;
         for _ in 0..CUT_READS_MAX {
-            let before = std::mem::replace(&mut end, find().map_err(failed)?);
-            if before == end {
-                break;
+            let before = std::mem::replace(&mut found, find().map_err(failed)?);
+            if before == found {
+                return Ok(found);
             }
         }
+        let source = BatchError::Inconsistent("its headers are read differently each time");
+        Err(LogError::Corrupt { path, position: found.0, source })
+    }
+
+    /// Cuts the last segment, which ends there then.
+    fn cut_segment(
+        &self,
+        writer: &mut Writer,
+        segment: &mut Segment,
+        end_bytes: u64,
+        end_offset: i64,
+    ) -> Result<(), LogError> {
+        let base_offset = segment.base_offset;
+        let file = self.active_file(writer, base_offset)?;
         let path = self.file_path(base_offset, names::LOG);
-        file.truncate(end.0).map_err(|source| self.dir.cut_failed("cut", &path, source))?;
-        // What is appended now must not come to lie before, or between, batches that the power brings back.
-        file.sync_data().map_err(|source| self.dir.sync_failed(&path, source))?;
-        let relative = segment.relative(end.1).unwrap_or(0);
+        if end_bytes < segment.size_bytes {
+            file.truncate(end_bytes).map_err(|source| self.dir.cut_failed("cut", &path, source))?;
+            // What is appended now must not come to lie before, or between, batches that the power brings back.
+            file.sync_data().map_err(|source| self.dir.sync_failed(&path, source))?;
+        }
+        let relative = segment.relative(end_offset).unwrap_or(0);
         self.cut_indexes(segment, relative)?;
-        segment.size_bytes = end.0;
-        segment.next_offset = end.1;
-        refresh_max_timestamp(segment, &*file).map_err(failed)?;
+        segment.size_bytes = end_bytes;
+        segment.next_offset = end_offset;
+        refresh_max_timestamp(segment, &*file).map_err(|error| self.read_failed(base_offset, error))?;
         writer.unsynced.insert(base_offset);
-        Ok(end.1)
+        Ok(())
     }
 
     fn cut_indexes(&self, segment: &mut Segment, relative_end: u32) -> Result<(), LogError> {
@@ -306,8 +335,7 @@ impl Log {
     }
 }
 
-/// Where a segment ends, in bytes and as an offset, once what holds `offset` or more is cut off. `from` is a batch's
-/// position. That is not beyond what is there: where offsets are missing at the end, the leader tells what follows them.
+/// See [`Log::find_cut`]; `from` is a batch's position. The end is not beyond what is there: where offsets are missing at the end, the leader tells what follows them.
 fn find_end(
     file: &dyn chronik_disk::DiskFile,
     from: u64,
@@ -315,7 +343,7 @@ fn find_end(
     offset: i64,
 ) -> Result<(u64, i64), ScanError> {
     let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
-    let mut behind = (segment.size_bytes == 0).then_some(segment.base_offset);
+    let mut behind = (from == 0).then_some(segment.base_offset);
     while let Some(found) = walker.next_header()? {
         if offset <= found.last_offset() {
             return Ok((found.position, behind.unwrap_or(offset).min(found.header.base_offset.get())));

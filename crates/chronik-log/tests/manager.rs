@@ -228,9 +228,12 @@ fn a_deleted_log_does_not_come_back_in_another_ones_place() {
 fn what_a_clean_shutdown_knew_of_a_deleted_log_is_not_believed_of_the_next_one() {
     for same_topic in [false, true] {
         let node = Node::new(LogConfig::default());
-        for _ in 0..5 {
+        for _ in 0..20 {
             append(&node.log(), batch(BASE_MS, &[b"old and long"])).unwrap();
         }
+        node.log().set_high_watermark(Offset(20));
+        // More than the next log will have.
+        node.log().delete_records(Offset(15)).unwrap();
         node.manager.shutdown(now_at(0)).unwrap();
         let node = node.restart(Crash::Process, "boot-1");
         node.manager.delete(now_at(0), &partition()).unwrap();
@@ -243,7 +246,7 @@ fn what_a_clean_shutdown_knew_of_a_deleted_log_is_not_believed_of_the_next_one()
         let node = node.restart(Crash::Process, "boot-1");
         assert!(node.manager.failed().is_empty(), "{:?}", node.manager.failed());
         let log = node.manager.get_or_create(&partition(), id, Arc::clone(&node.config)).unwrap();
-        assert_eq!(log.log_end_offset(), Offset(9));
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(9)));
         assert!(all_records(&log, 0, 1000).iter().all(|(_, value)| value == b"new"));
     }
 }
@@ -351,6 +354,35 @@ fn a_directory_that_kafka_wrote_is_taken_over() {
     assert_eq!((log.log_start_offset(), log.high_watermark()), (Offset(2), Offset(20)));
     assert_eq!(all_records(&log, 2, 300), records[2..]);
     assert!(!names(&node).contains(&".kafka_cleanshutdown".to_owned()));
+}
+
+#[test]
+fn what_kafka_has_done_since_counts_and_not_what_chronik_knew() {
+    let config = LogConfig { segment_bytes: 300, ..LogConfig::default() };
+    let (node, log) = filled(&config, BASE_MS);
+    let (end, segment_count) = (log.log_end_offset(), log.segment_count());
+    assert!(segment_count > 4);
+    drop(log);
+    node.manager.shutdown(now_at(0)).unwrap();
+    // Kafka has deleted the oldest segments, and has ended in good order.
+    let mut logs = node.disk.read_dir(&partition_dir()).unwrap();
+    logs.retain(|entry| entry.name.ends_with(".log"));
+    for entry in &logs[..segment_count - 2] {
+        node.disk.remove_file(&partition_dir().join(&entry.name)).unwrap();
+    }
+    let first: i64 = logs[segment_count - 2].name[..20].parse().unwrap();
+    for (name, offset) in
+        [("log-start-offset-checkpoint", first), ("replication-offset-checkpoint", end.get())]
+    {
+        let contents = format!("0\n1\norders 0 {offset}\n");
+        node.disk.replace_file(&dir().join(name), contents.as_bytes()).unwrap();
+    }
+    let own = br#"{"version":0,"brokerEpoch":17}"#;
+    node.disk.replace_file(&dir().join(".kafka_cleanshutdown"), own).unwrap();
+    let node = node.restart(Crash::Process, "boot-2");
+    let log = node.manager.get(&partition()).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(first), end));
+    assert_eq!(log.high_watermark(), end);
 }
 
 #[test]

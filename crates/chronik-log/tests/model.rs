@@ -367,27 +367,36 @@ fn only_a_leader_keeps_what_it_appends_in_memory() {
     }
 }
 
-/// Replication point 2: a leader whose log a power loss has cut begins its epoch earlier than its followers know it.
 /// Replication point 2. Where offsets are missing at the end, as behind a base offset that was read wrongly, a cut ends the
 /// log behind its last batch: what follows is the leader's to tell.
 #[test]
 fn a_cut_ends_where_the_batches_end() {
-    let cleanup_policy = CleanupPolicy::COMPACT;
-    let config = LogConfig { cleanup_policy, ..LogConfig::default() };
-    let node = Node::new(config);
-    let log = node.log();
-    for (base_offset, size) in [(0, 2), (5, 1), (20, 1)] {
-        let values: Vec<&[u8]> = vec![b"v"; size];
-        let mut bytes = batch(BASE_MS, &values);
-        chronik_protocol::records::patch_append(&mut bytes, Offset(base_offset), LeaderEpoch(1));
-        log.append_as_follower(now_at(0), bytes.freeze()).unwrap();
+    // Every batch is in the index, or none; the batch that goes is in the middle of a segment, or the first of one.
+    for (index_interval_bytes, segment_bytes) in [(1, 1 << 20), (1 << 20, 1 << 20), (1, 150), (1 << 20, 150)]
+    {
+        let cleanup_policy = CleanupPolicy::COMPACT;
+        let config =
+            LogConfig { cleanup_policy, index_interval_bytes, segment_bytes, ..LogConfig::default() };
+        for (to, end) in [(12, 6), (20, 6), (6, 6), (5, 2), (4, 2), (30, 21)] {
+            let node = Node::new(config.clone());
+            let log = node.log();
+            for (base_offset, size) in [(0, 2), (5, 1), (20, 1), (35, 1)] {
+                let values: Vec<&[u8]> = vec![b"v"; size];
+                let mut bytes = batch(BASE_MS, &values);
+                chronik_protocol::records::patch_append(&mut bytes, Offset(base_offset), LeaderEpoch(1));
+                log.append_as_follower(now_at(0), bytes.freeze()).unwrap();
+            }
+            assert!(log.truncate_to(now_at(0), Offset(to)).unwrap());
+            let at = format!("cut at {to}, segments of {segment_bytes} bytes, index {index_interval_bytes}");
+            assert_eq!(log.log_end_offset(), Offset(end), "{at}");
+            drop(log);
+            let node = node.restart(Crash::Process, "boot-1");
+            assert_eq!(node.log().log_end_offset(), Offset(end), "{at}, after a restart");
+        }
     }
-    assert!(log.truncate_to(now_at(0), Offset(12)).unwrap());
-    assert_eq!(log.log_end_offset(), Offset(6));
-    let node = node.restart(Crash::Process, "boot-1");
-    assert_eq!(node.log().log_end_offset(), Offset(6));
 }
 
+/// Replication point 2: a leader whose log a power loss has cut begins its epoch earlier than its followers know it.
 #[test]
 fn an_epoch_without_records_gives_way_to_the_leaders_history() {
     let node = Node::new(LogConfig::default());

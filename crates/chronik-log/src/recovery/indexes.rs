@@ -141,7 +141,8 @@ impl Recovery<'_> {
             }
             let indexed = base_offset.saturating_add(i64::from(last.relative_offset));
             // An older file of epochs does not know those that came last.
-            let knows_epoch = last_epoch == self.epochs.epoch_for_offset(next_offset.saturating_sub(1));
+            let knows_epoch = last_epoch.filter(|&epoch| epoch >= 0)
+                == self.epochs.epoch_for_offset(next_offset.saturating_sub(1));
             if first_found != Some(indexed) || next_base < next_offset || !knows_epoch {
                 return Ok(None);
             }

@@ -10,7 +10,7 @@
 //! | the process died | everything in the checkpoint, unless the journal says that the log was cut |
 //! | the machine stopped (another boot id) | what lies below the recovery point |
 //! | no checkpoint | nothing |
-//! | no checkpoint, and Kafka's files are there | a closed segment whose index leads to batches that end where the next segment begins |
+//! | no checkpoint, and Kafka has shut down cleanly | a closed segment whose index leads to batches that end where the next segment begins |
 //! | segments were cleaned since | the same; all below the note was synced before it was written |
 //!
 //! A file that is missing or damaged is put right from the others, with one warning.
@@ -50,7 +50,11 @@ pub(crate) struct Known {
     pub(crate) rebooted: bool,
     /// Whether that checkpoint was the last act of a clean shutdown.
     pub(crate) clean: bool,
-    /// Kafka's own checkpoints, for a directory that Kafka wrote: log start, high watermark.
+    /// Whether Kafka wrote the directory last, and what of it may look as if it were lost is not to be removed;
+    pub(crate) is_kafkas: bool,
+    /// and whether it ended in good order, so that all of it was synced.
+    pub(crate) is_kafkas_whole: bool,
+    /// Kafka's own checkpoints, for such a directory: log start, high watermark.
     pub(crate) kafka_log_start: Option<i64>,
     pub(crate) kafka_high_watermark: Option<i64>,
     /// How far the log was cleaned, in Kafka's file or Chronik's, which are the same.
@@ -85,9 +89,17 @@ impl Known {
     fn forget_deleted(&mut self) {
         let Some(at) = self.notes.iter().rposition(|note| note.kind == NoteKind::Delete) else { return };
         self.notes.drain(..=at);
+        self.forget_log();
+    }
+
+    /// What is there is another log than the one that all this was known of.
+    fn forget_log(&mut self) {
         self.checkpoint = None;
         self.clean = false;
         self.cleaned_up_to = None;
+        self.kafka_log_start = None;
+        self.kafka_high_watermark = None;
+        (self.is_kafkas, self.is_kafkas_whole) = (false, false);
     }
 }
 
@@ -214,9 +226,10 @@ impl Recovery<'_> {
         let (expected, kept_below) = match &self.known.checkpoint {
             Some(checkpoint) => {
                 let start = self.noted_start(checkpoint.log_start_offset);
-                (before.unwrap_or(start), checkpoint.recovery_point)
+                let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
+                (before.unwrap_or(start), checkpoint.recovery_point.min(cut_offset))
             }
-            None if self.config.cleanup_policy.compact || self.known.kafka_high_watermark.is_some() => {
+            None if self.config.cleanup_policy.compact || self.known.is_kafkas => {
                 return false;
             }
             None => (before.unwrap_or(base_offset), self.cleaned_up_to().unwrap_or(i64::MIN)),
@@ -288,7 +301,8 @@ impl Recovery<'_> {
                 self.dir.disk.read_file(&path).ok().as_deref().and_then(partition_metadata::parse)
         {
             if from_checkpoint.is_some_and(|known| known != topic_id) {
-                self.known.checkpoint = None;
+                self.known.notes.clear();
+                self.known.forget_log();
             }
             return Ok(topic_id);
         }

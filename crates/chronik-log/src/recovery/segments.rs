@@ -36,9 +36,8 @@ impl Recovery<'_> {
             return self.reread(base_offset, len, Some(next_base), self.cleaned_end());
         }
         let Some(mut segment) = known else {
-            // Kafka syncs what it closes before it goes on.
             if self.known.checkpoint.is_none()
-                && self.known.kafka_high_watermark.is_some()
+                && self.known.is_kafkas_whole
                 && let Some(next_base) = next_base
                 && let Some(segment) = self.take_by_tail(base_offset, len, next_base)?
             {
