@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_sim::cluster::{Options, Rule, Sabotage, run};
+use chronik_sim::cluster::{Finding, Options, Rule, Sabotage, run};
 
 /// How many histories are lived through.
 const SEEDS: u64 = 120;
@@ -51,7 +51,9 @@ fn c12_a_seed_always_tells_the_same_history_and_another_seed_another() {
 
 fn bites(sabotage: Sabotage, rules: &[Rule]) {
     let options = Options { sabotage: Some(sabotage), ..Options::default() };
-    let bitten = (0..SABOTAGED_SEEDS).find_map(|seed| run(seed, options).finding);
+    // Much of what is broken keeps a cluster from coming together again; what has to notice it is looked for beyond that.
+    let counts = |finding: &Finding| rules.contains(&finding.rule) || finding.rule != Rule::Convergence;
+    let bitten = (0..SABOTAGED_SEEDS).find_map(|seed| run(seed, options).finding.filter(counts));
     let finding = bitten.unwrap_or_else(|| panic!("{sabotage:?} goes unnoticed"));
     assert!(rules.contains(&finding.rule), "{sabotage:?} is noticed by another checker: {finding}");
 }
