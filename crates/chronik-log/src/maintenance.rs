@@ -306,6 +306,6 @@ fn write_kafka_files(manager: &LogManager, home: &ManagedDir, logs: &[Arc<Log>])
         replace_unsynced(dir, &dir.path.join(name), kafka_checkpoint::format(&offsets).as_bytes())?;
     }
     let path = dir.path.join(names::CLEAN_SHUTDOWN);
-    replace_unsynced(dir, &path, names::CLEAN_SHUTDOWN_OWN)?;
+    replace_unsynced(dir, &path, br#"{"version":0,"brokerEpoch":-1}"#)?;
     manager.disk.sync_dir(&dir.path).map_err(|source| dir.sync_failed(&dir.path, source))
 }

@@ -35,8 +35,6 @@ pub(crate) const STRAY_DIR: &str = "-stray";
 pub(crate) const LOCK: &str = ".lock";
 /// In a log directory: left by a clean shutdown.
 pub(crate) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
-/// What that file holds when Chronik has written it: no broker of Kafka has this epoch.
-pub(crate) const CLEAN_SHUTDOWN_OWN: &[u8] = br#"{"version":0,"brokerEpoch":-1}"#;
 /// In a log directory: where each log was synced up to.
 pub(crate) const RECOVERY_POINT_CHECKPOINT: &str = "recovery-point-offset-checkpoint";
 /// In a log directory: each log's high watermark.

@@ -25,8 +25,8 @@ pub(crate) fn delete_old_segments(dir: &Arc<LogDir>, logs: &[Arc<Log>], now: Now
     let mut concerned = Vec::new();
     for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
         match log.move_start_past_old_segments(now) {
-            Ok(true) => concerned.push(log),
-            Ok(false) => {}
+            Ok(Some(new_start)) => concerned.push((log, new_start)),
+            Ok(None) => {}
             Err(error) => warn(log, &error),
         }
     }
@@ -37,20 +37,20 @@ pub(crate) fn delete_old_segments(dir: &Arc<LogDir>, logs: &[Arc<Log>], now: Now
         tracing::warn!(dir = %dir.path.display(), %error, "cannot delete old segments");
         return;
     }
-    for log in concerned {
-        if let Err(error) = log.delete_segments_below_start(now) {
+    for (log, new_start) in concerned {
+        if let Err(error) = log.delete_segments_below(now, new_start) {
             warn(log, &error);
         }
     }
 }
 
 impl Log {
-    /// Whether there are segments to delete, which lie below the log's start then.
-    fn move_start_past_old_segments(&self, now: Now) -> Result<bool, LogError> {
+    /// The offset below which there are segments to delete, if there are any. The log begins there, or later, then.
+    fn move_start_past_old_segments(&self, now: Now) -> Result<Option<i64>, LogError> {
         let config = self.config();
         // Most of the time there is nothing to do; that is found out without the writer's lock.
         if self.deletable_count(&config, now) == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         let _reshaping = self.reshaping.lock();
         let mut writer = self.writer.lock();
@@ -65,25 +65,27 @@ impl Log {
             }
         }
         let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
-        let Some(new_start) = new_start.filter(|_| count > 0) else { return Ok(false) };
+        let Some(new_start) = new_start.filter(|_| count > 0) else { return Ok(None) };
         match self.dir.note(&self.partition, NoteKind::LogStart, new_start) {
             // A full disk must not keep anyone from making room on it. The next checkpoint, which is synced, has it.
             Ok(_) | Err(LogError::DiskFull { .. }) => {}
             Err(error) => return Err(error),
         }
         self.move_start(&mut writer, new_start)?;
-        Ok(true)
+        Ok(Some(new_start))
     }
 
-    fn delete_segments_below_start(&self, now: Now) -> Result<(), LogError> {
+    /// What a client has let go meanwhile stays for the next time: nothing durable says yet that it may go.
+    fn delete_segments_below(&self, now: Now, offset: i64) -> Result<(), LogError> {
         let _reshaping = self.reshaping.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
         let delay_ms = self.config().file_delete_delay_ms;
-        let log_start_offset = self.log_start_offset().get();
+        // A log that was emptied meanwhile begins elsewhere.
+        let below = self.log_start_offset().get().min(offset);
         let gone: Vec<Segment> = {
             let mut view = self.view.lock();
-            let after = view.segments.partition_point(|segment| segment.base_offset <= log_start_offset);
+            let after = view.segments.partition_point(|segment| segment.base_offset <= below);
             view.segments.drain(..after.saturating_sub(1)).collect()
         };
         for segment in gone {

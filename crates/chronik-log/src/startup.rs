@@ -10,7 +10,7 @@ use chronik_disk::{Disk, DiskLock};
 use chronik_types::{Now, TopicPartition};
 use parking_lot::Mutex;
 
-use crate::checkpoint::{self, PartitionCheckpoint};
+use crate::checkpoint::{self, Checkpoint, PartitionCheckpoint};
 use crate::dir::{LogDir, Shared};
 use crate::journal::{self, Note, NoteKind};
 use crate::manager::{ConfigSource, LogManager, ManagedDir};
@@ -130,39 +130,6 @@ impl StartingLogManager {
         if loaded.checkpoint.is_none() && !loaded.damaged.is_empty() {
             self.shared.note_loss();
         }
-        let clean_file = path.join(names::CLEAN_SHUTDOWN);
-        let mut is_kafkas_whole = false;
-        if entries.iter().any(|entry| entry.name == names::CLEAN_SHUTDOWN) {
-            let contents = disk.read_file(&clean_file).map_err(failed("read", &clean_file))?;
-            is_kafkas_whole = contents != names::CLEAN_SHUTDOWN_OWN;
-            disk.remove_file(&clean_file).map_err(failed("remove", &clean_file))?;
-        }
-        let is_new_here = loaded.checkpoint.is_none()
-            && loaded.damaged.is_empty()
-            && entries.iter().all(|entry| journal::parse_name(&entry.name).is_none())
-            && entries.iter().any(|entry| entry.name == names::HIGH_WATERMARK_CHECKPOINT);
-        // Whoever has come and gone since makes nothing of what was known here.
-        let is_kafkas = is_new_here || is_kafkas_whole;
-        let checkpoint = loaded.checkpoint.filter(|_| !is_kafkas).unwrap_or_default();
-        let boot_id = &self.shared.options.boot_id;
-        let rebooted = boot_id.is_empty() || checkpoint.boot_id != *boot_id;
-        let dir = Arc::new(LogDir::new(Arc::clone(&disk), path.to_owned(), Arc::clone(&self.shared)));
-        let mut known: BTreeMap<String, PartitionCheckpoint> =
-            checkpoint.partitions.into_iter().map(|entry| (entry.partition.to_string(), entry)).collect();
-        let mut notes: BTreeMap<String, Vec<Note>> = BTreeMap::new();
-        let mut journals = Vec::new();
-        let mut generation = checkpoint.generation;
-        for entry in &entries {
-            let Some(found) = journal::parse_name(&entry.name) else { continue };
-            journals.push(found);
-            generation = generation.max(found);
-        }
-        journals.sort_unstable();
-        for &found in journals.iter().filter(|&&found| !is_kafkas && checkpoint.generation <= found) {
-            read_journal(&*disk, path, found, &mut notes);
-        }
-        // Notes are only ever added to a journal of this process's own, never behind the torn end of another.
-        dir.start_journal(generation + 1);
         let read_kafka = |name| {
             disk.read_file(&path.join(name))
                 .ok()
@@ -170,13 +137,47 @@ impl StartingLogManager {
                 .and_then(kafka_checkpoint::parse)
                 .unwrap_or_default()
         };
-        // Chronik leaves these behind too, for Kafka, and knows better itself.
-        let offsets_of_kafka = |name| if is_kafkas { read_kafka(name) } else { BTreeMap::new() };
-        let (kafka_log_start, kafka_high_watermark) = (
-            offsets_of_kafka(names::LOG_START_CHECKPOINT),
-            offsets_of_kafka(names::HIGH_WATERMARK_CHECKPOINT),
-        );
+        let mut kafka_log_start = read_kafka(names::LOG_START_CHECKPOINT);
+        let mut kafka_high_watermark = read_kafka(names::HIGH_WATERMARK_CHECKPOINT);
         let cleaned_up_to = read_kafka(names::CLEANER_CHECKPOINT);
+        // Chronik leaves such files behind too when it ends, and they say what its checkpoint says. Where they say more,
+        // Kafka has come and gone since, and that checkpoint is of a time before.
+        let was_kafka_here = loaded.checkpoint.as_ref().is_some_and(|checkpoint| {
+            checkpoint.clean && knows_more(&kafka_log_start, &kafka_high_watermark, checkpoint)
+        });
+        let is_first_here = loaded.checkpoint.is_none() && loaded.damaged.is_empty();
+        let is_kafkas = was_kafka_here || is_first_here && !kafka_high_watermark.is_empty();
+        if !is_kafkas {
+            kafka_log_start.clear();
+            kafka_high_watermark.clear();
+        }
+        let clean_file = path.join(names::CLEAN_SHUTDOWN);
+        let has_clean_file = entries.iter().any(|entry| entry.name == names::CLEAN_SHUTDOWN);
+        if has_clean_file {
+            disk.remove_file(&clean_file).map_err(failed("remove", &clean_file))?;
+        }
+        let is_kafkas_whole = is_kafkas && has_clean_file;
+        let mut generation = loaded.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.generation);
+        let checkpoint = loaded.checkpoint.filter(|_| !was_kafka_here).unwrap_or_default();
+        let boot_id = &self.shared.options.boot_id;
+        let rebooted = boot_id.is_empty() || checkpoint.boot_id != *boot_id;
+        let dir = Arc::new(LogDir::new(Arc::clone(&disk), path.to_owned(), Arc::clone(&self.shared)));
+        let mut known: BTreeMap<String, PartitionCheckpoint> =
+            checkpoint.partitions.into_iter().map(|entry| (entry.partition.to_string(), entry)).collect();
+        let mut notes: BTreeMap<String, Vec<Note>> = BTreeMap::new();
+        let mut journals = Vec::new();
+        let known_generation = generation;
+        for entry in &entries {
+            let Some(found) = journal::parse_name(&entry.name) else { continue };
+            journals.push(found);
+            generation = generation.max(found);
+        }
+        journals.sort_unstable();
+        for &found in journals.iter().filter(|&&found| known_generation <= found) {
+            read_journal(&*disk, path, found, &mut notes);
+        }
+        // Notes are only ever added to a journal of this process's own, never behind the torn end of another.
+        dir.start_journal(generation + 1);
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             if entry.name.ends_with(names::DELETE_DIR) {
                 dir.removals.push_dir(now.monotonic, path.join(&entry.name));
@@ -220,6 +221,23 @@ impl StartingLogManager {
         }
         self.tasks.push(Mutex::new(Some(task)));
     }
+}
+
+/// Whether Kafka's files say more of any partition than a checkpoint does.
+fn knows_more(
+    log_starts: &BTreeMap<TopicPartition, i64>,
+    high_watermarks: &BTreeMap<TopicPartition, i64>,
+    checkpoint: &Checkpoint,
+) -> bool {
+    let known: BTreeMap<&TopicPartition, &PartitionCheckpoint> =
+        checkpoint.partitions.iter().map(|entry| (&entry.partition, entry)).collect();
+    let is_beyond = |offsets: &BTreeMap<TopicPartition, i64>, offset: fn(&PartitionCheckpoint) -> i64| {
+        offsets
+            .iter()
+            .any(|(partition, found)| known.get(partition).is_none_or(|entry| offset(entry) < *found))
+    };
+    is_beyond(log_starts, |entry| entry.log_start_offset)
+        || is_beyond(high_watermarks, |entry| entry.high_watermark)
 }
 
 /// Makes a log directory where there is none, and makes its name durable: everything else hangs on it.

@@ -1,9 +1,10 @@
 //! Cutting a log: at its end when a replica diverged from its leader, at its start when records are deleted.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use chronik_disk::OpenMode;
+use chronik_disk::{DiskFile, OpenMode};
 use chronik_protocol::records::BatchError;
 use chronik_types::{Now, Offset};
 
@@ -49,7 +50,10 @@ impl Log {
             keep.checked_sub(1).and_then(|last| view.segments.get(last).cloned())
         };
         let Some(mut last) = last else { return Err(LogError::Closed) };
-        let (end_bytes, end_offset) = self.find_cut(&last, offset.get())?;
+        let path = self.file_path(last.base_offset, names::LOG);
+        let opened = self.dir.open(&path, OpenMode::ReadWrite);
+        let file = opened.map_err(|source| LogError::io("open", &path, source))?;
+        let (end_bytes, end_offset) = self.find_cut(&*file, &last, offset.get())?;
         // Whatever is appended after the cut is under the same note.
         writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, end_offset)?);
         let gone = {
@@ -65,9 +69,7 @@ impl Log {
             }
             gone
         };
-        if !gone.is_empty() {
-            writer.active_file = None;
-        }
+        writer.active_file = Some(Arc::clone(&file));
         let delay_ms = self.config().file_delete_delay_ms;
         for segment in &gone {
             self.retire_segment(&mut writer, now, segment.base_offset, delay_ms)?;
@@ -77,7 +79,7 @@ impl Log {
             let path = self.path();
             self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
         }
-        self.cut_segment(&mut writer, &mut last, end_bytes, end_offset)?;
+        self.cut_segment(&mut writer, &*file, &mut last, end_bytes, end_offset)?;
         if let Some(slot) = self.view.lock().segments.last_mut() {
             *slot = last;
         }
@@ -204,18 +206,15 @@ impl Log {
     ///
     /// Headers are not held against checksums here, and a bit that flips on its way from the disk must not decide what
     /// goes: what is found must be found twice.
-    fn find_cut(&self, segment: &Segment, offset: i64) -> Result<(u64, i64), LogError> {
+    fn find_cut(&self, file: &dyn DiskFile, segment: &Segment, offset: i64) -> Result<(u64, i64), LogError> {
         let base_offset = segment.base_offset;
         let failed = |error| self.read_failed(base_offset, error);
-        let path = self.file_path(base_offset, names::LOG);
-        let file =
-            self.dir.open(&path, OpenMode::Read).map_err(|source| LogError::io("open", &path, source))?;
         let file_number = self.view.lock().file_number;
         let find = || {
             // The batch before the one that goes is looked at too: where it ends, the log ends.
             let from =
                 self.position_before(file_number, base_offset, segment.size_bytes, offset.saturating_sub(1))?;
-            find_end(&*file, from, segment, offset)
+            find_end(file, from, segment, offset)
         };
         let mut found = find().map_err(failed)?;
         for _ in 0..CUT_READS_MAX {
@@ -225,19 +224,19 @@ impl Log {
             }
         }
         let source = BatchError::Inconsistent("its headers are read differently each time");
-        Err(LogError::Corrupt { path, position: found.0, source })
+        Err(LogError::Corrupt { path: self.file_path(base_offset, names::LOG), position: found.0, source })
     }
 
     /// Cuts the last segment, which ends there then.
     fn cut_segment(
         &self,
         writer: &mut Writer,
+        file: &dyn DiskFile,
         segment: &mut Segment,
         end_bytes: u64,
         end_offset: i64,
     ) -> Result<(), LogError> {
         let base_offset = segment.base_offset;
-        let file = self.active_file(writer, base_offset)?;
         let path = self.file_path(base_offset, names::LOG);
         if end_bytes < segment.size_bytes {
             file.truncate(end_bytes).map_err(|source| self.dir.cut_failed("cut", &path, source))?;
@@ -248,7 +247,12 @@ impl Log {
         self.cut_indexes(segment, relative)?;
         segment.size_bytes = end_bytes;
         segment.next_offset = end_offset;
-        refresh_max_timestamp(segment, &*file).map_err(|error| self.read_failed(base_offset, error))?;
+        refresh_max_timestamp(segment, file).map_err(|error| {
+            let error = self.read_failed(base_offset, error);
+            // The file is shorter already than the log knows.
+            self.dir.take_offline(&error);
+            error
+        })?;
         writer.unsynced.insert(base_offset);
         Ok(())
     }
@@ -272,7 +276,7 @@ impl Log {
         &self,
         path: &std::path::Path,
         on_disk_count: u32,
-    ) -> Result<Option<std::sync::Arc<dyn chronik_disk::DiskFile>>, LogError> {
+    ) -> Result<Option<Arc<dyn DiskFile>>, LogError> {
         if on_disk_count == 0 {
             return Ok(None);
         }
@@ -336,12 +340,7 @@ impl Log {
 }
 
 /// See [`Log::find_cut`]; `from` is a batch's position. The end is not beyond what is there: where offsets are missing at the end, the leader tells what follows them.
-fn find_end(
-    file: &dyn chronik_disk::DiskFile,
-    from: u64,
-    segment: &Segment,
-    offset: i64,
-) -> Result<(u64, i64), ScanError> {
+fn find_end(file: &dyn DiskFile, from: u64, segment: &Segment, offset: i64) -> Result<(u64, i64), ScanError> {
     let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
     let mut behind = (from == 0).then_some(segment.base_offset);
     while let Some(found) = walker.next_header()? {
@@ -354,7 +353,7 @@ fn find_end(
 }
 
 /// Finds a cut segment's largest timestamp: the time index knows it up to its last entry, the rest is walked.
-fn refresh_max_timestamp(segment: &mut Segment, file: &dyn chronik_disk::DiskFile) -> Result<(), ScanError> {
+fn refresh_max_timestamp(segment: &mut Segment, file: &dyn DiskFile) -> Result<(), ScanError> {
     let indexed = segment.time_index.last();
     segment.max_timestamp = indexed.map_or(-1, |entry| entry.timestamp);
     segment.offset_of_max_timestamp =

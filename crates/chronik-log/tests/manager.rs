@@ -359,7 +359,7 @@ fn a_directory_that_kafka_wrote_is_taken_over() {
 #[test]
 fn what_kafka_has_done_since_counts_and_not_what_chronik_knew() {
     let config = LogConfig { segment_bytes: 300, ..LogConfig::default() };
-    let (node, log) = filled(&config, BASE_MS);
+    let (mut node, log) = filled(&config, BASE_MS);
     let (end, segment_count) = (log.log_end_offset(), log.segment_count());
     assert!(segment_count > 4);
     drop(log);
@@ -377,12 +377,45 @@ fn what_kafka_has_done_since_counts_and_not_what_chronik_knew() {
         let contents = format!("0\n1\norders 0 {offset}\n");
         node.disk.replace_file(&dir().join(name), contents.as_bytes()).unwrap();
     }
-    let own = br#"{"version":0,"brokerEpoch":17}"#;
-    node.disk.replace_file(&dir().join(".kafka_cleanshutdown"), own).unwrap();
+    // Also where the first start after that comes to nothing, and where Kafka was killed.
+    for kafka_ends_well in [true, true, false] {
+        let clean_file = dir().join(".kafka_cleanshutdown");
+        if kafka_ends_well {
+            node.disk.replace_file(&clean_file, b"").unwrap();
+        }
+        node = node.restart(Crash::Process, "boot-2");
+        let log = node.manager.get(&partition()).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(first), end));
+        assert_eq!(log.high_watermark(), end);
+    }
+    append(&node.log(), batch(BASE_MS, &[b"after"])).unwrap();
     let node = node.restart(Crash::Process, "boot-2");
+    assert_eq!(node.log().log_end_offset(), end.next());
+}
+
+#[test]
+fn a_segment_that_compaction_has_emptied_outlasts_the_policy() {
+    let deleting = LogConfig { segment_bytes: 300, ..LogConfig::default() };
+    let compacting = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..deleting.clone() };
+    let (node, log) = filled(&deleting, BASE_MS);
+    let end = log.log_end_offset();
+    drop(log);
+    node.manager.shutdown(now_at(0)).unwrap();
+    let disk = node.disk.clone();
+    drop(node);
+    let mut logs = disk.read_dir(&partition_dir()).unwrap();
+    logs.retain(|entry| entry.name.ends_with(".log"));
+    // What a clean leaves where nothing of a segment is the newest of its key.
+    for extension in ["log", "index", "timeindex"] {
+        let path = partition_dir().join(logs[1].name.replace("log", extension));
+        disk.open(&path, OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
+    }
+    let node = Node::on(disk.clone(), compacting, "boot-1");
+    node.manager.shutdown(now_at(0)).unwrap();
+    drop(node);
+    let node = Node::on(disk, deleting, "boot-2");
     let log = node.manager.get(&partition()).unwrap();
-    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(first), end));
-    assert_eq!(log.high_watermark(), end);
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), end));
 }
 
 #[test]

@@ -163,7 +163,7 @@ impl Recovery<'_> {
             let segment = self.recover_segment(base_offset, len, next_base)?;
             // A segment of which compaction has left nothing stays, so that the log starts where it did.
             let was_emptied =
-                len == 0 && (self.config.cleanup_policy.compact || base_offset < self.cleaned_end());
+                len == 0 && (self.config.cleanup_policy.compact || self.was_cleaned(base_offset));
             if next_base.is_none() || segment.size_bytes > 0 || was_emptied {
                 segments.push(segment);
             } else {
@@ -219,22 +219,33 @@ impl Recovery<'_> {
     /// Without a checkpoint nothing tells where the log should begin, and holes are left to logs that may have been
     /// compacted and to those that Kafka wrote, which come with checkpoints of Kafka's.
     fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
-        if !self.known.rebooted {
+        let compact = self.config.cleanup_policy.compact;
+        // A leader's compacted log may begin behind its start, and so does what follows it from there.
+        if !self.known.rebooted || before.is_empty() && compact && self.noted(NoteKind::Restart) {
             return false;
         }
         let before = before.last().map(|segment| segment.next_offset);
         let (expected, kept_below) = match &self.known.checkpoint {
             Some(checkpoint) => {
                 let start = self.noted_start(checkpoint.log_start_offset);
-                let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
+                // What was cut off is not synced any more, but gaps in it may be the leader's.
+                let cut_offset = self.cut_offset().filter(|_| !compact).unwrap_or(i64::MAX);
                 (before.unwrap_or(start), checkpoint.recovery_point.min(cut_offset))
             }
-            None if self.config.cleanup_policy.compact || self.known.is_kafkas => {
+            None if compact || self.known.is_kafkas => {
                 return false;
             }
             None => (before.unwrap_or(base_offset), self.cleaned_up_to().unwrap_or(i64::MIN)),
         };
         expected < base_offset && kept_below.max(self.cleaned_end()) < base_offset
+    }
+
+    /// Whether a segment may have been emptied by compaction, by a policy that need not be the topic's any more.
+    fn was_cleaned(&self, base_offset: i64) -> bool {
+        let checkpoint = self.known.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
+        checkpoint.into_iter().any(|known| known.base_offset == base_offset && known.size_bytes == 0)
+            || base_offset < self.cleaned_end()
+            || self.cleaned_up_to().is_some_and(|offset| base_offset < offset)
     }
 
     /// Whether a segment before is damaged, and nothing says that what follows was synced.
