@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Checkpoint, PartitionCheckpoint};
 use crate::dir::{LogDir, Shared};
 use crate::journal::{self, Note, NoteKind};
 use crate::manager::{ConfigSource, LogManager, ManagedDir};
-use crate::recovery::{Known, recover};
+use crate::recovery::{Known, LastWriter, recover};
 use crate::{Log, LogError, ManagerOptions, kafka_checkpoint, names};
 
 /// Log directories that are being opened: locked and listed, their partitions waiting to be recovered.
@@ -156,7 +156,11 @@ impl StartingLogManager {
         if has_clean_file {
             disk.remove_file(&clean_file).map_err(failed("remove", &clean_file))?;
         }
-        let is_kafkas_whole = is_kafkas && has_clean_file;
+        let last_writer = match (is_kafkas, has_clean_file) {
+            (true, true) => LastWriter::KafkaWhole,
+            (true, false) => LastWriter::Kafka,
+            (false, _) => LastWriter::Chronik,
+        };
         let mut generation = loaded.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.generation);
         let checkpoint = loaded.checkpoint.filter(|_| !was_kafka_here).unwrap_or_default();
         let boot_id = &self.shared.options.boot_id;
@@ -188,8 +192,7 @@ impl StartingLogManager {
                 notes: notes.remove(&entry.name).unwrap_or_default(),
                 rebooted,
                 clean: checkpoint.clean,
-                is_kafkas,
-                is_kafkas_whole,
+                last_writer,
                 kafka_log_start: kafka_log_start.get(&partition).copied(),
                 kafka_high_watermark: kafka_high_watermark.get(&partition).copied(),
                 cleaned_up_to: cleaned_up_to.get(&partition).copied(),

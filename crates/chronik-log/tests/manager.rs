@@ -366,7 +366,7 @@ fn what_kafka_has_done_since_counts_and_not_what_chronik_knew() {
     node.manager.shutdown(now_at(0)).unwrap();
     // Kafka has deleted the oldest segments, and has ended in good order.
     let mut logs = node.disk.read_dir(&partition_dir()).unwrap();
-    logs.retain(|entry| entry.name.ends_with(".log"));
+    logs.retain(|entry| std::path::Path::new(&entry.name).extension().is_some_and(|found| found == "log"));
     for entry in &logs[..segment_count - 2] {
         node.disk.remove_file(&partition_dir().join(&entry.name)).unwrap();
     }
@@ -404,7 +404,7 @@ fn a_segment_that_compaction_has_emptied_outlasts_the_policy() {
     let disk = node.disk.clone();
     drop(node);
     let mut logs = disk.read_dir(&partition_dir()).unwrap();
-    logs.retain(|entry| entry.name.ends_with(".log"));
+    logs.retain(|entry| std::path::Path::new(&entry.name).extension().is_some_and(|found| found == "log"));
     // What a clean leaves where nothing of a segment is the newest of its key.
     for extension in ["log", "index", "timeindex"] {
         let path = partition_dir().join(logs[1].name.replace("log", extension));

@@ -39,6 +39,17 @@ use crate::{LogConfig, LogError, names};
 
 pub(crate) use producers::rebuild_producers;
 
+/// Who wrote a log directory last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LastWriter {
+    #[default]
+    Chronik,
+    /// Kafka: what may look as if it were lost is not to be removed.
+    Kafka,
+    /// Kafka, which ended in good order, so that all of it was synced.
+    KafkaWhole,
+}
+
 /// What is known of a partition before its directory is looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
@@ -50,10 +61,8 @@ pub(crate) struct Known {
     pub(crate) rebooted: bool,
     /// Whether that checkpoint was the last act of a clean shutdown.
     pub(crate) clean: bool,
-    /// Whether Kafka wrote the directory last, and what of it may look as if it were lost is not to be removed;
-    pub(crate) is_kafkas: bool,
-    /// and whether it ended in good order, so that all of it was synced.
-    pub(crate) is_kafkas_whole: bool,
+    /// Who wrote the directory last.
+    pub(crate) last_writer: LastWriter,
     /// Kafka's own checkpoints, for such a directory: log start, high watermark.
     pub(crate) kafka_log_start: Option<i64>,
     pub(crate) kafka_high_watermark: Option<i64>,
@@ -99,7 +108,7 @@ impl Known {
         self.cleaned_up_to = None;
         self.kafka_log_start = None;
         self.kafka_high_watermark = None;
-        (self.is_kafkas, self.is_kafkas_whole) = (false, false);
+        self.last_writer = LastWriter::Chronik;
     }
 }
 
@@ -232,7 +241,7 @@ impl Recovery<'_> {
                 let cut_offset = self.cut_offset().filter(|_| !compact).unwrap_or(i64::MAX);
                 (before.unwrap_or(start), checkpoint.recovery_point.min(cut_offset))
             }
-            None if compact || self.known.is_kafkas => {
+            None if compact || self.known.last_writer != LastWriter::Chronik => {
                 return false;
             }
             None => (before.unwrap_or(base_offset), self.cleaned_up_to().unwrap_or(i64::MIN)),

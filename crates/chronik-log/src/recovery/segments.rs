@@ -3,8 +3,8 @@
 use chronik_disk::{DiskFile, OpenMode};
 use chronik_protocol::records::BatchError;
 
-use super::Recovery;
 use super::producers::read_marker;
+use super::{LastWriter, Recovery};
 use crate::index::{IndexEntry, OffsetEntry, TimeEntry};
 use crate::journal::NoteKind;
 use crate::marker::marker_epoch;
@@ -37,7 +37,7 @@ impl Recovery<'_> {
         }
         let Some(mut segment) = known else {
             if self.known.checkpoint.is_none()
-                && self.known.is_kafkas_whole
+                && self.known.last_writer == LastWriter::KafkaWhole
                 && let Some(next_base) = next_base
                 && let Some(segment) = self.take_by_tail(base_offset, len, next_base)?
             {
