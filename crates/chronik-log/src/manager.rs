@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::dir::{LogDir, Shared};
 use crate::journal::NoteKind;
 use crate::log::{LogParts, replace_unsynced};
-use crate::startup::{Recovered, StartingLogManager};
+use crate::startup::{FailedLog, Recovered, StartingLogManager};
 use crate::stats::LogStats;
 use crate::{
     FlushQueue, Log, LogConfig, LogError, ManagerOptions, kafka_checkpoint, names, partition_metadata,
@@ -30,7 +30,7 @@ pub struct LogManager {
     pub(crate) shared: Arc<Shared>,
     pub(crate) dirs: Vec<ManagedDir>,
     logs: RwLock<BTreeMap<TopicPartition, Arc<Log>>>,
-    failed: RwLock<BTreeMap<TopicPartition, LogError>>,
+    failed: RwLock<BTreeMap<TopicPartition, FailedLog>>,
     /// Held while a log is made, deleted or retired.
     creating: Mutex<()>,
     flush_queue: Arc<FlushQueue>,
@@ -119,8 +119,10 @@ impl LogManager {
         if let Some(log) = self.get(partition) {
             return Self::claim(log, topic_id, config);
         }
-        if let Some(error) = self.failed.read().get(partition) {
-            return Err(error.clone());
+        let failed = self.failed.read().get(partition).cloned();
+        if let Some(failed) = failed {
+            let log = self.recover_again(partition, failed, &config)?;
+            return Self::claim(log, topic_id, config);
         }
         let dir = self.choose_dir()?;
         let path = dir.partition_path(partition);
@@ -139,6 +141,33 @@ impl LogManager {
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
         Ok(log)
+    }
+
+    /// The log of a partition that could not be recovered before, if it can be now. The caller holds `creating`.
+    fn recover_again(
+        &self,
+        partition: &TopicPartition,
+        mut failed: FailedLog,
+        config: &Arc<LogConfig>,
+    ) -> Result<Arc<Log>, LogError> {
+        if !failed.may_pass() {
+            return Err(failed.error);
+        }
+        match failed.recover_again(partition, Arc::clone(config)) {
+            Ok(log) => {
+                tracing::info!(%partition, "the partition is recovered");
+                let log = Arc::new(log);
+                self.logs.write().insert(partition.clone(), Arc::clone(&log));
+                self.failed.write().remove(partition);
+                log.dir.mark_changed();
+                Ok(log)
+            }
+            Err(error) => {
+                failed.error = error.clone();
+                self.failed.write().insert(partition.clone(), failed);
+                Err(error)
+            }
+        }
     }
 
     /// A log that is there, if it is this topic's.
@@ -247,7 +276,7 @@ impl LogManager {
 
     /// Partitions whose logs could not be recovered, with the reason.
     pub fn failed(&self) -> Vec<(TopicPartition, LogError)> {
-        self.failed.read().iter().map(|(partition, error)| (partition.clone(), error.clone())).collect()
+        self.failed.read().iter().map(|(partition, log)| (partition.clone(), log.error.clone())).collect()
     }
 
     /// Whether the start has found what [`StartingLogManager::set_loss_listener`] tells.

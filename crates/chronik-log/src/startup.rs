@@ -15,7 +15,7 @@ use crate::dir::{LogDir, Shared};
 use crate::journal::{self, Note, NoteKind};
 use crate::manager::{ConfigSource, LogManager, ManagedDir};
 use crate::recovery::{Known, LastWriter, recover};
-use crate::{Log, LogError, ManagerOptions, kafka_checkpoint, names};
+use crate::{Log, LogConfig, LogError, ManagerOptions, kafka_checkpoint, names};
 
 /// Log directories that are being opened: locked and listed, their partitions waiting to be recovered.
 ///
@@ -41,7 +41,37 @@ struct Task {
 pub(crate) struct Recovered {
     pub(crate) logs: BTreeMap<TopicPartition, Arc<Log>>,
     /// Partitions that could not be recovered, so that no empty log takes their place.
-    pub(crate) failed: BTreeMap<TopicPartition, LogError>,
+    pub(crate) failed: BTreeMap<TopicPartition, FailedLog>,
+}
+
+/// A log that could not be recovered.
+#[derive(Clone)]
+pub(crate) struct FailedLog {
+    /// Why, the last time.
+    pub(crate) error: LogError,
+    dir: Arc<LogDir>,
+    last_writer: LastWriter,
+    cleaned_up_to: Option<i64>,
+    now: Now,
+}
+
+impl FailedLog {
+    /// Whether there is something to be gained from another attempt: a disk that was full need not be full any more.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.error, LogError::DiskFull { .. })
+    }
+
+    /// Recovers the log as if nothing were known of it. What its checkpoint and the journal said is out of date since other
+    /// logs have been written; its batches say what is in it.
+    pub(crate) fn recover_again(
+        &self,
+        partition: &TopicPartition,
+        config: Arc<LogConfig>,
+    ) -> Result<Log, LogError> {
+        let Self { last_writer, cleaned_up_to, .. } = *self;
+        let known = Known { rebooted: true, last_writer, cleaned_up_to, ..Known::default() };
+        recover(&self.dir, partition, known, config, self.now)
+    }
 }
 
 impl StartingLogManager {
@@ -93,6 +123,7 @@ impl StartingLogManager {
         let Some(task) = self.tasks.get(at).and_then(|task| task.lock().take()) else { return false };
         let Task { dir, partition, known } = task;
         let config = (self.config_for)(&partition.topic);
+        let (last_writer, cleaned_up_to) = (known.last_writer, known.cleaned_up_to);
         match recover(&dir, &partition, known, config, now) {
             Ok(log) => {
                 self.recovered.lock().logs.insert(partition, Arc::new(log));
@@ -100,7 +131,8 @@ impl StartingLogManager {
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
                 self.shared.note_loss();
-                self.recovered.lock().failed.insert(partition, error);
+                let failed = FailedLog { error, dir, last_writer, cleaned_up_to, now };
+                self.recovered.lock().failed.insert(partition, failed);
             }
         }
         true

@@ -478,3 +478,34 @@ fn a_log_does_not_begin_after_a_segment_whose_contents_a_power_loss_took() {
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(0)));
     assert_eq!(append(&log, batch(BASE_MS, &[b"again"])).unwrap().first_offset, Offset(0));
 }
+
+/// A start on a full disk leaves partitions out that it would have to write to. They come back when there is room, and not
+/// only with the next start.
+#[test]
+fn what_a_full_disk_kept_from_being_recovered_is_recovered_once_there_is_room() {
+    let node = Node::new(small_segments());
+    for at in 0..40 {
+        append(&node.log(), idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+    let records = all_records(&node.log(), 0, 1_000);
+    let disk = node.disk.clone();
+    disk.crash(Crash::Process);
+    drop(node);
+    disk.remove_file(&partition_dir().join("leader-epoch-checkpoint")).unwrap();
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let node = Node::on(disk, small_segments(), "boot-1");
+    let open = || node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
+    for _ in 0..2 {
+        assert!(matches!(open(), Err(LogError::DiskFull { .. })));
+        assert_eq!(node.manager.failed().len(), 1);
+    }
+    node.disk.set_capacity_bytes(None);
+    let log = open().unwrap();
+    assert!(node.manager.failed().is_empty());
+    assert_eq!(all_records(&log, 0, 1_000), records);
+    assert!(append(&log, idempotent(5, 0, 39, &[b"value 39"])).unwrap().is_duplicate);
+    append(&log, idempotent(5, 0, 40, &[b"value 40"])).unwrap();
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(41));
+}

@@ -214,6 +214,11 @@ impl Consumer {
                 self.back_off(context, key);
                 return;
             }
+            // The broker has noticed.
+            Some(ErrorCode::CorruptMessage) if context.checkers.reads_may_be_damaged => {
+                self.back_off(context, key);
+                return;
+            }
             Some(ErrorCode::UnknownServerError | ErrorCode::CorruptMessage) | None => {
                 let text = format!("a fetch of {key} at {position} is refused with {}", data.error_code);
                 context.checkers.report(Rule::Errors, text);
