@@ -7,7 +7,7 @@ use chronik_types::{MonotonicMs, Now, TopicPartition};
 
 use crate::checkpoint::{self, CheckpointWriter, SYNCED_INTERVAL_MS};
 use crate::file_cache::FileKind;
-use crate::log::{Log, replace_unsynced};
+use crate::log::Log;
 use crate::manager::{LogManager, ManagedDir};
 use crate::retention::delete_old_segments;
 use crate::stats::add;
@@ -273,8 +273,9 @@ pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> 
         }
         dir.removals.remove_due(&*manager.disk, now.monotonic);
         let result = result.and_then(|()| {
-            write_checkpoint(manager, home, &logs, true, true)?;
-            write_kafka_files(manager, home, &logs)
+            // A start that finds other files of Kafka's beside a clean checkpoint takes them for Kafka's own.
+            write_kafka_files(manager, home, &logs)?;
+            write_checkpoint(manager, home, &logs, true, true).map(|_| ())
         });
         if let Err(error) = result {
             tracing::error!(dir = %dir.path.display(), %error, "the log directory could not be shut down cleanly");
@@ -302,10 +303,12 @@ fn write_kafka_files(manager: &LogManager, home: &ManagedDir, logs: &[Arc<Log>])
         (names::HIGH_WATERMARK_CHECKPOINT, offsets(|log| log.high_watermark().get())),
         (names::LOG_START_CHECKPOINT, offsets(|log| log.log_start_offset().get())),
     ];
+    let replace = |name, contents: &[u8]| {
+        let path = dir.path.join(name);
+        manager.disk.replace_file(&path, contents).map_err(|source| dir.write_failed("write", &path, source))
+    };
     for (name, offsets) in files {
-        replace_unsynced(dir, &dir.path.join(name), kafka_checkpoint::format(&offsets).as_bytes())?;
+        replace(name, kafka_checkpoint::format(&offsets).as_bytes())?;
     }
-    let path = dir.path.join(names::CLEAN_SHUTDOWN);
-    replace_unsynced(dir, &path, br#"{"version":0,"brokerEpoch":-1}"#)?;
-    manager.disk.sync_dir(&dir.path).map_err(|source| dir.sync_failed(&dir.path, source))
+    replace(names::CLEAN_SHUTDOWN, br#"{"version":0,"brokerEpoch":-1}"#)
 }

@@ -44,6 +44,9 @@ pub(crate) struct Recovered {
     pub(crate) failed: BTreeMap<TopicPartition, FailedLog>,
 }
 
+/// The free space from which on a log is recovered that a full disk has kept from it: its indexes and small files.
+const ROOM_TO_RECOVER_BYTES: u64 = 64 << 20;
+
 /// A log that could not be recovered.
 #[derive(Clone)]
 pub(crate) struct FailedLog {
@@ -56,9 +59,12 @@ pub(crate) struct FailedLog {
 }
 
 impl FailedLog {
-    /// Whether there is something to be gained from another attempt: a disk that was full need not be full any more.
+    /// Whether there is something to be gained from another attempt: the disk was full, and is not any more. An attempt
+    /// reads all of the log.
     pub(crate) fn may_pass(&self) -> bool {
+        let space = self.dir.disk.space(&self.dir.path);
         matches!(self.error, LogError::DiskFull { .. })
+            && space.map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
     }
 
     /// Recovers the log as if nothing were known of it. What its checkpoint and the journal said is out of date since other
