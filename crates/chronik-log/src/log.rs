@@ -73,6 +73,8 @@ pub(crate) struct Writer {
     pub(crate) unsynced: BTreeSet<i64>,
     /// Whether files were made or renamed since the directory was synced.
     pub(crate) dir_unsynced: bool,
+    /// Whether `partition.metadata` was written and no sync has covered it.
+    pub(crate) id_unsynced: bool,
     /// Records appended since the last sync was asked for.
     pub(crate) unsynced_record_count: u64,
     /// When the oldest append that is not synced was made.
@@ -388,7 +390,21 @@ impl Log {
     }
 
     /// Notes in the journal what is about to happen, unless that was done since the last checkpoint.
+    ///
+    /// Before the first batch it makes durable whose log this is, as Kafka does (KIP-516): a log that has lost that with the
+    /// power would be taken for the next topic's of the same name, records and all. A synced checkpoint has it too.
     pub(crate) fn note(&self, writer: &mut Writer, kind: NoteKind) -> Result<(), LogError> {
+        if writer.id_unsynced {
+            let path = self.path().join(names::PARTITION_METADATA);
+            let synced = self.dir.open(&path, OpenMode::ReadWrite).and_then(|file| file.sync_data());
+            match synced {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.dir.sync_failed(&path, error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+            writer.id_unsynced = false;
+        }
         if kind == NoteKind::Append && writer.noted_generation == Some(self.dir.generation()) {
             return Ok(());
         }

@@ -136,7 +136,10 @@ impl LogManager {
         let metadata = partition_metadata::format(topic_id);
         replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
         let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, LogParts::default());
-        log.writer.lock().dir_unsynced = true;
+        {
+            let mut writer = log.writer.lock();
+            (writer.dir_unsynced, writer.id_unsynced) = (true, true);
+        }
         dir.mark_changed();
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
@@ -177,6 +180,7 @@ impl LogManager {
             let path = log.path().join(names::PARTITION_METADATA);
             replace_unsynced(&log.dir, &path, partition_metadata::format(topic_id).as_bytes())?;
             log.adopt_topic_id(topic_id);
+            log.writer.lock().id_unsynced = true;
             log.dir.mark_changed();
         } else if found != topic_id {
             return Err(LogError::InconsistentTopicId { found, expected: topic_id });

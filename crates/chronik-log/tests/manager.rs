@@ -224,6 +224,25 @@ fn a_deleted_log_does_not_come_back_in_another_ones_place() {
     }
 }
 
+/// Replication point 16. A topic may be deleted, and another made by its name, while a node is away.
+#[test]
+fn a_log_with_records_knows_whose_it_is_whatever_the_power_takes() {
+    for dies_first in [false, true] {
+        for seed in 0..60 {
+            let node = Node::new(LogConfig::default());
+            node.disk.sync_dir(std::path::Path::new("/")).unwrap();
+            let log = node.log();
+            drop(log);
+            let node = if dies_first { node.restart(Crash::Process, "boot-1") } else { node };
+            append(&node.log(), batch(BASE_MS, &[b"old"])).unwrap();
+            let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+            let other = node.manager.get_or_create(&partition(), TopicId(77), Arc::clone(&node.config));
+            let adopted = other.is_ok_and(|log| log.log_end_offset() > Offset(0));
+            assert!(!adopted, "seed {seed}, died first: {dies_first}");
+        }
+    }
+}
+
 #[test]
 fn what_a_clean_shutdown_knew_of_a_deleted_log_is_not_believed_of_the_next_one() {
     for same_topic in [false, true] {

@@ -213,8 +213,11 @@ impl Recovery<'_> {
             recovery_point: offsets.recovery_point,
             cleaned_up_to,
         };
+        // A checkpoint would have had it; one that is not synced may go with the power.
+        let id_is_synced = self.known.checkpoint.is_some() || topic_id == TopicId::ZERO;
         let must_be_synced = self.config.flush_messages.is_some();
         let log = Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts);
+        log.writer.lock().id_unsynced = !id_is_synced;
         if must_be_synced {
             // A replica that follows from here on says with its first fetch that it has all of this on its disk.
             log.sync()?;
