@@ -460,7 +460,7 @@ impl Partition {
             Step::Append => {
                 let mut end = self.log.log_end_offset();
                 if !answer.records.is_empty() {
-                    self.begin_with_batch(now, &answer.records)?;
+                    self.begin_with_batch(now, answer.log_start_offset, &answer.records)?;
                     let appended = self.log.append_as_follower(now, answer.records)?;
                     end = appended.log_end_offset;
                     if let Some(up_to) = appended.sync_up_to {
@@ -505,12 +505,13 @@ impl Partition {
     }
 
     /// A log that was begun anew where the leader's begins may have been begun within a batch: deleted records go one by
-    /// one, and batches come whole. Then it begins with that batch (KAFKA-6975), and its start moves on once it is there.
-    fn begin_with_batch(&self, now: Now, records: &[u8]) -> Result<(), AppendError> {
+    /// one, and batches come whole. Then it begins with that batch (KAFKA-6975), and its start moves on once it is there. So
+    /// does one of which everything lies below the leader's start: that may be another history, which nobody can tell.
+    fn begin_with_batch(&self, now: Now, leader_start: Offset, records: &[u8]) -> Result<(), AppendError> {
         let end = self.log.log_end_offset();
         let Ok(first) = BatchHeader::parse(records) else { return Ok(()) };
         let lies_within = first.base_offset < end && first.last_offset().is_some_and(|last| end <= last);
-        if lies_within && self.log.log_start_offset() == end {
+        if lies_within && (self.log.log_start_offset() == end || end <= leader_start) {
             self.log.truncate_fully_and_start_at(now, first.base_offset)?;
         }
         Ok(())

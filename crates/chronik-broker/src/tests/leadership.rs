@@ -446,6 +446,16 @@ fn a_follower_says_that_it_has_records_when_they_are_on_its_disk_where_flush_mes
 
 #[test]
 fn kafka_6975_a_follower_that_begins_within_a_batch_takes_the_whole_batch() {
+    begins_within_a_batch(0);
+}
+
+#[test]
+fn kafka_6975_a_follower_whose_records_the_leader_has_deleted_begins_anew_within_a_batch() {
+    begins_within_a_batch(2);
+}
+
+/// A follower that holds so many records comes to a leader whose log begins with the second record of a batch.
+fn begins_within_a_batch(record_count: usize) {
     let fixture = three_brokers();
     lead(&fixture, 2);
     let partition = fixture.partition("shared", 0);
@@ -459,20 +469,26 @@ fn kafka_6975_a_follower_that_begins_within_a_batch_takes_the_whole_batch() {
         diverging: None,
         records,
     };
-    let now = fixture.broker.clock.now();
-    partition.apply_answer(now, answer(ErrorCode::OffsetOutOfRange, 0, Bytes::new()));
-    assert_eq!(partition.fetch_position().fetch_offset, Offset(2), "the leader's log begins there");
-    let options = BatchOptions {
-        base_offset: Offset(1),
-        partition_leader_epoch: leader_epoch,
-        ..BatchOptions::default()
+    let batch = |base_offset, record_count| {
+        let options = BatchOptions {
+            base_offset: Offset(base_offset),
+            partition_leader_epoch: leader_epoch,
+            ..BatchOptions::default()
+        };
+        let mut builder = BatchBuilder::new(options);
+        for _ in 0..record_count {
+            builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+        }
+        builder.finish().unwrap().freeze()
     };
-    let mut builder = BatchBuilder::new(options);
-    for _ in 0..3 {
-        builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
+    let now = fixture.broker.clock.now();
+    if record_count == 0 {
+        partition.apply_answer(now, answer(ErrorCode::OffsetOutOfRange, 0, Bytes::new()));
+    } else {
+        partition.log().append_as_follower(now, batch(0, record_count)).unwrap();
     }
-    let records = builder.finish().unwrap().freeze();
-    let applied = partition.apply_answer(now, answer(ErrorCode::None, 2, records));
+    assert_eq!(partition.fetch_position().fetch_offset, Offset(2), "the leader's log begins there");
+    let applied = partition.apply_answer(now, answer(ErrorCode::None, 2, batch(1, 3)));
     let Applied::At(position) = applied else { panic!("{applied:?}") };
     assert_eq!((position.log_start_offset, position.fetch_offset), (Offset(2), Offset(4)));
 }
