@@ -193,6 +193,8 @@ impl StartingLogManager {
         let has_clean_file = entries.iter().any(|entry| entry.name == names::CLEAN_SHUTDOWN);
         if has_clean_file {
             disk.remove_file(&clean_file).map_err(failed("remove", &clean_file))?;
+            // From now on the checkpoint is not the last word any more, whatever a power loss brings back.
+            disk.sync_dir(path).map_err(failed("sync", path))?;
         }
         let last_writer = match (is_kafkas, has_clean_file) {
             (true, true) => LastWriter::KafkaWhole,
@@ -229,7 +231,7 @@ impl StartingLogManager {
                 checkpoint: known.remove(&entry.name),
                 notes: notes.remove(&entry.name).unwrap_or_default(),
                 rebooted,
-                clean: checkpoint.clean,
+                clean: checkpoint.clean && has_clean_file,
                 last_writer,
                 kafka_log_start: kafka_log_start.get(&partition).copied(),
                 kafka_high_watermark: kafka_high_watermark.get(&partition).copied(),

@@ -243,6 +243,28 @@ fn a_log_with_records_knows_whose_it_is_whatever_the_power_takes() {
     }
 }
 
+/// The checkpoint of a clean shutdown is all that the power leaves of what was known, and others have written since.
+#[test]
+fn what_a_clean_shutdown_knew_is_not_certain_once_a_process_has_run_since() {
+    for seed in 0..60 {
+        let node = Node::new(LogConfig::default());
+        for _ in 0..5 {
+            append(&node.log(), batch(BASE_MS, &[b"old"])).unwrap();
+        }
+        node.manager.shutdown(now_at(0)).unwrap();
+        let node = node.restart(Crash::Process, "boot-1");
+        assert!(node.manager.delete(now_at(0), &partition()).unwrap());
+        let other = TopicId(77);
+        let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
+        append(&log, batch(BASE_MS, &[b"new"])).unwrap();
+        log.sync().unwrap();
+        drop(log);
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = node.manager.get(&partition()).unwrap();
+        assert_eq!((log.topic_id(), log.log_end_offset()), (other, Offset(1)), "seed {seed}");
+    }
+}
+
 #[test]
 fn what_a_clean_shutdown_knew_of_a_deleted_log_is_not_believed_of_the_next_one() {
     for same_topic in [false, true] {
