@@ -24,9 +24,9 @@ const OPEN_COST_BYTES: usize = 64 * 1024;
 const TURN_PAUSE_MS: u64 = 1;
 /// How long to wait for the rest of a log to be committed before looking again. Followers take milliseconds.
 const NOT_COMMITTED_PAUSE_MS: u64 = 20;
-/// How long after a failure a shard is read again. What failed is a disk or the log itself, which a human mends.
+/// How long after a failure a shard is read again, at the most. What failed is a disk or the log itself, which a human mends.
 const RETRY_MS: u64 = 10_000;
-/// How long after the first failure: what was read wrongly once may be right the next time.
+/// How long after the first failure: what was read wrongly once may be right the next time. It doubles from one to the next.
 const FIRST_RETRY_MS: u64 = 100;
 
 /// The shards that are being loaded. Bounded by the partitions of `__consumer_offsets`, each of which has one shard.
@@ -49,7 +49,8 @@ struct Job {
     /// Not to be looked at before.
     not_before: MonotonicMs,
     started: Now,
-    has_failed: bool,
+    /// How long to wait after the next failure, in milliseconds.
+    next_retry_ms: u64,
 }
 
 impl Loader {
@@ -65,7 +66,7 @@ impl Loader {
             load: None,
             not_before,
             started: now,
-            has_failed: false,
+            next_retry_ms: FIRST_RETRY_MS,
         });
         self.arm(broker, not_before);
     }
@@ -177,8 +178,9 @@ impl Job {
         let load = self.begin(broker)?;
         let progress = load.read_chunk().inspect_err(|error| log_failure(load, error));
         progress.map_err(|_| {
-            let has_failed_before = std::mem::replace(&mut self.has_failed, true);
-            Abandoned { retry_ms: if has_failed_before { RETRY_MS } else { FIRST_RETRY_MS } }
+            let retry_ms = self.next_retry_ms;
+            self.next_retry_ms = retry_ms.saturating_mul(2).min(RETRY_MS);
+            Abandoned { retry_ms }
         })
     }
 
