@@ -120,6 +120,8 @@ pub(crate) struct LogParts {
     pub(crate) recovery_point: i64,
     /// `None` where the log was never cleaned.
     pub(crate) cleaned_up_to: Option<i64>,
+    /// See [`Writer::id_unsynced`].
+    pub(crate) id_unsynced: bool,
 }
 
 impl Log {
@@ -161,6 +163,7 @@ impl Log {
                 producers: parts.producers,
                 snapshots: parts.snapshots,
                 dir_unsynced: !unsynced.is_empty(),
+                id_unsynced: parts.id_unsynced,
                 unsynced,
                 ..Writer::default()
             }),
@@ -259,11 +262,6 @@ impl Log {
     /// Notes that the log was cut: what is appended from `offset` on is not clean. The caller holds `reshaping`.
     pub(crate) fn note_cut(&self, view: &mut View, offset: i64) {
         view.cut_count += 1;
-        self.note_clean_end(offset);
-    }
-
-    /// Notes that nothing from `offset` on is clean.
-    pub(crate) fn note_clean_end(&self, offset: i64) {
         if self.cleaned_up_to.load(Ordering::Acquire) > offset {
             self.set_cleaned_up_to(Some(offset));
         }

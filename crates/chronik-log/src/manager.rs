@@ -135,11 +135,9 @@ impl LogManager {
             .map_err(|source| dir.write_failed("make the directory", &path, source))?;
         let metadata = partition_metadata::format(topic_id);
         replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
-        let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, LogParts::default());
-        {
-            let mut writer = log.writer.lock();
-            (writer.dir_unsynced, writer.id_unsynced) = (true, true);
-        }
+        let parts = LogParts { id_unsynced: true, ..LogParts::default() };
+        let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, parts);
+        log.writer.lock().dir_unsynced = true;
         dir.mark_changed();
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));

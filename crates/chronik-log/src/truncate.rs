@@ -339,7 +339,8 @@ impl Log {
     }
 }
 
-/// See [`Log::find_cut`]; `from` is a batch's position. The end is not beyond what is there: where offsets are missing at the end, the leader tells what follows them.
+/// See [`Log::find_cut`]; `from` is a batch's position. The end is not beyond what is there: where offsets are missing at
+/// the end, the leader tells what follows them.
 fn find_end(file: &dyn DiskFile, from: u64, segment: &Segment, offset: i64) -> Result<(u64, i64), ScanError> {
     let mut walker = BatchWalker::headers(file, from, segment.size_bytes);
     let mut behind = (from == 0).then_some(segment.base_offset);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use chronik_disk::{Crash, Disk, OpenMode};
-use chronik_log::{CleanupPolicy, LogConfig, LogError, ReadData};
+use chronik_log::{CleanupPolicy, Log, LogConfig, LogError, ReadData};
 use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use common::*;
 
@@ -17,7 +17,7 @@ fn names(node: &Node) -> Vec<String> {
     node.disk.read_dir(&dir()).unwrap().into_iter().map(|entry| entry.name).collect()
 }
 
-fn filled(config: &LogConfig, timestamp: i64) -> (Node, Arc<chronik_log::Log>) {
+fn filled(config: &LogConfig, timestamp: i64) -> (Node, Arc<Log>) {
     let node = Node::new(LogConfig { segment_bytes: 300, ..config.clone() });
     let log = node.log();
     for _ in 0..20 {
@@ -174,27 +174,38 @@ fn a_deleted_partition_is_gone_at_once_and_its_directory_later() {
     assert!(!names(&node).iter().any(|name| name.ends_with("-delete")));
 }
 
+/// The topic that takes the place of [`TOPIC_ID`].
+const ANEW: TopicId = TopicId(77);
+
+fn append_old(log: &Log) {
+    for _ in 0..5 {
+        append(log, batch(BASE_MS, &[b"old"])).unwrap();
+    }
+}
+
+/// Deletes the partition and makes another of its name, with one record.
+fn make_anew(node: &Node, now_ms: u64) -> Arc<Log> {
+    assert!(node.manager.delete(now_at(now_ms), &partition()).unwrap());
+    let log = node.manager.get_or_create(&partition(), ANEW, Arc::clone(&node.config)).unwrap();
+    append(&log, batch(BASE_MS, &[b"new"])).unwrap();
+    log
+}
+
 #[test]
 fn a_topic_that_was_made_anew_is_not_taken_for_the_one_before_after_a_power_loss() {
     for seed in 0..200 {
         let node = Node::new(LogConfig::default());
         node.disk.sync_dir(std::path::Path::new("/")).unwrap();
         let log = node.log();
-        for _ in 0..5 {
-            append(&log, batch(BASE_MS, &[b"old"])).unwrap();
-        }
+        append_old(&log);
         log.sync().unwrap();
         // A checkpoint that a power loss leaves.
         node.manager.maintain(now_at(5_000));
-        assert!(node.manager.delete(now_at(5_000), &partition()).unwrap());
-        let other = TopicId(77);
-        let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
-        append(&log, batch(BASE_MS, &[b"new"])).unwrap();
-        log.sync().unwrap();
         drop(log);
+        make_anew(&node, 5_000).sync().unwrap();
         let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
         let log = node.manager.get(&partition()).unwrap();
-        assert_eq!((log.topic_id(), log.log_end_offset()), (other, Offset(1)), "seed {seed}");
+        assert_eq!((log.topic_id(), log.log_end_offset()), (ANEW, Offset(1)), "seed {seed}");
         assert_eq!(records_of(&bytes_of(&read_from(&log, 0, 100))), [(0, b"new".to_vec())], "seed {seed}");
     }
 }
@@ -207,17 +218,11 @@ fn a_deleted_log_does_not_come_back_in_another_ones_place() {
         let node = Node::new(LogConfig::default());
         node.disk.sync_dir(std::path::Path::new("/")).unwrap();
         let log = node.log();
-        for _ in 0..5 {
-            append(&log, batch(BASE_MS, &[b"old"])).unwrap();
-        }
+        append_old(&log);
         drop(log);
-        node.manager.delete(now_at(0), &partition()).unwrap();
-        let other = TopicId(77);
-        let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
-        append(&log, batch(BASE_MS, &[b"new"])).unwrap();
-        drop(log);
+        drop(make_anew(&node, 0));
         let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
-        if let Ok(log) = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)) {
+        if let Ok(log) = node.manager.get_or_create(&partition(), ANEW, Arc::clone(&node.config)) {
             let found = all_records(&log, 0, 1000);
             assert!(found.iter().all(|(_, value)| value == b"new"), "seed {seed}: {found:?}");
         }
@@ -248,20 +253,13 @@ fn a_log_with_records_knows_whose_it_is_whatever_the_power_takes() {
 fn what_a_clean_shutdown_knew_is_not_certain_once_a_process_has_run_since() {
     for seed in 0..60 {
         let node = Node::new(LogConfig::default());
-        for _ in 0..5 {
-            append(&node.log(), batch(BASE_MS, &[b"old"])).unwrap();
-        }
+        append_old(&node.log());
         node.manager.shutdown(now_at(0)).unwrap();
         let node = node.restart(Crash::Process, "boot-1");
-        assert!(node.manager.delete(now_at(0), &partition()).unwrap());
-        let other = TopicId(77);
-        let log = node.manager.get_or_create(&partition(), other, Arc::clone(&node.config)).unwrap();
-        append(&log, batch(BASE_MS, &[b"new"])).unwrap();
-        log.sync().unwrap();
-        drop(log);
+        make_anew(&node, 0).sync().unwrap();
         let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
         let log = node.manager.get(&partition()).unwrap();
-        assert_eq!((log.topic_id(), log.log_end_offset()), (other, Offset(1)), "seed {seed}");
+        assert_eq!((log.topic_id(), log.log_end_offset()), (ANEW, Offset(1)), "seed {seed}");
     }
 }
 
@@ -352,7 +350,7 @@ fn epochs_are_kept_across_restarts_and_cut_with_the_log() {
             .unwrap();
     }
     log.begin_epoch(LeaderEpoch(9)).unwrap();
-    let end = |log: &chronik_log::Log, epoch| {
+    let end = |log: &Log, epoch| {
         log.end_offset_for_epoch(LeaderEpoch(epoch)).map(|end| (end.leader_epoch.get(), end.end_offset.get()))
     };
     drop(log);

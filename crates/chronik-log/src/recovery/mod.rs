@@ -212,12 +212,11 @@ impl Recovery<'_> {
             high_watermark: offsets.high_watermark,
             recovery_point: offsets.recovery_point,
             cleaned_up_to,
+            // A checkpoint has it too. Whoever claims a log that is nobody's writes it anew.
+            id_unsynced: self.known.checkpoint.is_none() && topic_id != TopicId::ZERO,
         };
-        // A checkpoint would have had it; one that is not synced may go with the power.
-        let id_is_synced = self.known.checkpoint.is_some() || topic_id == TopicId::ZERO;
         let must_be_synced = self.config.flush_messages.is_some();
         let log = Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts);
-        log.writer.lock().id_unsynced = !id_is_synced;
         if must_be_synced {
             // A replica that follows from here on says with its first fetch that it has all of this on its disk.
             log.sync()?;
@@ -254,8 +253,8 @@ impl Recovery<'_> {
 
     /// Whether a segment may have been emptied by compaction, by a policy that need not be the topic's any more.
     fn was_cleaned(&self, base_offset: i64) -> bool {
-        let checkpoint = self.known.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
-        checkpoint.into_iter().any(|known| known.base_offset == base_offset && known.size_bytes == 0)
+        let mut known = self.known.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
+        known.any(|segment| segment.base_offset == base_offset && segment.size_bytes == 0)
             || base_offset < self.cleaned_end()
             || self.cleaned_up_to().is_some_and(|offset| base_offset < offset)
     }
