@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::effects::{Duty, node_id};
+use super::event::Event;
 use super::network::{Endpoint, FOR_EVER_MS};
 use super::node::{Entry, Exit};
 use super::plan::Fault;
 use super::sabotage::Sabotage;
-use super::world::{Event, World};
+use super::world::World;
 
 /// How often a process that waits for its registration looks again, as the server does.
 const READY_CHECK_MS: u64 = 20;
