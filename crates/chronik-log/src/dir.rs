@@ -167,6 +167,17 @@ impl LogDir {
         }
     }
 
+    /// Removes the word of a failed sync, once all that it may be about was written anew.
+    pub(crate) fn forget_failed_sync(&self) {
+        let mark = self.path.join(names::SYNC_FAILED);
+        match self.disk.remove_file(&mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %mark.display(), %error, "the word of a failed sync stays; the next start writes what is not synced once more");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// What a failed write means: a full disk and too many open files are only reported, as both pass; anything else
     /// takes the directory offline.
     pub(crate) fn write_failed(&self, attempt: &'static str, path: &Path, source: io::Error) -> LogError {
@@ -188,7 +199,14 @@ impl LogDir {
 
     /// What a failed sync means: the directory is offline, even where the disk was only full, as nobody knows what
     /// of the data is lost (LOG-3).
+    ///
+    /// The kernel takes what it could not write for written from then on: the next process reads it all, and its syncs
+    /// succeed without a byte reaching the disk. So a file tells the next process, for as long as the machine runs.
     pub(crate) fn sync_failed(&self, path: &Path, source: io::Error) -> LogError {
+        let mark = self.path.join(names::SYNC_FAILED);
+        if let Err(error) = self.disk.open(&mark, OpenMode::Create) {
+            tracing::error!(path = %mark.display(), %error, "cannot leave word that a sync has failed; restart the machine before the broker");
+        }
         let error = LogError::io("sync", path, source);
         self.take_offline(&error);
         error

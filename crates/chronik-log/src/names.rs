@@ -35,6 +35,8 @@ pub(crate) const STRAY_DIR: &str = "-stray";
 pub(crate) const LOCK: &str = ".lock";
 /// In a log directory: left by a clean shutdown.
 pub(crate) const CLEAN_SHUTDOWN: &str = ".kafka_cleanshutdown";
+/// In a log directory: left by a process that could not sync something in it.
+pub(crate) const SYNC_FAILED: &str = ".chronik_sync_failed";
 /// In a log directory: where each log was synced up to.
 pub(crate) const RECOVERY_POINT_CHECKPOINT: &str = "recovery-point-offset-checkpoint";
 /// In a log directory: each log's high watermark.

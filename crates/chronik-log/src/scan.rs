@@ -10,8 +10,11 @@ const SCAN_BUFFER_BYTES: usize = 256 * 1024;
 /// How much is read at a time when only headers are looked at: the distance between two index entries, mostly.
 const WALK_BUFFER_BYTES: usize = 4096;
 
+/// How often a batch is read that is read differently each time.
+const DOUBTFUL_READS_MAX: usize = 5;
+
 /// One batch of a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FoundBatch {
     pub(crate) header: BatchHeader,
     pub(crate) position: u64,
@@ -44,6 +47,14 @@ pub(crate) struct BatchWalker<'a> {
     buffer: Vec<u8>,
     buffer_position: u64,
     chunk_bytes: usize,
+    expected: Option<Expected>,
+}
+
+/// What an append would have written next.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    base_offset: i64,
+    epoch: i32,
 }
 
 /// Where a walk was left, with what it had read ahead.
@@ -65,7 +76,7 @@ impl<'a> BatchWalker<'a> {
     /// Goes on with a walk over whole batches.
     pub(crate) fn resume(file: &'a dyn DiskFile, saved: SavedWalk, end: u64) -> Self {
         let SavedWalk { position, buffer, buffer_position } = saved;
-        Self { file, position, end, buffer, buffer_position, chunk_bytes: SCAN_BUFFER_BYTES }
+        Self { file, position, end, buffer, buffer_position, chunk_bytes: SCAN_BUFFER_BYTES, expected: None }
     }
 
     /// Leaves a walk so that [`resume`](Self::resume) can go on with it.
@@ -75,7 +86,8 @@ impl<'a> BatchWalker<'a> {
 
     /// A walker that looks at headers.
     pub(crate) fn headers(file: &'a dyn DiskFile, position: u64, end: u64) -> Self {
-        Self { file, position, end, buffer: Vec::new(), buffer_position: 0, chunk_bytes: WALK_BUFFER_BYTES }
+        let chunk_bytes = WALK_BUFFER_BYTES;
+        Self { file, position, end, buffer: Vec::new(), buffer_position: 0, chunk_bytes, expected: None }
     }
 
     /// A walker that looks at whole batches.
@@ -83,17 +95,60 @@ impl<'a> BatchWalker<'a> {
         Self { chunk_bytes: SCAN_BUFFER_BYTES, ..Self::headers(file, position, end) }
     }
 
+    /// Says where the next batch begins if it follows without a gap in the same epoch, and that what is decided by
+    /// the walk is for good: whatever else is found there, a bad batch or an offset or epoch that no CRC covers, must be
+    /// found twice. A bit may have flipped on its way from the disk.
+    pub(crate) fn expect(&mut self, base_offset: i64, epoch: i32) {
+        self.expected = Some(Expected { base_offset, epoch });
+    }
+
     /// The next batch's header; `None` at the end. A batch that is cut off is an error.
     pub(crate) fn next_header(&mut self) -> Result<Option<FoundBatch>, ScanError> {
-        let Some(found) = self.peek()? else { return Ok(None) };
+        let Some(found) = self.certain(Self::peek)? else { return Ok(None) };
         self.position = found.end_position();
         Ok(Some(found))
     }
 
     /// The next batch with its bytes, its CRC checked.
     pub(crate) fn next_batch(&mut self) -> Result<Option<(FoundBatch, &[u8])>, ScanError> {
-        let Some(found) = self.peek()? else { return Ok(None) };
+        let Some(found) = self.certain(Self::peek_whole)? else { return Ok(None) };
         self.position = found.end_position();
+        let bytes = self.bytes_at(found.position, found.header.size_bytes)?;
+        Ok(Some((found, bytes)))
+    }
+
+    /// What `look` finds at the walk's position, and finds again where it is not what was [expected](Self::expect).
+    fn certain(
+        &mut self,
+        look: impl Fn(&mut Self) -> Result<Option<FoundBatch>, ScanError>,
+    ) -> Result<Option<FoundBatch>, ScanError> {
+        let mut found = look(self);
+        let Some(expected) = self.expected.take() else { return found };
+        for _ in 0..DOUBTFUL_READS_MAX {
+            match &found {
+                Ok(None) | Err(ScanError::Io(_)) => return found,
+                Ok(Some(batch))
+                    if batch.header.base_offset.get() == expected.base_offset
+                        && batch.header.partition_leader_epoch.get() == expected.epoch =>
+                {
+                    return found;
+                }
+                Ok(Some(_)) | Err(ScanError::Batch { .. }) => {}
+            }
+            self.buffer.clear();
+            let before = std::mem::replace(&mut found, look(self));
+            match (&before, &found) {
+                (Ok(before), Ok(again)) if before == again => return found,
+                (Err(ScanError::Batch { .. }), Err(ScanError::Batch { .. })) => return found,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The next batch's header, if its bytes fit its CRC; they are in the buffer then.
+    fn peek_whole(&mut self) -> Result<Option<FoundBatch>, ScanError> {
+        let Some(found) = self.peek()? else { return Ok(None) };
         let bytes = self.bytes_at(found.position, found.header.size_bytes)?;
         if bytes.len() < found.header.size_bytes {
             let error =
@@ -104,7 +159,7 @@ impl<'a> BatchWalker<'a> {
             .header
             .check_crc(bytes)
             .map_err(|error| ScanError::Batch { position: found.position, error })?;
-        Ok(Some((found, bytes)))
+        Ok(Some(found))
     }
 
     fn peek(&mut self) -> Result<Option<FoundBatch>, ScanError> {

@@ -55,6 +55,7 @@ pub(crate) struct FailedLog {
     dir: Arc<LogDir>,
     last_writer: LastWriter,
     cleaned_up_to: Option<i64>,
+    has_failed_sync: bool,
     now: Now,
 }
 
@@ -74,8 +75,8 @@ impl FailedLog {
         partition: &TopicPartition,
         config: Arc<LogConfig>,
     ) -> Result<Log, LogError> {
-        let Self { last_writer, cleaned_up_to, .. } = *self;
-        let known = Known { rebooted: true, last_writer, cleaned_up_to, ..Known::default() };
+        let Self { last_writer, cleaned_up_to, has_failed_sync, .. } = *self;
+        let known = Known { rebooted: true, has_failed_sync, last_writer, cleaned_up_to, ..Known::default() };
         recover(&self.dir, partition, known, config, self.now)
     }
 }
@@ -130,6 +131,7 @@ impl StartingLogManager {
         let Task { dir, partition, known } = task;
         let config = (self.config_for)(&partition.topic);
         let (last_writer, cleaned_up_to) = (known.last_writer, known.cleaned_up_to);
+        let has_failed_sync = known.has_failed_sync;
         match recover(&dir, &partition, known, config, now) {
             Ok(log) => {
                 self.recovered.lock().logs.insert(partition, Arc::new(log));
@@ -137,7 +139,7 @@ impl StartingLogManager {
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
                 self.shared.note_loss();
-                let failed = FailedLog { error, dir, last_writer, cleaned_up_to, now };
+                let failed = FailedLog { error, dir, last_writer, cleaned_up_to, has_failed_sync, now };
                 self.recovered.lock().failed.insert(partition, failed);
             }
         }
@@ -148,6 +150,12 @@ impl StartingLogManager {
     pub fn finish(self, now: Now) -> Arc<LogManager> {
         while self.recover_next(now) {}
         let recovered = self.recovered.into_inner();
+        for home in &self.dirs {
+            // What could not be recovered is not written anew either, and the next process has to know.
+            if !recovered.failed.values().any(|failed| Arc::ptr_eq(&failed.dir, &home.dir)) {
+                home.dir.forget_failed_sync();
+            }
+        }
         Arc::new(LogManager::new(self.disk, self.shared, self.dirs, recovered, now))
     }
 
@@ -205,6 +213,11 @@ impl StartingLogManager {
         let checkpoint = loaded.checkpoint.filter(|_| !was_kafka_here).unwrap_or_default();
         let boot_id = &self.shared.options.boot_id;
         let rebooted = boot_id.is_empty() || checkpoint.boot_id != *boot_id;
+        // A restart of the machine leaves what is on the disk, but is not always told from the first start of all.
+        let has_failed_sync = entries.iter().any(|entry| entry.name == names::SYNC_FAILED);
+        if has_failed_sync {
+            tracing::warn!(dir = %path.display(), "the last process could not sync what it had written; all that may not be on the disk is read and written again");
+        }
         let dir = Arc::new(LogDir::new(Arc::clone(&disk), path.to_owned(), Arc::clone(&self.shared)));
         let mut known: BTreeMap<String, PartitionCheckpoint> =
             checkpoint.partitions.into_iter().map(|entry| (entry.partition.to_string(), entry)).collect();
@@ -231,6 +244,7 @@ impl StartingLogManager {
                 checkpoint: known.remove(&entry.name),
                 notes: notes.remove(&entry.name).unwrap_or_default(),
                 rebooted,
+                has_failed_sync,
                 clean: checkpoint.clean && has_clean_file,
                 last_writer,
                 kafka_log_start: kafka_log_start.get(&partition).copied(),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
-use chronik_log::{AppendError, LogConfig, LogError, LogManager, OffsetQuery};
-use chronik_types::{ErrorCode, Offset, TimestampMs};
+use chronik_log::{AppendError, CleanupPolicy, LogConfig, LogError, LogManager, OffsetQuery};
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs};
 use common::*;
 
 fn small_segments() -> LogConfig {
@@ -439,6 +439,66 @@ fn a_failed_sync_is_never_taken_for_success() {
     assert!(append(&log, batch(BASE_MS, &[b"b"])).is_err());
     assert!(node.manager.shutdown(now_at(0)).is_err());
     assert_eq!(told.load(Ordering::Relaxed), 1, "whoever listens is told once");
+}
+
+/// After a failed sync the system takes what it could not write for written. A process that starts then reads all of it,
+/// and its own syncs mean nothing before it has written it again.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_written_again_by_the_next_process() {
+    for (failing, seed) in [".log", ".index", "leader-epoch-checkpoint", "partition.metadata"]
+        .into_iter()
+        .flat_map(|failing| (0..10).map(move |seed| (failing, seed)))
+    {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        node.disk.inject(FaultRule::once(Operation::Sync, failing, Fault::Io));
+        let appended = (0..40).map(|at| append(&log, idempotent(5, 0, at, &[b"a value"])));
+        let written = i64::try_from(appended.flatten().count()).unwrap();
+        assert!(log.sync().is_err(), "{failing}");
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        assert_eq!(node.log().log_end_offset(), Offset(written), "{failing}");
+        assert!(!node.manager.has_lost_records(), "{failing}: the process has it all");
+        append(&node.log(), batch(BASE_MS, &[b"after"])).unwrap();
+        node.log().sync().unwrap();
+        let mark = dir().join(".chronik_sync_failed");
+        assert!(!node.disk.exists(&mark).unwrap(), "{failing}: once is enough");
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        assert_eq!(node.log().log_end_offset(), Offset(written + 1), "{failing}, power loss {seed}");
+        assert_eq!(all_records(&node.log(), 0, 1_000).len(), usize::try_from(written).unwrap() + 1);
+    }
+}
+
+/// Offsets and epochs lie outside the CRC, and where compaction has been any gap is normal. What decides where the log
+/// ends is therefore read twice where it is not what an append would have written.
+#[test]
+fn a_bit_that_flips_on_its_way_from_the_disk_does_not_change_a_log() {
+    let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..LogConfig::default() };
+    let killed = || {
+        let node = Node::new(LogConfig::default());
+        let log = node.log();
+        for at in 0..3 {
+            append(&log, idempotent(5, 0, at, &[b"a value"])).unwrap();
+        }
+        let records = all_records(&log, 0, 1_000);
+        node.disk.crash(Crash::Process);
+        (node.disk, records)
+    };
+    let bytes = killed().0.read_file(&segment(0, "log")).unwrap();
+    for position_bits in 0..bytes.len() * 8 {
+        let (disk, records) = killed();
+        let fault = Fault::FlipBit {
+            position_bytes: position_bits / 8,
+            bit: u8::try_from(position_bits % 8).unwrap(),
+        };
+        disk.inject(FaultRule::once(Operation::Read, ".log", fault));
+        let node = Node::on(disk, config.clone(), "boot-1");
+        let log = node.log();
+        assert_eq!(log.log_end_offset(), Offset(3), "bit {position_bits}");
+        assert!(!node.manager.has_lost_records(), "bit {position_bits}");
+        assert_eq!(all_records(&log, 0, 1_000), records, "bit {position_bits}");
+        assert_eq!(log.latest_epoch(), Some(LeaderEpoch(0)), "bit {position_bits}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | clean shutdown | everything |
 //! | the process died | everything in the checkpoint, unless the journal says that the log was cut |
+//! | the process could not sync something | what lies below the recovery point; the rest is written again too |
 //! | the machine stopped (another boot id) | what lies below the recovery point |
 //! | no checkpoint | nothing |
 //! | no checkpoint, and Kafka has shut down cleanly | a closed segment whose index leads to batches that end where the next segment begins |
@@ -21,7 +22,7 @@ mod producers;
 mod segments;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chronik_disk::{DirEntry, OpenMode};
@@ -59,6 +60,9 @@ pub(crate) struct Known {
     pub(crate) notes: Vec<Note>,
     /// Whether the machine stopped since.
     pub(crate) rebooted: bool,
+    /// Whether a sync has failed since the machine started. What is read may be in memory only, and the system does not
+    /// know that: what is not certain to be on the disk has to be written again for the next sync to mean anything.
+    pub(crate) has_failed_sync: bool,
     /// Whether that checkpoint was the last act of a clean shutdown.
     pub(crate) clean: bool,
     /// Who wrote the directory last.
@@ -191,13 +195,16 @@ impl Recovery<'_> {
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();
+        self.epochs_changed |= self.known.has_failed_sync && !self.epochs.entries().is_empty();
         self.epochs_changed |= self.epochs.truncate_from_end(offsets.log_end);
         self.epochs_changed |= self.epochs.truncate_from_start(offsets.log_start);
         if self.epochs_changed {
             let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
             let contents = self.epochs.to_file();
             // Mostly the file is right already and only the checkpoint is older.
-            if self.dir.disk.read_file(&path).ok().as_deref() != Some(contents.as_bytes()) {
+            if self.known.has_failed_sync
+                || self.dir.disk.read_file(&path).ok().as_deref() != Some(contents.as_bytes())
+            {
                 replace_unsynced(self.dir, &path, contents.as_bytes())?;
             }
             self.dir.mark_changed();
@@ -314,10 +321,11 @@ impl Recovery<'_> {
         let from_checkpoint = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.topic_id);
         // The journal tells of a deletion, and only a power loss takes parts of the journal.
         let is_certain = self.known.clean || !self.known.rebooted;
+        let path = self.path.join(names::PARTITION_METADATA);
         if let (true, true, Some(topic_id)) = (there, is_certain, from_checkpoint) {
+            self.write_topic_id_again(&path, topic_id)?;
             return Ok(topic_id);
         }
-        let path = self.path.join(names::PARTITION_METADATA);
         if there
             && let Some(topic_id) =
                 self.dir.disk.read_file(&path).ok().as_deref().and_then(partition_metadata::parse)
@@ -326,6 +334,7 @@ impl Recovery<'_> {
                 self.known.notes.clear();
                 self.known.forget_log();
             }
+            self.write_topic_id_again(&path, topic_id)?;
             return Ok(topic_id);
         }
         let topic_id = from_checkpoint.unwrap_or(TopicId::ZERO);
@@ -336,6 +345,18 @@ impl Recovery<'_> {
             replace_unsynced(self.dir, &path, partition_metadata::format(topic_id).as_bytes())?;
         }
         Ok(topic_id)
+    }
+
+    /// What could not be synced, and is taken for synced, is written again.
+    fn write_topic_id_again(&self, path: &Path, topic_id: TopicId) -> Result<(), LogError> {
+        if self.known.has_failed_sync {
+            let contents = partition_metadata::format(topic_id);
+            let file = self.dir.open(path, OpenMode::ReadWrite);
+            let written = file.and_then(|file| file.write_all_at(contents.as_bytes(), 0).map(|()| file));
+            let file = written.map_err(|source| self.dir.write_failed("write", path, source))?;
+            file.sync_data().map_err(|source| self.dir.sync_failed(path, source))?;
+        }
+        Ok(())
     }
 
     fn load_epochs(&mut self, entries: &[DirEntry], has_segments: bool) {

@@ -50,7 +50,7 @@ impl Recovery<'_> {
         // shutdown only, the headers are read again.
         let undisturbed = self.known.clean && self.known.notes.is_empty();
         let synced = segment.next_offset <= recovery_point && (next_base.is_some() || undisturbed);
-        if cut || (self.known.rebooted && !synced) {
+        if cut || ((self.known.rebooted || self.known.has_failed_sync) && !synced) {
             return self.rescan(base_offset, len, next_base, recovery_point.min(cut_offset));
         }
         let (checked_bytes, is_closed) = (segment.size_bytes, next_base.is_some() && !is_last_known);
@@ -167,6 +167,7 @@ impl Recovery<'_> {
         let mut next_unchecked = segment.size_bytes;
         // First what was synced, by its headers.
         while segment.next_offset < check_from {
+            headers.expect(segment.next_offset, self.latest_epoch());
             let Some(found) = headers.next_header()? else { return Ok(()) };
             if check_from <= found.last_offset() {
                 break;
@@ -176,11 +177,19 @@ impl Recovery<'_> {
             next_unchecked = found.end_position();
         }
         let mut batches = BatchWalker::batches(file, next_unchecked, len);
-        while let Some((found, bytes)) = batches.next_batch()? {
+        loop {
+            batches.expect(segment.next_offset, self.latest_epoch());
+            let Some((found, bytes)) = batches.next_batch()? else { return Ok(()) };
             let marker = marker_epoch(&found.header, bytes);
             self.take_batch(segment, &found, marker, next_base)?;
+            if self.known.has_failed_sync {
+                file.write_all_at(bytes, found.position)?;
+            }
         }
-        Ok(())
+    }
+
+    fn latest_epoch(&self) -> i32 {
+        self.epochs.latest().map_or(-1, |entry| entry.epoch)
     }
 
     /// Takes a batch over, if it can follow what comes before it.

@@ -244,6 +244,29 @@ fn a_failed_sync_stops_the_node_for_good() {
     assert!(has_topic(&driver, 0) && !has_topic(&driver, 1));
 }
 
+/// The system takes what it could not sync for written, and reads it to the next process.
+#[test]
+fn what_a_failed_sync_left_in_memory_is_written_again_by_the_next_process() {
+    for seed in 0..10 {
+        let disk = disk();
+        let mut driver = open(&disk, config()).unwrap();
+        create_topic(&mut driver, 0).unwrap();
+        disk.inject(FaultRule::once(Operation::Sync, "wal-", Fault::Io));
+        // Longer than the sector that the next write brings to the disk with it.
+        let handle = driver.handle();
+        let answer = ask(&handle, CommandBatch::new((1..20).map(create).collect()));
+        driver.poll(MonotonicMs(0)).unwrap_err();
+        drop((driver, answer));
+        disk.crash(Crash::Process);
+        let driver = open(&disk, config()).unwrap();
+        assert!(has_topic(&driver, 1), "others may have been told");
+        drop(driver);
+        disk.crash(Crash::PowerLoss { seed });
+        let driver = open(&disk, config()).unwrap();
+        assert!((0..20).all(|number| has_topic(&driver, number)), "power loss {seed}");
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_and_heals() {
     let disk = disk();

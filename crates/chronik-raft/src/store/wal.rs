@@ -109,8 +109,16 @@ impl Wal {
             );
             file.truncate(position as u64).map_err(|source| StoreError::io("truncate", &path, source))?;
         }
-        // The last frame may have been written and not synced. And what was cut off must not come back, to be
+        // The last frame may have been written and not synced, or a sync of it may have failed: then the system takes
+        // it for written, and only what is written again is synced. And what was cut off must not come back, to be
         // mistaken for a part of the next frame.
+        if let Some(last) = frames.last()
+            && let Some(start) = usize::try_from(last.position_bytes).ok()
+            && let Some(bytes) = contents.get(start..position)
+        {
+            let written = file.write_all_at(bytes, last.position_bytes);
+            written.map_err(|source| StoreError::io("write again", &path, source))?;
+        }
         file.sync_data().map_err(|source| StoreError::io("sync", &path, source))?;
         Ok((Self { path, sequence, file, len_bytes: position as u64 }, frames))
     }
