@@ -112,7 +112,16 @@ impl Recovery<'_> {
         Ok(end_offset)
     }
 
-    pub(super) fn remove_segment_files(&mut self, base_offset: i64) -> Result<(), LogError> {
+    /// Removes segments, the last first: if the power fails meanwhile, what is left has no hole, and begins where it did.
+    pub(super) fn remove_segments(&mut self, mut base_offsets: Vec<i64>) -> Result<(), LogError> {
+        base_offsets.sort_unstable();
+        for &base_offset in base_offsets.iter().rev() {
+            self.remove_segment_files(base_offset)?;
+        }
+        Ok(())
+    }
+
+    fn remove_segment_files(&mut self, base_offset: i64) -> Result<(), LogError> {
         for extension in [names::INDEX, names::TIME_INDEX, names::TXN_INDEX, names::LOG] {
             self.remove_file(base_offset, extension)?;
         }

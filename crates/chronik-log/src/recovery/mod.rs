@@ -160,6 +160,7 @@ impl Recovery<'_> {
         self.load_epochs(entries, !bases.is_empty());
         self.load_producers();
         let mut segments = Vec::new();
+        let mut lost = Vec::new();
         for (at, &(base_offset, len)) in bases.iter().enumerate() {
             if self.is_beyond_damage() || self.is_beyond_a_hole(&segments, base_offset) {
                 self.warn(
@@ -167,9 +168,7 @@ impl Recovery<'_> {
                     names::LOG,
                     "what came before is lost; the segment and those after it are removed",
                 );
-                for &(lost, _) in bases.get(at..).unwrap_or_default() {
-                    self.remove_segment_files(lost)?;
-                }
+                lost.extend(bases.iter().skip(at).map(|(base_offset, _)| *base_offset));
                 break;
             }
             let next_base = bases.get(at + 1).map(|&(next, _)| next);
@@ -185,12 +184,13 @@ impl Recovery<'_> {
                     names::LOG,
                     "the segment holds nothing that can be read; it is removed",
                 );
-                self.remove_segment_files(base_offset)?;
+                lost.push(base_offset);
                 // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
                 // go on, at the next one, as if what is missing had been deleted.
                 self.is_damaged |= self.known.rebooted;
             }
         }
+        self.remove_segments(lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
@@ -470,9 +470,8 @@ impl Recovery<'_> {
             }
         }
         if offsets.log_end < offsets.log_start {
-            for segment in std::mem::take(segments) {
-                self.remove_segment_files(segment.base_offset)?;
-            }
+            let beyond = std::mem::take(segments);
+            self.remove_segments(beyond.iter().map(|segment| segment.base_offset).collect())?;
             offsets.log_end = offsets.log_start;
         }
         offsets.recovery_point = offsets.recovery_point.max(self.cleaned_end());
