@@ -53,6 +53,8 @@ pub(super) enum Effect {
     Fetch { life: Life, to: NodeId, lane: Lane, frame: Bytes, done: PeerAnswer },
     /// A node asks the controller.
     Ask { life: Life, to: NodeId, frame: Bytes, done: Answered },
+    /// A log directory has gone offline, and the process ends with it.
+    Failed { life: Life },
     /// A request is answered.
     Reply { request: u64, reply: Reply },
     /// The node has another image.

@@ -248,11 +248,11 @@ impl World {
         drop(process);
         self.counts.ends += 1;
         self.trace.note(format_args!("{} node {} has left in good order", self.now_ms, node_id(position)));
+        // Where it fails, the next process takes this one for killed.
         let outcome = logs.shutdown(now);
         let noted = match (&outcome, registered) {
             (Ok(()), Some(epoch)) => last_life.note(epoch, true),
-            (Ok(()), None) => Ok(()),
-            (Err(_), _) => last_life.forget(),
+            (Ok(()), None) | (Err(_), _) => Ok(()),
         };
         if let Err(error) = noted {
             self.trace.note(format_args!("{} its end was not noted: {error}", self.now_ms));

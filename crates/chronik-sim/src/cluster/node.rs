@@ -205,6 +205,11 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
     }));
     let logs = starting.finish(now);
 
+    let (loser, failed) = (last_life.clone(), effects.clone());
+    logs.set_offline_listener(Box::new(move || {
+        drop(loser.give_up());
+        failed.push(Effect::Failed { life });
+    }));
     let flush = effects.clone();
     logs.flush_queue().set_waker(Box::new(move || flush.due(life, Duty::Flush, 0)));
     let links = Arc::new(Links { life, effects: effects.clone() });

@@ -292,6 +292,13 @@ impl World {
                 whole.extend_from_slice(&frame);
                 self.send_request(stream, Asker::Node { life, done }, whole.freeze(), ASK_PATIENCE_MS);
             }
+            Effect::Failed { life } => {
+                let lives = |process: &node::Process| process.life == life;
+                if self.nodes[life.node].process.as_ref().is_some_and(lives) {
+                    let text = format!("node {}: its log directory is offline", self.nodes[life.node].id);
+                    self.process_failed(life.node, &text);
+                }
+            }
             Effect::Reply { request, reply } => self.take_reply(request, reply),
             Effect::Image { life, image, mut changed, deleted } => {
                 self.checkers.deleted(&deleted);
