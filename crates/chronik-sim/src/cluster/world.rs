@@ -301,7 +301,7 @@ impl World {
             }
             Effect::Reply { request, reply } => self.take_reply(request, reply),
             Effect::Image { life, image, mut changed, deleted } => {
-                self.checkers.deleted(&deleted);
+                self.checkers.deleted(life, &deleted);
                 if let Some(sabotage) = self.sabotage {
                     for (_, _, state) in &mut changed {
                         sabotage.seen(life.node, state);

@@ -36,8 +36,12 @@ impl Checkers {
                         // One that may have lost something says so before it is counted on again.
                         let other = nodes.get(position(*member)).filter(|other| !other.has_lost)?;
                         let process = other.process.as_ref()?;
-                        // One that has heard already that the topic is gone has nothing of it any more.
-                        process.handle.image().topic_by_id(topic.id)?;
+                        // One that has applied the topic's deletion has nothing of it any more. Its image does not always
+                        // say so: a process that starts again may know the topic from before, as it hears only later
+                        // how far the metadata log is committed.
+                        if self.has_deleted(*member, topic.id) {
+                            return None;
+                        }
                         let log = process.logs.get(&name).filter(|log| log.topic_id() == topic.id);
                         let end = log.map_or(0, |log| log.log_end_offset().get());
                         (end < high_watermark).then_some((*member, end))

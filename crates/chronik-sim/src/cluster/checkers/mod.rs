@@ -11,9 +11,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use chronik_raft::metadata::{MetadataImage, PartitionImage};
-use chronik_types::{LeaderEpoch, PartitionIndex, TopicId};
+use chronik_types::{LeaderEpoch, NodeId, PartitionIndex, TopicId};
 
-use super::effects::Life;
+use super::effects::{Life, node_id};
 
 /// The rule that a finding breaks, by its names on the reliability page and among the invariants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,10 +151,11 @@ pub(super) struct Checkers {
     producer_ids: BTreeSet<(i64, i16)>,
     deleted_before: i64,
     watermarks: BTreeMap<(PartitionKey, LeaderEpoch), (i64, i64)>,
-    leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), chronik_types::NodeId>,
+    leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), NodeId>,
     partitions: BTreeMap<(TopicId, PartitionIndex, i32), Arc<PartitionImage>>,
     created: BTreeMap<TopicId, String>,
-    deleted: BTreeSet<TopicId>,
+    /// The nodes that have applied each deletion.
+    deleted: BTreeMap<TopicId, BTreeSet<NodeId>>,
     /// Bits flip on the way from disks, so that a reader may see a damaged batch.
     pub(super) reads_may_be_damaged: bool,
     /// The producers that send each record until it is acknowledged, and each once.
@@ -198,13 +199,20 @@ impl Checkers {
         }
     }
 
-    /// Topics are deleted, for good.
-    pub(super) fn deleted(&mut self, topics: &[TopicId]) {
-        self.deleted.extend(topics);
+    /// A node has applied that topics are deleted, for good.
+    pub(super) fn deleted(&mut self, life: Life, topics: &[TopicId]) {
+        for topic in topics {
+            self.deleted.entry(*topic).or_default().insert(node_id(life.node));
+        }
     }
 
     pub(super) fn is_deleted(&self, topic: TopicId) -> bool {
-        self.deleted.contains(&topic)
+        self.deleted.contains_key(&topic)
+    }
+
+    /// Whether a node has applied the deletion of a topic, in this life or an earlier one.
+    fn has_deleted(&self, node: NodeId, topic: TopicId) -> bool {
+        self.deleted.get(&topic).is_some_and(|nodes| nodes.contains(&node))
     }
 
     /// A node has another image, in which these partitions have changed.
