@@ -157,7 +157,7 @@ impl Admin {
     fn delete_records(&mut self, context: &mut Context<'_>, name: &str) {
         let Some(topic) = self.routing.topics.get(name) else { return };
         let index = context.rng.index(topic.leaders.len());
-        let Some(leader) = topic.leaders.get(index).copied().flatten() else { return };
+        let Some(leader) = topic.leaders.get(index).and_then(|leader| leader.node) else { return };
         let key = PartitionKey { topic: topic.id, partition: i32::try_from(index).unwrap_or(0) };
         let Some(end) = context.checkers.known_end(key) else { return };
         let offset = i64::try_from(context.rng.below(end.unsigned_abs())).unwrap_or(0);

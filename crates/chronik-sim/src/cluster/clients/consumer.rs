@@ -9,7 +9,7 @@ use chronik_protocol::messages::fetch_response::PartitionData;
 use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use chronik_protocol::messages::{FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse};
 use chronik_protocol::records::{BatchIter, RecordIter};
-use chronik_types::{ErrorCode, PartitionIndex};
+use chronik_types::{ErrorCode, LeaderEpoch, PartitionIndex};
 
 use super::Context;
 use super::routing::Routing;
@@ -71,7 +71,7 @@ impl Consumer {
     fn pump(&mut self, context: &mut Context<'_>) {
         let mut by_leader: BTreeMap<usize, Vec<(PartitionKey, i64)>> = BTreeMap::new();
         for topic in self.routing.topics.values() {
-            for (index, leader) in topic.leaders.iter().enumerate() {
+            for (index, leader) in topic.leaders.iter().map(|leader| leader.node).enumerate() {
                 let key = PartitionKey { topic: topic.id, partition: i32::try_from(index).unwrap_or(0) };
                 let is_early = self.not_before_ms.get(&key).is_some_and(|at_ms| context.now_ms < *at_ms);
                 let is_asked = self.under_way.values().any(|(_, asked)| match asked {
@@ -80,7 +80,7 @@ impl Consumer {
                 });
                 if let (Some(leader), false, false) = (leader, is_early, is_asked) {
                     let position = *self.positions.entry(key).or_insert(0);
-                    by_leader.entry(*leader).or_default().push((key, position));
+                    by_leader.entry(leader).or_default().push((key, position));
                 }
             }
         }
@@ -105,6 +105,7 @@ impl Consumer {
         for (key, position) in parts {
             let partition = FetchPartition {
                 partition: key.partition,
+                current_leader_epoch: self.leader_epoch(*key),
                 fetch_offset: *position,
                 partition_max_bytes: 8 << 10,
                 ..FetchPartition::default()
@@ -127,6 +128,13 @@ impl Consumer {
         }
     }
 
+    /// The epoch of the leader that a partition is read from. A node that has not heard of it yet says so, where it would
+    /// take the position for one beyond its log's end (KIP-320).
+    fn leader_epoch(&self, key: PartitionKey) -> i32 {
+        let topic = self.routing.by_id(key.topic);
+        topic.map_or(LeaderEpoch::NONE, |topic| topic.leader(key.partition).epoch).get()
+    }
+
     fn ask_earliest(&mut self, context: &mut Context<'_>, leader: usize, key: PartitionKey, token: u64) {
         let name = self.routing.topics.iter().find(|(_, topic)| topic.id == key.topic);
         let Some((name, _)) = name else { return };
@@ -136,8 +144,8 @@ impl Consumer {
                 name: name.clone(),
                 partitions: vec![ListOffsetsPartition {
                     partition_index: key.partition,
+                    current_leader_epoch: self.leader_epoch(key),
                     timestamp: EARLIEST,
-                    ..ListOffsetsPartition::default()
                 }],
             }],
             ..ListOffsetsRequest::default()

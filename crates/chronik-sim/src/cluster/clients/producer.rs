@@ -169,9 +169,7 @@ impl Producer {
         let keys: Vec<(TopicId, i32)> = self.lanes.keys().copied().collect();
         for key in keys {
             let (topic_id, partition) = key;
-            let leader = self.routing.by_id(topic_id).map(|topic| {
-                usize::try_from(partition).ok().and_then(|index| topic.leaders.get(index).copied().flatten())
-            });
+            let leader = self.routing.by_id(topic_id).and_then(|topic| topic.leader(partition).node);
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             // A node that has heard of nothing for long may know the topic no more, or not yet; only one that was deleted
             // takes with it what was not acknowledged.
@@ -181,7 +179,7 @@ impl Producer {
                 }
                 continue;
             }
-            let Some(leader) = leader.flatten() else {
+            let Some(leader) = leader else {
                 self.routing.distrust();
                 continue;
             };
