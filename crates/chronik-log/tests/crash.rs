@@ -196,6 +196,62 @@ fn a_producers_last_five_batches_are_known_after_the_process_died() {
     }
 }
 
+/// The last sequence of the one producer that is known, if it is known.
+fn last_sequence(node: &Node) -> Option<i32> {
+    node.log().active_producers().first().map(|producer| producer.last_sequence)
+}
+
+/// A producer's records are deleted with their segments after the last checkpoint, and what is left of the log is of
+/// others. What is known of the producer from before that is out of date: its next record would be refused.
+#[test]
+fn the_producers_of_before_deleted_records_are_not_those_of_what_is_left() {
+    let config = LogConfig { segment_bytes: 100, file_delete_delay_ms: 0, ..LogConfig::default() };
+    let snapshot = |offset: i64| partition_dir().join(format!("{offset:020}.snapshot"));
+    let deleted = |is_synced: bool| {
+        let node = Node::new(config.clone());
+        append(&node.log(), idempotent(1, 0, 0, &[b"v"])).unwrap();
+        node.manager.maintain(now_at(10_000));
+        for sequence in 1..10 {
+            append(&node.log(), idempotent(1, 0, sequence, &[b"v"])).unwrap();
+        }
+        let old_snapshot = node.disk.read_file(&snapshot(5)).unwrap();
+        for _ in 10..16 {
+            append(&node.log(), batch(BASE_MS, &[b"v"])).unwrap();
+        }
+        node.log().set_high_watermark(Offset(16));
+        node.log().delete_records(Offset(12)).unwrap();
+        node.manager.maintain(now_at(10_001));
+        assert_eq!(node.log().segment_count(), 4);
+        if is_synced {
+            node.log().sync().unwrap();
+        }
+        (node, old_snapshot)
+    };
+    let check = |node: &Node, known: Option<i32>, at: &str| {
+        assert_eq!(last_sequence(node), known, "{at}");
+        assert!(!append(&node.log(), idempotent(1, 0, 10, &[b"v"])).unwrap().is_duplicate, "{at}");
+    };
+
+    // The segment that the log begins with has its snapshot.
+    check(&deleted(false).0.restart(Crash::Process, "boot-1"), Some(9), "the process died");
+    for seed in 0..40 {
+        let node = deleted(true).0.restart(Crash::PowerLoss { seed }, "boot-2");
+        check(&node, Some(9), &format!("power lost, seed {seed}"));
+    }
+    // Without it nothing is known, and any sequence is taken. A power loss may bring one back that went with its segment.
+    for is_old_one_back in [false, true] {
+        let (node, old_snapshot) = deleted(true);
+        for offset in 12..16 {
+            node.disk.remove_file(&snapshot(offset)).unwrap();
+        }
+        if is_old_one_back {
+            node.disk.replace_file(&snapshot(5), &old_snapshot).unwrap();
+        }
+        let node = node.restart(Crash::Process, "boot-1");
+        check(&node, None, &format!("no snapshot, the old one is back: {is_old_one_back}"));
+    }
+}
+
 /// The checkpoint that knew of the new start is lost with the power, and an older one says that the log begins at 0.
 #[test]
 fn what_was_deleted_from_the_start_is_not_taken_for_lost() {

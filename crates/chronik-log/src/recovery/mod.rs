@@ -495,7 +495,12 @@ impl Recovery<'_> {
             self.snapshots.remove(&offset);
             self.remove_file(offset, names::SNAPSHOT)?;
         }
-        if self.producers_end.is_some_and(|end| end <= log_end) {
+        // Segments that were deleted since the checkpoint could tell what came after it. Without them its state is that of
+        // another time, whatever was replayed onto it, and producers would be refused that have gone on meanwhile.
+        let first_base = segments.first().map_or(log_end, |segment| segment.base_offset);
+        let checkpoint = self.known.checkpoint.as_ref();
+        let is_followed = checkpoint.is_some_and(|checkpoint| first_base <= checkpoint.log_end_offset);
+        if is_followed && self.producers_end.is_some_and(|end| end <= log_end) {
             return Ok(std::mem::take(&mut self.producers));
         }
         let (producers, damaged) =

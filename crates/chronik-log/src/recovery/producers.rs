@@ -26,6 +26,10 @@ pub(super) fn read_marker(file: &dyn DiskFile, found: &FoundBatch) -> Result<Opt
 
 /// The producers' state as of `end_offset`: the last good snapshot before it, and what the batches after that say. Gives
 /// the snapshots too that turned out damaged; their files are removed.
+///
+/// A snapshot from before the first segment says nothing: the batches that followed it are deleted. A power loss may bring
+/// one back that went with its segment. Of a producer with no batch in what is left nothing is known then, and it may go
+/// on with any sequence, as in Kafka; held against its old state it would be refused.
 pub(crate) fn rebuild_producers(
     dir: &LogDir,
     partition: &TopicPartition,
@@ -36,7 +40,8 @@ pub(crate) fn rebuild_producers(
     let mut damaged = Vec::new();
     let mut producers = ProducerState::default();
     let mut from_offset = i64::MIN;
-    for &offset in snapshots.range(..=end_offset).rev() {
+    let first_base = segments.first().map_or(end_offset, |segment| segment.base_offset);
+    for &offset in snapshots.range(..=end_offset).rev().take_while(|&&offset| first_base <= offset) {
         let path = dir.file_path(partition, offset, names::SNAPSHOT);
         let snapshot = dir.disk.read_file(&path).ok().as_deref().and_then(ProducerState::from_snapshot);
         if let Some(snapshot) = snapshot {
