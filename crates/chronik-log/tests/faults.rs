@@ -118,6 +118,80 @@ fn a_damaged_segment_ends_the_log_and_is_told_though_only_the_process_has_ended(
     assert!(node.manager.has_lost_records(), "others have what is missing");
 }
 
+/// Three batches of one record each, and where they begin. The process was killed, and has made a checkpoint of them if
+/// they `are_known`.
+fn killed_with_three_batches(are_known: bool) -> (SimDisk, [u64; 3]) {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    let starts = ["first", "second", "third"].map(|value| {
+        let start = log.size_bytes();
+        append(&log, batch(BASE_MS, &[value.as_bytes()])).unwrap();
+        start
+    });
+    if are_known {
+        log.sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+    }
+    node.disk.crash(Crash::Process);
+    (node.disk, starts)
+}
+
+/// One flipped bit in the next reads of a segment, one for each place.
+fn misread(disk: &SimDisk, places: &[u64]) {
+    for &at in places {
+        let fault = Fault::FlipBit { position_bytes: usize::try_from(at).unwrap(), bit: 4 };
+        disk.inject(FaultRule::once(Operation::Read, ".log", fault));
+    }
+}
+
+/// Where it is the last in sync, a log that was cut for a wrong reading would lead, and the others be cut as well.
+#[test]
+fn what_a_recovery_reads_wrongly_once_is_neither_cut_nor_told_as_lost() {
+    let check = |disk: SimDisk, boot_id: &str, what: &str| {
+        let node = Node::on(disk, LogConfig::default(), boot_id);
+        assert!(!node.manager.has_lost_records(), "{what}");
+        let values = ["first", "second", "third"].map(|value| value.as_bytes().to_vec());
+        let expected: Vec<_> = (0..3).zip(values).collect();
+        assert_eq!(all_records(&node.log(), 0, 1000), expected, "{what}");
+    };
+    let (_, starts) = killed_with_three_batches(false);
+    for start in starts {
+        // Base offset and length, epoch, magic, CRC, attributes, a timestamp, a record.
+        for at in [7, 3, 8, 11, 14, 16, 17, 22, 30, 59, 63, 66] {
+            let (disk, _) = killed_with_three_batches(false);
+            misread(&disk, &[start + at]);
+            check(disk, "boot-1", &format!("byte {at} of the batch at {start}"));
+        }
+    }
+    // After a reboot only the headers of what was synced are read, and a wrong one leads to a place where no batch is.
+    for start in &starts[..2] {
+        for at in [3, 8, 10, 11, 14, 16, 24, 25] {
+            let (disk, _) = killed_with_three_batches(true);
+            misread(&disk, &[start + at]);
+            check(disk, "boot-2", &format!("byte {at} of the header at {start}"));
+        }
+    }
+    let (disk, starts) = killed_with_three_batches(false);
+    misread(&disk, &[starts[2] + 63, 11, starts[1] + 66]);
+    check(disk, "boot-1", "each reading is wrong elsewhere");
+}
+
+#[test]
+fn a_log_that_is_read_differently_each_time_stays_as_it_is() {
+    let (disk, starts) = killed_with_three_batches(false);
+    let before = disk.read_file(&segment(0, "log")).unwrap();
+    let places: Vec<u64> = (60..70).map(|at| starts[1] + at).collect();
+    misread(&disk, &places);
+    let node = Node::on(disk, LogConfig::default(), "boot-1");
+    assert!(node.manager.has_lost_records(), "nobody is to count on it");
+    let opened = node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
+    assert!(matches!(opened, Err(LogError::Corrupt { .. })), "{:?}", opened.err());
+    node.disk.clear_faults();
+    assert_eq!(node.disk.read_file(&segment(0, "log")).unwrap(), before);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(3));
+}
+
 /// Damages a file, starts, and expects all records and a log that goes on.
 fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     let (disk, records) = written(clean);

@@ -1,5 +1,7 @@
 //! Segments: which are believed, and reading those that are not.
 
+use std::path::Path;
+
 use chronik_disk::{DiskFile, OpenMode};
 use chronik_protocol::records::BatchError;
 
@@ -11,6 +13,9 @@ use crate::marker::marker_epoch;
 use crate::scan::{BatchWalker, FoundBatch, ScanError};
 use crate::segment::{BatchFacts, Segment};
 use crate::{LogError, names};
+
+/// How often a file is scanned at most until its first bad batch is found where it was found the last time.
+const SCANS_MAX: usize = 5;
 
 impl Recovery<'_> {
     pub(super) fn recover_segment(
@@ -127,21 +132,18 @@ impl Recovery<'_> {
             .dir
             .open(&path, OpenMode::ReadWrite)
             .map_err(|source| LogError::io("open", &path, source))?;
-        let bad = self.scan_file(&*file, segment, len, next_base, check_from);
-        match bad {
-            Ok(()) => {}
-            Err(ScanError::Io(source)) => return Err(LogError::io("read", &path, source)),
-            Err(ScanError::Batch { position, error }) => {
-                let lost_bytes = len.saturating_sub(segment.size_bytes);
-                // A process that dies in an append leaves the beginning of a batch behind, at the end of the log.
-                let was_being_appended =
-                    matches!(error, BatchError::Truncated { .. }) && next_base.is_none() && !self.known.clean;
-                if !was_being_appended {
-                    self.dir.shared.note_loss();
-                    self.is_damaged = true;
-                }
-                tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
+        if let Some((position, error)) =
+            self.find_bad_batch(&*file, &path, segment, len, next_base, check_from)?
+        {
+            let lost_bytes = len.saturating_sub(segment.size_bytes);
+            // A process that dies in an append leaves the beginning of a batch behind, at the end of the log.
+            let was_being_appended =
+                matches!(error, BatchError::Truncated { .. }) && next_base.is_none() && !self.known.clean;
+            if !was_being_appended {
+                self.dir.shared.note_loss();
+                self.is_damaged = true;
             }
+            tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
         }
         if segment.size_bytes < len {
             file.truncate(segment.size_bytes).map_err(|e| self.dir.write_failed("cut", &path, e))?;
@@ -153,6 +155,39 @@ impl Recovery<'_> {
         }
         self.dir.mark_changed();
         Ok(())
+    }
+
+    /// Scans a file to its end, or to its first bad batch, which it gives once two scans in a row have ended there in the
+    /// same way. A bit that flips on its way from the disk must not decide what goes: where this is the last replica in
+    /// sync, it leads afterwards although others have what it has cut.
+    fn find_bad_batch(
+        &mut self,
+        file: &dyn DiskFile,
+        path: &Path,
+        segment: &mut Segment,
+        len: u64,
+        next_base: Option<i64>,
+        check_from: i64,
+    ) -> Result<Option<(u64, BatchError)>, LogError> {
+        let before = (segment.clone(), self.epochs.clone(), self.producers.clone());
+        let (epochs_changed, producers_end) = (self.epochs_changed, self.producers_end);
+        let mut last = None;
+        for _ in 0..SCANS_MAX {
+            let bad = match self.scan_file(file, segment, len, next_base, check_from) {
+                Ok(()) => return Ok(None),
+                Err(ScanError::Io(source)) => return Err(LogError::io("read", path, source)),
+                Err(ScanError::Batch { position, error }) => (position, error),
+            };
+            if last.replace(bad) == Some(bad) {
+                return Ok(Some(bad));
+            }
+            // The batches before it are read again too: no checksum covers the length, offset and epoch in a header.
+            (*segment, self.epochs, self.producers) = before.clone();
+            (self.epochs_changed, self.producers_end) = (epochs_changed, producers_end);
+        }
+        let position = last.map_or(segment.size_bytes, |(position, _)| position);
+        let source = BatchError::Inconsistent("its file is read differently each time");
+        Err(LogError::Corrupt { path: path.to_owned(), position, source })
     }
 
     pub(super) fn scan_file(
