@@ -133,9 +133,11 @@ impl World {
                 let others = (0..self.plan.node_count).filter(|other| *other != node);
                 let others_lost = others.filter(|other| self.nodes[*other].has_lost).count();
                 if self.nodes[node].process.is_some() && others_lost == 0 {
-                    // Only logs of partitions: a metadata log that cannot be synced is a node to be replaced.
-                    self.nodes[node].disk.inject(FaultRule::once(Operation::Sync, ".log", DiskFault::Io));
+                    // Syncs of logs are rare unless each record is synced, those of the metadata log are not.
+                    let path = if self.rng.chance(50) { ".log" } else { "wal-" };
+                    self.nodes[node].disk.inject(FaultRule::once(Operation::Sync, path, DiskFault::Io));
                     self.nodes[node].sync_failed = true;
+                    self.nodes[node].is_excused = true;
                     self.nodes[node].has_lost = true;
                 }
             }
