@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use chronik_log::LogManager;
 use chronik_raft::MetadataLog;
 use chronik_raft::metadata::{Delta, MetadataImage};
-use chronik_types::{BrokerEpoch, LogIndex, MonotonicMs, NodeId, Now, Term};
+use chronik_types::{LogIndex, MonotonicMs, NodeId, Now, Term};
 
 use crate::api;
 use crate::clock::SharedClock;
@@ -17,6 +17,7 @@ use crate::contact::Contact;
 use crate::controller::{AssignmentLines, ControllerLink, Duties, Oversight, tell_changes};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
+use crate::last_life::PreviousLife;
 use crate::partition::PartitionServices;
 use crate::producer_ids::ProducerIds;
 use crate::random::Random;
@@ -38,9 +39,9 @@ pub struct BrokerParts {
     pub peers: Arc<dyn PeerClient>,
     /// The clock.
     pub clock: SharedClock,
-    /// The epoch of the registration under which the logs were last written, if nothing of them can have been lost since:
-    /// they were closed in good order, or the machine has not started again. `None` where that is not known.
-    pub previous_broker_epoch: Option<BrokerEpoch>,
+    /// Under what the logs were last written, if nothing of them can have been lost since: they were closed in good order,
+    /// or the machine has not started again. `None` where that is not known.
+    pub previous_life: Option<PreviousLife>,
     /// Seeds every random choice: topic ids, fetch session ids, the name of this incarnation.
     pub seed: [u8; 32],
 }
@@ -69,8 +70,8 @@ pub struct Broker {
     changes: PartitionChangeCounters,
     /// Drawn at random when this broker was made; tells it from its earlier lives.
     pub(crate) incarnation: u128,
-    /// See [`BrokerParts::previous_broker_epoch`].
-    pub(crate) previous_broker_epoch: Option<BrokerEpoch>,
+    /// See [`BrokerParts::previous_life`].
+    pub(crate) previous_life: Option<PreviousLife>,
     next_parked_id: AtomicU64,
     /// This broker has asked to be registered, and may find that an earlier life of it is.
     pub(crate) has_registered: AtomicBool,
@@ -88,7 +89,7 @@ fn leaves_unled(image: &MetadataImage, delta: &Delta) -> bool {
 impl Broker {
     /// Puts a broker together. It serves what the metadata image says from the first request on.
     pub fn new(parts: BrokerParts) -> Arc<Self> {
-        let BrokerParts { config, metadata, logs, peers, clock, previous_broker_epoch, seed } = parts;
+        let BrokerParts { config, metadata, logs, peers, clock, previous_life, seed } = parts;
         let random = Random::new(seed);
         let services = Arc::new(PartitionServices {
             node_id: config.node_id,
@@ -116,7 +117,7 @@ impl Broker {
             timers: Timers::default(),
             changes: PartitionChangeCounters::default(),
             incarnation: random.next_u128(),
-            previous_broker_epoch,
+            previous_life,
             next_parked_id: AtomicU64::new(1),
             has_registered: AtomicBool::new(false),
             is_registering: AtomicBool::new(false),
@@ -128,6 +129,11 @@ impl Broker {
             logs,
             clock,
         })
+    }
+
+    /// The number that tells this process's registration from those of others under the same node id.
+    pub fn incarnation(&self) -> u128 {
+        self.incarnation
     }
 
     /// Runs one request to its answer or parks it. `frame` is the request without its length.

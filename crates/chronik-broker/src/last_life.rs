@@ -5,6 +5,9 @@
 //! cluster must not count on this node's copies (KIP-966). A process that was killed on a machine that went on has lost
 //! nothing, unless its disk failed or its logs are found damaged: then the record is given up before anything else.
 //! Whatever is missing, unreadable or of another registration counts as a loss.
+//!
+//! A process that asks to be registered and ends without an answer does not know its epoch, and may be registered long
+//! after. So each process notes its incarnation before it asks, and the next one tells these with the last epoch known.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +21,19 @@ use parking_lot::Mutex;
 const FILE: &str = "registration";
 /// What the first line says.
 const VERSION: &str = "version=1";
+
+/// How many processes may have begun, one after the other, without hearing of a registration. More than these count as a
+/// loss, which costs a replica its place in the ISR until it has caught up.
+const INCARNATIONS_MAX: usize = 64;
+
+/// What the logs hold, if nothing of it can have been lost since it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PreviousLife {
+    /// The epoch of the last registration that a process has heard of.
+    pub epoch: BrokerEpoch,
+    /// The processes that have begun since, in this order.
+    pub incarnations: Vec<u128>,
+}
 
 /// The record of this node's registration.
 #[derive(Clone)]
@@ -36,19 +52,24 @@ impl LastLife {
         Self { disk, path: dir.join(FILE), boot_id, is_given_up: Arc::default() }
     }
 
-    /// The epoch under which the logs were last written, if nothing of them can have been lost since.
-    pub fn epoch(&self) -> Option<BrokerEpoch> {
-        let text = String::from_utf8(self.disk.read_file(&self.path).ok()?).ok()?;
-        let mut lines = text.lines();
-        if lines.next() != Some(VERSION) {
-            return None;
+    /// Under what the logs were last written, if nothing of them can have been lost since.
+    pub fn previous(&self) -> Option<PreviousLife> {
+        let record = Record::parse(&self.disk.read_file(&self.path).ok()?)?;
+        let is_same_boot = !record.boot_id.is_empty() && record.boot_id == self.boot_id;
+        (record.is_clean || is_same_boot).then_some(record.life)
+    }
+
+    /// Notes that a process has begun, before it asks to be registered. It may write from then on, also where it cannot
+    /// note its registration: from now on what the disk holds depends on the machine again.
+    pub fn begin(&self, incarnation: u128) -> io::Result<()> {
+        let is_given_up = self.is_given_up.lock();
+        match self.previous() {
+            Some(mut life) if !*is_given_up && life.incarnations.len() < INCARNATIONS_MAX => {
+                life.incarnations.push(incarnation);
+                self.write(life, false)
+            }
+            Some(_) | None => Ok(()),
         }
-        let epoch = lines.next()?.strip_prefix("broker.epoch=")?.parse().ok().map(BrokerEpoch)?;
-        let boot_id = lines.next()?.strip_prefix("boot.id=")?;
-        let is_clean = lines.next()?.strip_prefix("clean=")? == "true";
-        let is_same_boot = !boot_id.is_empty() && boot_id == self.boot_id;
-        // The last line shows that the file is whole.
-        (lines.next() == Some("end") && (is_clean || is_same_boot)).then_some(epoch)
     }
 
     /// The logs may lack something from now on, whatever this process notes later.
@@ -78,9 +99,51 @@ impl LastLife {
         if *is_given_up {
             return Ok(());
         }
-        let boot_id = &self.boot_id;
-        let text = format!("{VERSION}\nbroker.epoch={epoch}\nboot.id={boot_id}\nclean={is_clean}\nend\n");
-        self.disk.replace_file(&self.path, text.as_bytes())
+        self.write(PreviousLife { epoch, incarnations: Vec::new() }, is_clean)
+    }
+
+    fn write(&self, life: PreviousLife, is_clean: bool) -> io::Result<()> {
+        let record = Record { life, boot_id: self.boot_id.clone(), is_clean };
+        self.disk.replace_file(&self.path, record.to_text().as_bytes())
+    }
+}
+
+/// What the file says.
+struct Record {
+    life: PreviousLife,
+    boot_id: String,
+    is_clean: bool,
+}
+
+impl Record {
+    fn parse(contents: &[u8]) -> Option<Self> {
+        let mut lines = std::str::from_utf8(contents).ok()?.lines();
+        if lines.next() != Some(VERSION) {
+            return None;
+        }
+        let epoch = lines.next()?.strip_prefix("broker.epoch=")?.parse().ok().map(BrokerEpoch)?;
+        let boot_id = lines.next()?.strip_prefix("boot.id=")?.to_owned();
+        let is_clean = lines.next()?.strip_prefix("clean=")? == "true";
+        let mut incarnations = Vec::new();
+        loop {
+            match lines.next()? {
+                // The last line shows that the file is whole.
+                "end" => {
+                    return Some(Self { life: PreviousLife { epoch, incarnations }, boot_id, is_clean });
+                }
+                line => {
+                    let digits = line.strip_prefix("incarnation=")?;
+                    incarnations.push(u128::from_str_radix(digits, 16).ok()?);
+                }
+            }
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let Self { life: PreviousLife { epoch, incarnations }, boot_id, is_clean } = self;
+        let incarnations: String =
+            incarnations.iter().map(|incarnation| format!("incarnation={incarnation:032x}\n")).collect();
+        format!("{VERSION}\nbroker.epoch={epoch}\nboot.id={boot_id}\nclean={is_clean}\n{incarnations}end\n")
     }
 }
 
@@ -114,6 +177,34 @@ mod tests {
 
     use super::*;
 
+    fn epoch(record: &LastLife) -> Option<BrokerEpoch> {
+        record.previous().map(|life| life.epoch)
+    }
+
+    /// A process may be registered after its end, when nobody is left to note that.
+    #[test]
+    fn processes_that_heard_of_no_registration_are_known() {
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        let dir = Path::new("/data");
+        disk.create_dir_all(dir).unwrap();
+        let on = |boot: &str| LastLife::new(Arc::clone(&disk), dir, boot.to_owned());
+        on("a").begin(1).unwrap();
+        assert_eq!(on("a").previous(), None, "there was no registration before it");
+        on("a").note(BrokerEpoch(7), true).unwrap();
+        on("b").begin(2).unwrap();
+        on("b").begin(u128::MAX).unwrap();
+        let life = PreviousLife { epoch: BrokerEpoch(7), incarnations: vec![2, u128::MAX] };
+        assert_eq!(on("b").previous(), Some(life));
+        assert_eq!(on("c").previous(), None, "the last of them may have written, and lost it with the power");
+        on("b").note(BrokerEpoch(9), false).unwrap();
+        let life = PreviousLife { epoch: BrokerEpoch(9), incarnations: Vec::new() };
+        assert_eq!(on("b").previous(), Some(life));
+        let failing = on("b");
+        failing.give_up().unwrap();
+        failing.begin(3).unwrap();
+        assert_eq!(on("b").previous(), None);
+    }
+
     #[test]
     fn each_registration_is_noted_once_and_none_after_a_loss() {
         let disk = SimDisk::new();
@@ -122,18 +213,18 @@ mod tests {
         let record = LastLife::new(as_disk, dir, "boot".to_owned());
         let keeper = record.keeper();
         keeper.see(None);
-        assert_eq!(record.epoch(), None);
+        assert_eq!(epoch(&record), None);
         keeper.see(Some(BrokerEpoch(7)));
-        assert_eq!(record.epoch(), Some(BrokerEpoch(7)));
+        assert_eq!(epoch(&record), Some(BrokerEpoch(7)));
         let before = disk.operation_count();
         keeper.see(Some(BrokerEpoch(7)));
         keeper.see(None);
         assert_eq!(disk.operation_count(), before, "nothing is new");
         keeper.see(Some(BrokerEpoch(9)));
-        assert_eq!(record.epoch(), Some(BrokerEpoch(9)));
+        assert_eq!(epoch(&record), Some(BrokerEpoch(9)));
         record.give_up().expect("it is forgotten");
         keeper.see(Some(BrokerEpoch(11)));
-        assert_eq!(record.epoch(), None);
+        assert_eq!(epoch(&record), None);
     }
 
     /// Replication point 6.
@@ -143,27 +234,28 @@ mod tests {
         let dir = Path::new("/data");
         disk.create_dir_all(dir).unwrap();
         let on = |boot: &str| LastLife::new(Arc::clone(&disk), dir, boot.to_owned());
-        assert_eq!(on("a").epoch(), None, "there is none");
+        assert_eq!(epoch(&on("a")), None, "there is none");
         on("a").note(BrokerEpoch(7), false).unwrap();
-        assert_eq!(on("a").epoch(), Some(BrokerEpoch(7)), "the process was killed");
-        assert_eq!(on("b").epoch(), None, "the machine has started again");
+        assert_eq!(epoch(&on("a")), Some(BrokerEpoch(7)), "the process was killed");
+        assert_eq!(epoch(&on("b")), None, "the machine has started again");
         on("b").note(BrokerEpoch(9), true).unwrap();
-        assert_eq!(on("c").epoch(), Some(BrokerEpoch(9)), "it was closed before that");
+        assert_eq!(epoch(&on("c")), Some(BrokerEpoch(9)), "it was closed before that");
         on("c").forget().unwrap();
-        assert_eq!(on("c").epoch(), None);
+        assert_eq!(epoch(&on("c")), None);
         let failing = on("c");
         failing.note(BrokerEpoch(9), false).unwrap();
-        assert_eq!(on("c").epoch(), Some(BrokerEpoch(9)), "it has registered since, and told so");
+        assert_eq!(epoch(&on("c")), Some(BrokerEpoch(9)), "it has registered since, and told so");
         failing.give_up().unwrap();
         failing.clone().note(BrokerEpoch(9), true).unwrap();
-        assert_eq!(on("c").epoch(), None, "its disk has failed");
+        assert_eq!(epoch(&on("c")), None, "its disk has failed");
         on("").note(BrokerEpoch(9), false).unwrap();
-        assert_eq!(on("").epoch(), None, "boots cannot be told apart");
+        assert_eq!(epoch(&on("")), None, "boots cannot be told apart");
         on("a").note(BrokerEpoch(11), false).unwrap();
+        on("a").begin(12).unwrap();
         let whole = disk.read_file(&dir.join(FILE)).unwrap();
         for len in 0..whole.len() - 1 {
             disk.replace_file(&dir.join(FILE), &whole[..len]).unwrap();
-            assert_eq!(on("a").epoch(), None, "cut off after {len} bytes");
+            assert_eq!(epoch(&on("a")), None, "cut off after {len} bytes");
         }
     }
 }

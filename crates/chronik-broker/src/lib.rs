@@ -33,7 +33,7 @@ pub use clock::{Clock, SharedClock};
 pub use config::{BrokerConfig, BrokerConfigEntry};
 pub use connection::{Connection, ConnectionId};
 pub use controller::{Answered, ControllerLink, HandedOver};
-pub use last_life::LastLife;
+pub use last_life::{LastLife, PreviousLife};
 pub use replication::{Lane, NoPeerClient, PeerAnswer, PeerClient, PeerError};
 pub use reply::{Reply, Responder, Response, ResponsePart};
 pub use stats::{PartitionChanges, TopicTraffic, Traffic};

@@ -106,7 +106,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     let metadata_worker = start_metadata(metadata_thread, Arc::clone(&on_panic))?;
 
     let last_life = LastLife::new(Arc::clone(&disk), &data_dir, system::boot_id());
-    let previous_broker_epoch = last_life.epoch();
+    let previous_life = last_life.previous();
     let logs = open_logs(
         &config,
         manager_options(&config, open_files_max),
@@ -116,7 +116,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         (clock, &last_life),
         &telemetry.health,
     )?;
-    let previous_broker_epoch = previous_broker_epoch.filter(|_| !logs.has_lost_records());
+    let previous_life = previous_life.filter(|_| !logs.has_lost_records());
     logs.set_offline_listener(offline_listener(last_life.clone(), cluster.is_some(), on_failure));
 
     let flusher = Waker::new();
@@ -135,9 +135,15 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
             None => Arc::new(NoPeerClient),
         },
         clock: Arc::new(BrokerClock(clock)),
-        previous_broker_epoch,
+        previous_life,
         seed: system::random_seed()?,
     });
+    if let Err(error) = last_life.begin(broker.incarnation()) {
+        tracing::warn!(
+            "If this node ends before it has heard of its registration it will have to catch up as if it had lost \
+             records: cannot note its incarnation: {error}"
+        );
+    }
     if let Some(loggers) = loggers {
         broker.set_loggers(Box::new(loggers));
     }
@@ -494,7 +500,7 @@ mod tests {
             });
             offline_listener(last_life.clone(), has_others, on_failure)();
             assert_eq!(
-                last_life.epoch(),
+                last_life.previous(),
                 None,
                 "the machine goes on, and the disk has lost what it has lost"
             );

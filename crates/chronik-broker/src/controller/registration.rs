@@ -86,8 +86,11 @@ impl Broker {
         registration.rack.clone_from(&self.config.rack);
         if self.is_in_cluster() {
             // A node without others has no better copy of anything.
-            let previous = self.previous_broker_epoch.map_or(UNKNOWN_EPOCH, BrokerEpoch::get);
-            registration.previous_broker_epoch = Some(previous);
+            let previous = self.previous_life.as_ref();
+            registration.previous_broker_epoch =
+                Some(previous.map_or(UNKNOWN_EPOCH, |life| life.epoch.get()));
+            let incarnations = previous.iter().flat_map(|life| &life.incarnations);
+            registration.previous_incarnations = incarnations.copied().map(Into::into).collect();
         }
         let mut commands = Vec::new();
         if self.metadata.image().cluster_id().is_none() {

@@ -186,7 +186,7 @@ impl Fixture {
             logs: starting.finish(clock.now()),
             peers: Arc::new(crate::NoPeerClient),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            previous_broker_epoch: None,
+            previous_life: None,
             seed: [7; 32],
         });
         let told = Arc::downgrade(&broker);

@@ -205,6 +205,28 @@ pub struct RegisterBroker {
     /// may lack records that it has acknowledged, and leaves every ISR and ELR in which it is not the last (KIP-966).
     #[prost(int64, optional, tag = "6")]
     pub previous_broker_epoch: Option<i64>,
+    /// The processes that have begun since with these log directories and ended without hearing of a registration of
+    /// theirs. Where one was registered all the same, what it wrote is there too.
+    #[prost(message, repeated, tag = "7")]
+    pub previous_incarnations: Vec<Incarnation>,
+}
+
+/// A process of a broker.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Incarnation {
+    /// The upper half of the number that it drew at random.
+    #[prost(fixed64, tag = "1")]
+    pub high: u64,
+    /// The lower half.
+    #[prost(fixed64, tag = "2")]
+    pub low: u64,
+}
+
+impl From<u128> for Incarnation {
+    fn from(incarnation: u128) -> Self {
+        let (high, low) = split(incarnation);
+        Self { high, low }
+    }
 }
 
 impl RegisterBroker {
@@ -218,6 +240,7 @@ impl RegisterBroker {
             endpoints,
             rack: None,
             previous_broker_epoch: None,
+            previous_incarnations: Vec::new(),
         }
     }
 

@@ -213,9 +213,9 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
     let flush = effects.clone();
     logs.flush_queue().set_waker(Box::new(move || flush.due(life, Duty::Flush, 0)));
     let links = Arc::new(Links { life, effects: effects.clone() });
-    let previous_broker_epoch = match start.sabotage {
-        Some(sabotage) => sabotage.previous_epoch(&last_life, &handle.image(), node.id),
-        None => last_life.epoch().filter(|_| !logs.has_lost_records()),
+    let previous_life = match start.sabotage {
+        Some(sabotage) => sabotage.previous_life(&last_life, &handle.image(), node.id),
+        None => last_life.previous().filter(|_| !logs.has_lost_records()),
     };
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&incarnation.to_be_bytes());
@@ -226,9 +226,11 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
         logs: Arc::clone(&logs),
         peers: links.clone(),
         clock: Arc::new(node.clock.clone()),
-        previous_broker_epoch,
+        previous_life,
         seed,
     });
+    // A disk that is full does not take it, and the next process counts as one that has lost records.
+    drop(last_life.begin(broker.incarnation()));
     broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let (listener, told_effects) = (Arc::downgrade(&broker), effects.clone());
     let keeper = last_life.keeper();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use chronik_broker::LastLife;
+use chronik_broker::{LastLife, PreviousLife};
 use chronik_disk::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, OpenMode, SimDisk};
 use chronik_protocol::frame::{
     FRAME_LENGTH_BYTES, RequestHeader, decode_request, decode_response, encode_request, encode_response,
@@ -17,7 +17,7 @@ use chronik_protocol::messages::{FetchRequest, FetchResponse};
 use chronik_protocol::records::BatchIter;
 use chronik_protocol::wire::Reader;
 use chronik_raft::metadata::{MetadataImage, PartitionImage};
-use chronik_types::{BrokerEpoch, NodeId, PartitionEpoch};
+use chronik_types::{NodeId, PartitionEpoch};
 
 use crate::rng::Rng;
 
@@ -95,16 +95,17 @@ impl Sabotage {
     }
 
     /// What a node says of the end of its last process.
-    pub(super) fn previous_epoch(
+    pub(super) fn previous_life(
         self,
         last_life: &LastLife,
         image: &MetadataImage,
         node: NodeId,
-    ) -> Option<BrokerEpoch> {
+    ) -> Option<PreviousLife> {
         if self == Self::ForgetUncleanEnds {
-            return image.broker(node).map(|broker| broker.epoch);
+            let broker = image.broker(node)?;
+            return Some(PreviousLife { epoch: broker.epoch, incarnations: Vec::new() });
         }
-        last_life.epoch()
+        last_life.previous()
     }
 
     /// What a leader hears of a follower.

@@ -39,9 +39,9 @@ impl Draft<'_> {
         {
             return Ok(CommandOutput::BrokerRegistered { epoch: known.epoch });
         }
-        let known_epoch = self.next.brokers.get(&id).map(|known| known.epoch.get());
-        if let (Some(known), Some(previous)) = (known_epoch, command.previous_broker_epoch)
-            && known != previous
+        if let (Some(known), Some(previous)) = (self.next.brokers.get(&id), command.previous_broker_epoch)
+            && known.epoch.get() != previous
+            && !command.previous_incarnations.contains(&known.incarnation.into())
         {
             self.lose_records_of(id)?;
         }

@@ -446,10 +446,15 @@ fn kip_841_a_broker_that_is_about_to_stop_enters_no_isr_until_it_registers_anew(
 
 /// Registers broker `id` anew, with logs that were last written under `previous`.
 fn register_again(id: i32, incarnation: u128, previous: i64) -> Command {
+    register_after(id, incarnation, previous, &[])
+}
+
+fn register_after(id: i32, incarnation: u128, previous: i64, between: &[u128]) -> Command {
     let Some(CommandKind::RegisterBroker(mut command)) = register(id, incarnation).kind else {
         unreachable!()
     };
     command.previous_broker_epoch = Some(previous);
+    command.previous_incarnations = between.iter().copied().map(Into::into).collect();
     command.into()
 }
 
@@ -504,6 +509,18 @@ fn kip_966_a_broker_that_may_have_lost_records_leaves_every_isr_and_elr() {
         let again = accept(&image, vec![register_again(1, 50, previous)]);
         assert_eq!(partition(&again, 0), partition(&image, 0));
     }
+}
+
+/// A registration can be committed long after the process that asked for it has ended.
+#[test]
+fn kip_966_a_process_that_was_registered_after_its_end_has_lost_nothing() {
+    let image = orders();
+    let epoch = image.broker(NodeId(1)).unwrap().epoch.get();
+    let image = accept(&image, vec![register_again(1, 50, epoch)]);
+    let next = |between: &[u128]| accept(&image, vec![register_after(1, 52, epoch, between)]);
+    assert_eq!(isr_of(&next(&[50, 51]), 0), vec![1, 2, 3], "process 51 was never registered");
+    assert_eq!(isr_of(&next(&[51]), 0), vec![2, 3], "nobody knows what process 50 has written");
+    assert_eq!(isr_of(&next(&[]), 0), vec![2, 3]);
 }
 
 #[test]
