@@ -31,6 +31,8 @@ use crate::{LogConfig, LogError, ProducerSummary, names};
 const STABLE: i64 = i64::MAX;
 /// Stands for "never" where the offset is kept up to which the log was cleaned.
 const NEVER_CLEANED: i64 = -1;
+/// Stands for "nowhere" where the offset of a hole is kept.
+const NO_HOLE: i64 = i64::MAX;
 
 /// One partition's log.
 #[expect(clippy::struct_field_names, reason = "log start and log end offset are Kafka's names")]
@@ -49,6 +51,8 @@ pub struct Log {
     closed: AtomicBool,
     /// The offset up to which the log was cleaned, [`NEVER_CLEANED`] where it was not.
     cleaned_up_to: AtomicI64,
+    /// See [`Log::hole`].
+    hole: AtomicI64,
     /// Held by whoever replaces or removes segments (cuts, retention, cleaning, the end of the log), and while the
     /// checkpoint notes which there are. Taken before all other locks.
     pub(crate) reshaping: Mutex<()>,
@@ -122,6 +126,8 @@ pub(crate) struct LogParts {
     pub(crate) cleaned_up_to: Option<i64>,
     /// See [`Writer::id_unsynced`].
     pub(crate) id_unsynced: bool,
+    /// See [`Log::hole`].
+    pub(crate) hole: Option<i64>,
 }
 
 impl Log {
@@ -157,6 +163,7 @@ impl Log {
             size_bytes: AtomicU64::new(size_bytes),
             closed: AtomicBool::new(false),
             cleaned_up_to: AtomicI64::new(parts.cleaned_up_to.unwrap_or(NEVER_CLEANED)),
+            hole: AtomicI64::new(parts.hole.unwrap_or(NO_HOLE)),
             reshaping: Mutex::new(()),
             syncing: Mutex::new(()),
             writer: Mutex::new(Writer {
@@ -249,6 +256,30 @@ impl Log {
     pub(crate) fn set_cleaned_up_to(&self, offset: Option<i64>) {
         self.cleaned_up_to.store(offset.unwrap_or(NEVER_CLEANED), Ordering::Release);
         self.dir.mark_cleaner_offsets_changed();
+    }
+
+    /// Where records are missing that were there once, although the log goes on behind them: a recovery has found a
+    /// segment damaged or gone. Whoever follows another that has them cuts the log there and fetches the rest anew; for
+    /// who leads, what is left is better than nothing.
+    pub fn hole(&self) -> Option<Offset> {
+        let offset = self.hole.load(Ordering::Acquire);
+        (offset != NO_HOLE).then_some(Offset(offset))
+    }
+
+    /// Notes that the log was cut at `offset`, and with it what lies behind a hole there.
+    pub(crate) fn close_hole(&self, offset: i64) -> Result<(), LogError> {
+        if self.hole.load(Ordering::Acquire) < offset || self.hole().is_none() {
+            return Ok(());
+        }
+        let path = self.path().join(names::HOLE);
+        match self.dir.disk.remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.dir.cut_failed("remove", &path, error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        self.hole.store(NO_HOLE, Ordering::Release);
+        Ok(())
     }
 
     /// Notes that the log is clean below `offset`, unless it was cut since `cut_count`.

@@ -26,6 +26,8 @@ pub(crate) const TMP: &str = ".tmp";
 pub(crate) const LEADER_EPOCH_CHECKPOINT: &str = "leader-epoch-checkpoint";
 /// A partition's topic id.
 pub(crate) const PARTITION_METADATA: &str = "partition.metadata";
+/// Where a log is missing records although it goes on behind them.
+pub(crate) const HOLE: &str = "hole";
 /// Ends the name of a directory that waits for its removal.
 pub(crate) const DELETE_DIR: &str = "-delete";
 /// Ends the name of a directory that no topic claims.

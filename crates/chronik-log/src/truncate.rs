@@ -90,6 +90,7 @@ impl Log {
         }
         self.end_at(&mut writer, end_offset)?;
         self.reload_producers(&mut writer, end_offset)?;
+        self.close_hole(offset.get())?;
         self.dir.mark_changed();
         Ok(true)
     }
@@ -128,7 +129,8 @@ impl Log {
         self.publish_first_unstable_offset(&writer.producers);
         let mut epochs = self.view.lock().epochs.clone();
         epochs.clear();
-        self.store_epochs(writer, epochs)
+        self.store_epochs(writer, epochs)?;
+        self.close_hole(i64::MIN)
     }
 
     /// Moves the log's start to `offset` (KIP-107), which must not be above the high watermark, and gives the new

@@ -180,7 +180,8 @@ fn what_a_recovery_reads_wrongly_once_is_neither_cut_nor_told_as_lost() {
 fn a_log_that_is_read_differently_each_time_stays_as_it_is() {
     let (disk, starts) = killed_with_three_batches(false);
     let before = disk.read_file(&segment(0, "log")).unwrap();
-    let places: Vec<u64> = (60..70).map(|at| starts[1] + at).collect();
+    // Wherever a reading begins, a batch is wrong in it, and not in the way in which it was the last time.
+    let places: Vec<u64> = (0..64).map(|at| starts[1] + 61 + at % 7).collect();
     misread(&disk, &places);
     let node = Node::on(disk, LogConfig::default(), "boot-1");
     assert!(node.manager.has_lost_records(), "nobody is to count on it");
@@ -199,7 +200,7 @@ fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     let node = Node::on(disk, small_segments(), "boot-1");
     let log = node.log();
     assert_eq!(all_records(&log, 0, 500), records, "{what}, clean {clean}");
-    assert_eq!(log.log_end_offset(), Offset(40), "{what}");
+    assert_eq!((log.log_end_offset(), log.hole()), (Offset(40), None), "{what}");
     for at in 35..40 {
         let again = append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()]));
         // Without the checkpoint only what the snapshots and batches tell is known, as in Kafka.
@@ -212,6 +213,52 @@ fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     drop(log);
     let node = node.restart(Crash::Process, "boot-1");
     assert_eq!(node.log().log_end_offset(), Offset(41), "{what}, once more");
+}
+
+/// What lies behind a damaged segment is kept, for who leads with it. The log says where it lacks something, over restarts,
+/// until a follower has cut it there.
+#[test]
+fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
+    for clean in [false, true] {
+        let check = |what: &str, damage: &dyn Fn(&SimDisk, &[i64]) -> i64| {
+            let (disk, _) = written(clean);
+            let entries = disk.read_dir(&partition_dir()).unwrap();
+            let bases: Vec<i64> =
+                entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+            let expected = damage(&disk, &bases);
+            assert!(has_lost(&disk, "boot-1"), "{what}, clean {clean}");
+            let mut node = Node::on(disk, small_segments(), "boot-1");
+            for start in 0..3 {
+                let log = node.log();
+                assert_eq!(log.hole(), Some(Offset(expected)), "{what}, clean {clean}, start {start}");
+                assert!(Offset(30) < log.log_end_offset(), "what lies behind it is kept");
+                node.manager.maintain(now_at(40_000));
+                drop(log);
+                node = node.restart(Crash::Process, "boot-1");
+            }
+            assert!(!node.manager.has_lost_records(), "{what}: it is told once");
+            assert!(node.log().truncate_to(now_at(50_000), Offset(expected)).unwrap());
+            for boot in ["boot-1", "boot-2"] {
+                let log = node.log();
+                assert_eq!((log.hole(), log.log_end_offset()), (None, Offset(expected)), "{what}");
+                drop(log);
+                node = node.restart(Crash::Process, boot);
+            }
+        };
+        check("a segment that is gone", &|disk, bases| {
+            disk.remove_file(&segment(bases[1], "log")).unwrap();
+            bases[1]
+        });
+        check("the first segment is gone", &|disk, bases| {
+            disk.remove_file(&segment(bases[0], "log")).unwrap();
+            bases[0]
+        });
+        check("a short segment", &|disk, bases| {
+            let file = disk.open(&segment(bases[1], "log"), OpenMode::ReadWrite).unwrap();
+            file.truncate(file.len_bytes().unwrap() - 5).unwrap();
+            bases[2] - 1
+        });
+    }
 }
 
 /// Starts on what a process left, and gives whether the start says that records are gone. Where it does, it must have been

@@ -107,14 +107,8 @@ impl Partition {
             }
             // An earlier process was elected. Whether this one still has what that one had, the cluster decides when it
             // registers; until then it must add nothing to that epoch, not even its beginning.
-            Some(leader) if leader == self.services.node_id => {
-                self.follow(now, None, state.leader_epoch);
-                Ok(())
-            }
-            leader => {
-                self.follow(now, leader, state.leader_epoch);
-                Ok(())
-            }
+            Some(leader) if leader == self.services.node_id => self.follow(now, None, state.leader_epoch),
+            leader => self.follow(now, leader, state.leader_epoch),
         };
         self.is_behind.store(outcome.is_err(), Ordering::Release);
         outcome
@@ -189,12 +183,20 @@ impl Partition {
     }
 
     /// Follows `leader`, or nobody, from now on. Everyone who waits for this broker as the leader is told so.
-    fn follow(self: &Arc<Self>, now: Now, leader: Option<NodeId>, leader_epoch: LeaderEpoch) {
-        let (waiting, trimming) = {
+    ///
+    /// It goes on from its log's end, which must have nothing missing before it: what the leader counts as copied is all
+    /// that lies below. So a log with a hole is cut there first, and the leader's records take the place of its own.
+    fn follow(
+        self: &Arc<Self>,
+        now: Now,
+        leader: Option<NodeId>,
+        leader_epoch: LeaderEpoch,
+    ) -> Result<(), LogError> {
+        let (waiting, trimming, outcome) = {
             let _appending = self.appending.lock();
             let mut replicas = self.replicas.lock();
             if leader_epoch < self.leader_epoch() {
-                return;
+                return Ok(());
             }
             let is_same = matches!(
                 (&replicas.role, leader),
@@ -202,12 +204,15 @@ impl Partition {
                     if *known == leader && *epoch == leader_epoch
             );
             if is_same {
-                return;
+                return Ok(());
             }
+            let outcome = leader.map_or(Ok(()), |_| self.cut_at_hole(now));
+            // Without the cut it must not follow; it is tried again.
+            let leader = leader.filter(|_| outcome.is_ok());
             self.is_leader.store(false, Ordering::Release);
             self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
             let role = leader.map_or(Role::None, |leader| Role::Follower { leader, leader_epoch });
-            (replicas.begin(role, self.log.log_end_offset()), replicas.take_all_trimming())
+            (replicas.begin(role, self.log.log_end_offset()), replicas.take_all_trimming(), outcome)
         };
         self.fail(now, waiting);
         for Trimming { done, .. } in trimming {
@@ -215,6 +220,20 @@ impl Partition {
         }
         self.drain(now);
         self.wake_everyone(now);
+        outcome
+    }
+
+    fn cut_at_hole(&self, now: Now) -> Result<(), LogError> {
+        let Some(hole) = self.log.hole() else { return Ok(()) };
+        tracing::warn!(
+            "{}-{} is cut from offset {} to {hole}: records are missing from there, which the leader has",
+            self.topic,
+            self.index,
+            self.log.log_end_offset(),
+        );
+        self.log.truncate_to(now, hole)?;
+        self.note_high_watermark(self.high_watermark().min(self.log.log_end_offset()));
+        Ok(())
     }
 
     pub(super) fn fail(&self, now: Now, waiting: Vec<Committing>) {

@@ -134,6 +134,32 @@ fn kip_101_a_followers_high_watermark_is_its_leaders_within_its_log_and_is_kept(
     assert_eq!(fixture.partition("shared", 0).log().log_end_offset(), Offset(3));
 }
 
+/// A leader takes all that lies below a follower's end for copied. A follower that lacks some of it goes back to there; a
+/// leader keeps what it has.
+#[test]
+fn a_follower_with_a_hole_in_its_log_goes_on_from_the_hole() {
+    let fixture = three_brokers();
+    lead(&fixture, 2);
+    let records = [stamped(batch("a"), 0, 1), stamped(batch("b"), 1, 1), stamped(batch("c"), 2, 1)];
+    assert_eq!(take(&fixture, LeaderAnswer { records: records.concat().into(), ..answer(1, 0, 3) }), (3, 1));
+    lead(&fixture, 1);
+    let restart_with_hole = |fixture: Fixture| {
+        fixture.broker.logs.shutdown(fixture.clock.now()).unwrap();
+        let Fixture { broker, metadata, clock, disk, .. } = fixture;
+        disk.replace_file(&Path::new(LOG_DIR).join("shared-0/hole"), b"1\n").unwrap();
+        Fixture::start(broker.config.clone(), metadata, clock, disk)
+    };
+    let fixture = restart_with_hole(fixture);
+    let log = || Arc::clone(fixture.partition("shared", 0).log());
+    assert_eq!((log().log_end_offset(), log().hole()), (Offset(3), Some(Offset(1))));
+    lead(&fixture, 3);
+    assert_eq!((log().log_end_offset(), log().hole()), (Offset(1), None));
+    assert_eq!(fixture.partition("shared", 0).fetch_position().fetch_offset, Offset(1));
+    assert_eq!(fixture.partition("shared", 0).high_watermark(), Offset(1));
+    let records = records[1..].concat().into();
+    assert_eq!(take(&fixture, LeaderAnswer { records, ..answer(3, 1, 3) }), (3, 1));
+}
+
 /// A fetch of replica 2, from where it stands.
 fn follower_request(epoch: i32, (fetch_offset, last_fetched_epoch): (i64, i32)) -> FetchRequest {
     let partition = FetchPartition {

@@ -17,6 +17,7 @@
 //! A file that is missing or damaged is put right from the others, with one warning.
 
 mod files;
+mod hole;
 mod indexes;
 mod producers;
 mod segments;
@@ -95,6 +96,8 @@ struct Recovery<'a> {
     /// Whether a batch is not what was written. Without a power loss nothing but its last write, which nobody was told
     /// of, can be torn; what lay behind a damaged batch has to be fetched again with it.
     is_damaged: bool,
+    /// The lowest offset from which on a segment has lost what it held, with others behind it.
+    lost_from: Option<i64>,
 }
 
 impl Known {
@@ -142,6 +145,7 @@ pub(crate) fn recover(
         snapshots: BTreeSet::new(),
         put_in_place: BTreeSet::new(),
         is_damaged: false,
+        lost_from: None,
     };
     let entries = recovery.finish_interrupted(entries)?;
     recovery.take_files(&entries);
@@ -185,6 +189,9 @@ impl Recovery<'_> {
                     "the segment holds nothing that can be read; it is removed",
                 );
                 lost.push(base_offset);
+                if self.known.rebooted {
+                    self.lose_from(base_offset);
+                }
                 // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
                 // go on, at the next one, as if what is missing had been deleted.
                 self.is_damaged |= self.known.rebooted;
@@ -192,6 +199,7 @@ impl Recovery<'_> {
         }
         self.remove_segments(lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
+        let hole = self.settle_hole(entries, &segments, offsets.log_end)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();
@@ -221,6 +229,7 @@ impl Recovery<'_> {
             cleaned_up_to,
             // A checkpoint has it too. Whoever claims a log that is nobody's writes it anew.
             id_unsynced: self.known.checkpoint.is_none() && topic_id != TopicId::ZERO,
+            hole,
         };
         let must_be_synced = self.config.flush_messages.is_some();
         let log = Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts);

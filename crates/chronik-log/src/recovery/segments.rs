@@ -55,7 +55,11 @@ impl Recovery<'_> {
         // shutdown only, the headers are read again.
         let undisturbed = self.known.clean && self.known.notes.is_empty();
         let synced = segment.next_offset <= recovery_point && (next_base.is_some() || undisturbed);
-        if cut || ((self.known.rebooted || self.known.has_failed_sync) && !synced) {
+        if self.known.has_failed_sync && !synced {
+            // All of it: what lies below the recovery point may only have been deleted, and never synced.
+            return self.rescan(base_offset, len, next_base, base_offset);
+        }
+        if cut || (self.known.rebooted && !synced) {
             return self.rescan(base_offset, len, next_base, recovery_point.min(cut_offset));
         }
         let (checked_bytes, is_closed) = (segment.size_bytes, next_base.is_some() && !is_last_known);
@@ -142,6 +146,9 @@ impl Recovery<'_> {
             if !was_being_appended {
                 self.dir.shared.note_loss();
                 self.is_damaged = true;
+                if next_base.is_some() {
+                    self.lose_from(segment.next_offset);
+                }
             }
             tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
         }

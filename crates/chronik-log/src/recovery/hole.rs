@@ -1,0 +1,77 @@
+//! Logs that lack records before their end.
+//!
+//! What lies behind a damaged segment may be all that is left of it, and is kept. A follower has a better use for it: it
+//! goes back to the hole and fetches from there. Until it has done so a file keeps where the hole is, since the next
+//! checkpoint takes what there is for what there should be.
+
+use chronik_disk::DirEntry;
+
+use super::Recovery;
+use crate::segment::Segment;
+use crate::{LogError, names};
+
+impl Recovery<'_> {
+    /// Notes that a segment has lost what it held from `offset` on.
+    pub(super) fn lose_from(&mut self, offset: i64) {
+        self.lost_from = Some(self.lost_from.map_or(offset, |lowest| lowest.min(offset)));
+    }
+
+    /// Where the log lacks records that it once had and does not end: as this recovery has found, or an earlier one that
+    /// nobody has acted upon.
+    pub(super) fn settle_hole(
+        &mut self,
+        entries: &[DirEntry],
+        segments: &[Segment],
+        log_end: i64,
+    ) -> Result<Option<i64>, LogError> {
+        let path = self.path.join(names::HOLE);
+        let noted = if entries.iter().any(|entry| entry.name == names::HOLE) {
+            let contents = self.dir.disk.read_file(&path).map_err(|e| LogError::io("read", &path, e))?;
+            // One that is damaged may have been anywhere.
+            Some(parse(&contents).unwrap_or(0))
+        } else {
+            None
+        };
+        let missing = self.missing_segment(segments);
+        if missing.is_some() {
+            self.dir.shared.note_loss();
+            // The next checkpoint knows nothing of what is missing, so that it is told once.
+            self.dir.mark_changed();
+        }
+        let found = [noted, self.lost_from, missing].into_iter().flatten().min();
+        let hole = found.filter(|&offset| offset < log_end);
+        if hole != noted {
+            let outcome = match hole {
+                Some(offset) => self.dir.disk.replace_file(&path, format!("{offset}\n").as_bytes()),
+                None => self.dir.disk.remove_file(&path),
+            };
+            outcome.map_err(|source| self.dir.write_failed("write", &path, source))?;
+        }
+        Ok(hole)
+    }
+
+    /// Where a segment should begin that the checkpoint knows and that is not there, though others behind it are. What was
+    /// deleted from the log's start is not missing, nor is what cleaning has put into other segments.
+    fn missing_segment(&self, segments: &[Segment]) -> Option<i64> {
+        let checkpoint = self.known.checkpoint.as_ref()?;
+        let start = self.noted_start(checkpoint.log_start_offset);
+        let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
+        let last = segments.last()?.base_offset;
+        let mut known = checkpoint.segments.iter().filter(|known| {
+            known.size_bytes > 0
+                && start < known.next_offset
+                && self.cleaned_end() <= known.base_offset
+                && known.next_offset <= cut_offset
+                && known.base_offset < last
+        });
+        let missing = known.find(|known| {
+            segments.binary_search_by_key(&known.base_offset, |segment| segment.base_offset).is_err()
+        });
+        missing.map(|known| known.base_offset.max(start))
+    }
+}
+
+/// What the file says; `None` where it is damaged.
+fn parse(contents: &[u8]) -> Option<i64> {
+    std::str::from_utf8(contents).ok()?.strip_suffix('\n')?.parse().ok()
+}
