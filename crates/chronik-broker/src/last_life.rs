@@ -22,8 +22,8 @@ const FILE: &str = "registration";
 /// What the first line says.
 const VERSION: &str = "version=1";
 
-/// How many processes may have begun, one after the other, without hearing of a registration. More than these count as a
-/// loss, which costs a replica its place in the ISR until it has caught up.
+/// How many processes may have begun, one after the other, without hearing of a registration. One before these that is
+/// registered after all counts as a loss, which costs a replica its place in the ISR until it has caught up.
 const INCARNATIONS_MAX: usize = 64;
 
 /// What the logs hold, if nothing of it can have been lost since it was written.
@@ -41,15 +41,23 @@ pub struct LastLife {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     boot_id: String,
-    /// Whether nothing that this process notes is to be believed. Held while the record is written.
-    is_given_up: Arc<Mutex<bool>>,
+    /// Held while the record is written.
+    process: Arc<Mutex<Process>>,
+}
+
+/// What is known of this process.
+#[derive(Default)]
+struct Process {
+    incarnation: Option<u128>,
+    /// Nothing that it notes is to be believed.
+    is_given_up: bool,
 }
 
 impl LastLife {
     /// The record in a data directory, on a machine that calls this boot so (empty where it does not say: then every
     /// start counts as a boot).
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, boot_id: String) -> Self {
-        Self { disk, path: dir.join(FILE), boot_id, is_given_up: Arc::default() }
+        Self { disk, path: dir.join(FILE), boot_id, process: Arc::default() }
     }
 
     /// Under what the logs were last written, if nothing of them can have been lost since.
@@ -59,32 +67,50 @@ impl LastLife {
         (record.is_clean || is_same_boot).then_some(record.life)
     }
 
-    /// Notes that a process has begun, before it asks to be registered. It may write from then on, also where it cannot
-    /// note its registration: from now on what the disk holds depends on the machine again.
-    pub fn begin(&self, incarnation: u128) -> io::Result<()> {
-        let is_given_up = self.is_given_up.lock();
-        match self.previous() {
-            Some(mut life) if !*is_given_up && life.incarnations.len() < INCARNATIONS_MAX => {
-                life.incarnations.push(incarnation);
-                self.write(life, false)
+    /// Notes that this process has begun, before it asks to be registered with what it takes for its previous life. It may
+    /// write from then on, also where it cannot note its registration: from now on what the disk holds depends on the
+    /// machine again.
+    pub fn begin(&self, previous: Option<&PreviousLife>, incarnation: u128) -> io::Result<()> {
+        let mut process = self.process.lock();
+        process.incarnation = Some(incarnation);
+        match previous.filter(|_| !process.is_given_up) {
+            Some(PreviousLife { epoch, incarnations }) => {
+                let forgotten = incarnations.len().saturating_sub(INCARNATIONS_MAX - 1);
+                let incarnations = incarnations.iter().skip(forgotten).copied().chain([incarnation]);
+                self.write(PreviousLife { epoch: *epoch, incarnations: incarnations.collect() }, false)
             }
+            None => self.forget(),
+        }
+    }
+
+    /// Notes that the logs were closed in good order, under this registration, or under none that this process has heard of.
+    pub fn end(&self, epoch: Option<BrokerEpoch>) -> io::Result<()> {
+        if let Some(epoch) = epoch {
+            return self.note(epoch, true);
+        }
+        let process = self.process.lock();
+        match self.previous() {
+            Some(life) if !process.is_given_up => self.write(life, true),
             Some(_) | None => Ok(()),
         }
     }
 
     /// The logs may lack something from now on, whatever this process notes later.
     pub fn give_up(&self) -> io::Result<()> {
-        let mut is_given_up = self.is_given_up.lock();
-        *is_given_up = true;
+        let mut process = self.process.lock();
+        process.is_given_up = true;
         self.forget()
     }
 
     /// The logs may lack something, until the next registration has told so.
     pub fn forget(&self) -> io::Result<()> {
         // A file without contents outlives a power loss. Where nothing can be written, no file is as good.
-        self.disk.replace_file(&self.path, b"").or_else(|_| match self.disk.remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+        self.disk.replace_file(&self.path, b"").or_else(|_| {
+            match self.disk.remove_file(&self.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            self.path.parent().map_or(Ok(()), |dir| self.disk.sync_dir(dir))
         })
     }
 
@@ -93,13 +119,14 @@ impl LastLife {
         RegistrationKeeper { record: self.clone(), noted: Mutex::default() }
     }
 
-    /// Notes the registration under which the logs are written from now on, or were when they were closed.
+    /// Notes the registration under which the logs are written from now on, or were when they were closed. This process
+    /// may be registered once more without hearing of it.
     pub fn note(&self, epoch: BrokerEpoch, is_clean: bool) -> io::Result<()> {
-        let is_given_up = self.is_given_up.lock();
-        if *is_given_up {
+        let process = self.process.lock();
+        if process.is_given_up {
             return Ok(());
         }
-        self.write(PreviousLife { epoch, incarnations: Vec::new() }, is_clean)
+        self.write(PreviousLife { epoch, incarnations: process.incarnation.into_iter().collect() }, is_clean)
     }
 
     fn write(&self, life: PreviousLife, is_clean: bool) -> io::Result<()> {
@@ -188,20 +215,38 @@ mod tests {
         let dir = Path::new("/data");
         disk.create_dir_all(dir).unwrap();
         let on = |boot: &str| LastLife::new(Arc::clone(&disk), dir, boot.to_owned());
-        on("a").begin(1).unwrap();
+        let begin = |boot: &str, incarnation: u128| {
+            let record = on(boot);
+            record.begin(record.previous().as_ref(), incarnation).unwrap();
+            record
+        };
+        let known = |epoch: i64, incarnations: &[u128]| {
+            Some(PreviousLife { epoch: BrokerEpoch(epoch), incarnations: incarnations.to_vec() })
+        };
+        let first = begin("a", 1);
         assert_eq!(on("a").previous(), None, "there was no registration before it");
-        on("a").note(BrokerEpoch(7), true).unwrap();
-        on("b").begin(2).unwrap();
-        on("b").begin(u128::MAX).unwrap();
-        let life = PreviousLife { epoch: BrokerEpoch(7), incarnations: vec![2, u128::MAX] };
-        assert_eq!(on("b").previous(), Some(life));
+        first.end(Some(BrokerEpoch(7))).unwrap();
+        assert_eq!(on("b").previous(), known(7, &[1]), "it may have been registered once more");
+        begin("b", 2);
+        let third = begin("b", u128::MAX);
+        assert_eq!(on("b").previous(), known(7, &[1, 2, u128::MAX]));
         assert_eq!(on("c").previous(), None, "the last of them may have written, and lost it with the power");
-        on("b").note(BrokerEpoch(9), false).unwrap();
-        let life = PreviousLife { epoch: BrokerEpoch(9), incarnations: Vec::new() };
-        assert_eq!(on("b").previous(), Some(life));
+        third.end(None).unwrap();
+        assert_eq!(on("c").previous(), known(7, &[1, 2, u128::MAX]), "but it has ended in good order");
+        third.note(BrokerEpoch(9), false).unwrap();
+        assert_eq!(on("b").previous(), known(9, &[u128::MAX]));
+        for incarnation in 0..100 {
+            begin("b", incarnation);
+        }
+        let last: Vec<u128> = (36..100).collect();
+        assert_eq!(on("b").previous(), known(9, &last));
+        on("b").begin(None, 3).unwrap();
+        assert_eq!(on("b").previous(), None, "its logs were found damaged");
         let failing = on("b");
+        failing.note(BrokerEpoch(11), false).unwrap();
         failing.give_up().unwrap();
-        failing.begin(3).unwrap();
+        failing.begin(known(11, &[]).as_ref(), 3).unwrap();
+        failing.end(None).unwrap();
         assert_eq!(on("b").previous(), None);
     }
 
@@ -251,7 +296,7 @@ mod tests {
         on("").note(BrokerEpoch(9), false).unwrap();
         assert_eq!(epoch(&on("")), None, "boots cannot be told apart");
         on("a").note(BrokerEpoch(11), false).unwrap();
-        on("a").begin(12).unwrap();
+        on("a").begin(on("a").previous().as_ref(), 12).unwrap();
         let whole = disk.read_file(&dir.join(FILE)).unwrap();
         for len in 0..whole.len() - 1 {
             disk.replace_file(&dir.join(FILE), &whole[..len]).unwrap();

@@ -124,26 +124,33 @@ impl<'a> BatchWalker<'a> {
     ) -> Result<Option<FoundBatch>, ScanError> {
         let mut found = look(self);
         let Some(expected) = self.expected.take() else { return found };
+        let mut was_bad = false;
         for _ in 0..DOUBTFUL_READS_MAX {
             match &found {
                 Ok(None) | Err(ScanError::Io(_)) => return found,
-                Ok(Some(batch))
-                    if batch.header.base_offset.get() == expected.base_offset
-                        && batch.header.partition_leader_epoch.get() == expected.epoch =>
-                {
-                    return found;
+                Ok(Some(batch)) => {
+                    let is_expected = batch.header.base_offset.get() == expected.base_offset
+                        && batch.header.partition_leader_epoch.get() == expected.epoch;
+                    // Gaps can be many, so only the header is read again, and what was read ahead stays.
+                    if is_expected || self.header_at(batch.position)? == Some(batch.header) {
+                        return found;
+                    }
+                    was_bad = false;
                 }
-                Ok(Some(_)) | Err(ScanError::Batch { .. }) => {}
+                Err(ScanError::Batch { .. }) if was_bad => return found,
+                Err(ScanError::Batch { .. }) => was_bad = true,
             }
             self.buffer.clear();
-            let before = std::mem::replace(&mut found, look(self));
-            match (&before, &found) {
-                (Ok(before), Ok(again)) if before == again => return found,
-                (Err(ScanError::Batch { .. }), Err(ScanError::Batch { .. })) => return found,
-                _ => {}
-            }
+            found = look(self);
         }
         found
+    }
+
+    /// The header that lies in the file at `position`, whatever was read there before.
+    fn header_at(&self, position: u64) -> io::Result<Option<BatchHeader>> {
+        let mut bytes = [0; BATCH_HEADER_BYTES];
+        let read = self.file.read_at(&mut bytes, position)?;
+        Ok(BatchHeader::parse(bytes.get(..read).unwrap_or_default()).ok())
     }
 
     /// The next batch's header, if its bytes fit its CRC; they are in the buffer then.

@@ -328,6 +328,8 @@ impl Log {
         let (remove, keep): (BTreeSet<i64>, BTreeSet<i64>) =
             writer.snapshots.iter().partition(|&&snapshot| gone(snapshot));
         writer.snapshots = keep;
+        // Names that came back with the power would be believed.
+        writer.dir_unsynced |= !remove.is_empty();
         for snapshot in remove {
             let path = self.file_path(snapshot, names::SNAPSHOT);
             match self.dir.disk.remove_file(&path) {

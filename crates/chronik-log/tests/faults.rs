@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
-use chronik_log::{AppendError, CleanupPolicy, LogConfig, LogError, LogManager, OffsetQuery};
-use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs};
+use chronik_log::{AppendError, AppendOrigin, CleanupPolicy, LogConfig, LogError, LogManager, OffsetQuery};
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs, TopicId};
 use common::*;
 
 fn small_segments() -> LogConfig {
@@ -572,7 +572,9 @@ fn what_a_failed_sync_left_in_memory_is_written_again_by_the_next_process() {
     {
         let node = Node::new(small_segments());
         let log = node.log();
-        node.disk.inject(FaultRule::once(Operation::Sync, failing, Fault::Io));
+        // A log's first append syncs whose it is.
+        let skipped = u64::from(failing == "partition.metadata");
+        node.disk.inject(FaultRule::once(Operation::Sync, failing, Fault::Io).after(skipped));
         let appended = (0..40).map(|at| append(&log, idempotent(5, 0, at, &[b"a value"])));
         let written = i64::try_from(appended.flatten().count()).unwrap();
         assert!(log.sync().is_err(), "{failing}");
@@ -582,9 +584,14 @@ fn what_a_failed_sync_left_in_memory_is_written_again_by_the_next_process() {
         assert!(!node.manager.has_lost_records(), "{failing}: the process has it all");
         append(&node.log(), batch(BASE_MS, &[b"after"])).unwrap();
         node.log().sync().unwrap();
+        // The next process believes what this one says is synced.
+        node.manager.maintain(now_at(10_000));
         let mark = dir().join(".chronik_sync_failed");
         assert!(!node.disk.exists(&mark).unwrap(), "{failing}: once is enough");
         let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let other = node.manager.get_or_create(&partition(), TopicId(7), Arc::clone(&node.config));
+        assert!(other.is_err(), "{failing}, power loss {seed}: it is known whose log this is");
+        assert_eq!(node.log().latest_epoch(), Some(LeaderEpoch(0)), "{failing}, power loss {seed}");
         assert_eq!(node.log().log_end_offset(), Offset(written + 1), "{failing}, power loss {seed}");
         assert_eq!(all_records(&node.log(), 0, 1_000).len(), usize::try_from(written).unwrap() + 1);
     }
@@ -599,7 +606,8 @@ fn a_bit_that_flips_on_its_way_from_the_disk_does_not_change_a_log() {
         let node = Node::new(LogConfig::default());
         let log = node.log();
         for at in 0..3 {
-            append(&log, idempotent(5, 0, at, &[b"a value"])).unwrap();
+            let batch = idempotent(5, 0, at, &[b"a value"]);
+            log.append(now_at(0), batch, AppendOrigin::Client, LeaderEpoch(at)).unwrap();
         }
         let records = all_records(&log, 0, 1_000);
         node.disk.crash(Crash::Process);
@@ -618,7 +626,7 @@ fn a_bit_that_flips_on_its_way_from_the_disk_does_not_change_a_log() {
         assert_eq!(log.log_end_offset(), Offset(3), "bit {position_bits}");
         assert!(!node.manager.has_lost_records(), "bit {position_bits}");
         assert_eq!(all_records(&log, 0, 1_000), records, "bit {position_bits}");
-        assert_eq!(log.latest_epoch(), Some(LeaderEpoch(0)), "bit {position_bits}");
+        assert_eq!(log.latest_epoch(), Some(LeaderEpoch(2)), "bit {position_bits}");
     }
 }
 

@@ -135,10 +135,10 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
             None => Arc::new(NoPeerClient),
         },
         clock: Arc::new(BrokerClock(clock)),
-        previous_life,
+        previous_life: previous_life.clone(),
         seed: system::random_seed()?,
     });
-    if let Err(error) = last_life.begin(broker.incarnation()) {
+    if let Err(error) = last_life.begin(previous_life.as_ref(), broker.incarnation()) {
         tracing::warn!(
             "If this node ends before it has heard of its registration it will have to catch up as if it had lost \
              records: cannot note its incarnation: {error}"
@@ -243,9 +243,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
             // Where the disk is full, the next process takes this one for killed, and nothing is lost by that. Where a sync
             // has failed, the directory is offline, and whoever listens to that has given up the record.
             logs.shutdown(now)?;
-            if let Some(epoch) = stopped.registered_epoch() {
-                last_life.note(epoch, true)?;
-            }
+            last_life.end(stopped.registered_epoch())?;
             Ok(())
         }),
     })

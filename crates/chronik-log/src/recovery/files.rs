@@ -64,8 +64,7 @@ impl Recovery<'_> {
         }
         if !swapped.is_empty() {
             // The next checkpoint makes the journal go that tells what the cleaned segment replaces.
-            let synced = self.dir.disk.sync_dir(&self.path);
-            synced.map_err(|source| self.dir.sync_failed(&self.path, source))?;
+            self.sync_names()?;
         }
         self.dir.disk.read_dir(&self.path).map_err(|source| LogError::io("list", &self.path, source))
     }
@@ -118,7 +117,13 @@ impl Recovery<'_> {
         for &base_offset in base_offsets.iter().rev() {
             self.remove_segment_files(base_offset)?;
         }
-        Ok(())
+        if base_offsets.is_empty() { Ok(()) } else { self.sync_names() }
+    }
+
+    /// Makes durable what was removed: it must not come back behind what is appended from now on.
+    pub(super) fn sync_names(&self) -> Result<(), LogError> {
+        let synced = self.dir.disk.sync_dir(&self.path);
+        synced.map_err(|source| self.dir.sync_failed(&self.path, source))
     }
 
     fn remove_segment_files(&mut self, base_offset: i64) -> Result<(), LogError> {

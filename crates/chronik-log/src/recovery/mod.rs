@@ -210,9 +210,10 @@ impl Recovery<'_> {
             let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
             let contents = self.epochs.to_file();
             // Mostly the file is right already and only the checkpoint is older.
-            if self.known.has_failed_sync
-                || self.dir.disk.read_file(&path).ok().as_deref() != Some(contents.as_bytes())
-            {
+            if self.known.has_failed_sync {
+                let written = self.dir.disk.replace_file(&path, contents.as_bytes());
+                written.map_err(|source| self.dir.write_failed("write", &path, source))?;
+            } else if self.dir.disk.read_file(&path).ok().as_deref() != Some(contents.as_bytes()) {
                 replace_unsynced(self.dir, &path, contents.as_bytes())?;
             }
             self.dir.mark_changed();
@@ -462,6 +463,10 @@ impl Recovery<'_> {
         }
         let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
         offsets.log_end = found_end;
+        // Whatever the power has taken, what was synced is there.
+        if self.known.rebooted && found_end < offsets.recovery_point && !self.was_cut() {
+            self.dir.shared.note_loss();
+        }
         if found_end < checkpoint_end && !self.was_cut() && !self.known.rebooted {
             tracing::warn!(
                 path = %self.path.display(), found_end, checkpoint_end,
@@ -500,9 +505,12 @@ impl Recovery<'_> {
 
     fn settle_producers(&mut self, segments: &[Segment], log_end: i64) -> Result<ProducerState, LogError> {
         let beyond: Vec<i64> = self.snapshots.iter().copied().filter(|&offset| log_end < offset).collect();
-        for offset in beyond {
+        for &offset in &beyond {
             self.snapshots.remove(&offset);
             self.remove_file(offset, names::SNAPSHOT)?;
+        }
+        if !beyond.is_empty() {
+            self.sync_names()?;
         }
         // Segments that were deleted since the checkpoint could tell what came after it. Without them its state is that of
         // another time, whatever was replayed onto it, and producers would be refused that have gone on meanwhile.

@@ -1,5 +1,6 @@
 //! Segments: which are believed, and reading those that are not.
 
+use std::io;
 use std::path::Path;
 
 use chronik_disk::{DiskFile, OpenMode};
@@ -36,6 +37,10 @@ impl Recovery<'_> {
         let was_cleaned = base_offset < self.cleaned_end() || self.put_in_place.contains(&base_offset);
         if was_cleaned && let Some(next_base) = next_base {
             if let Some(segment) = self.take_by_tail(base_offset, len, next_base)? {
+                // Its batches have told the producers' state nothing; the snapshots behind it know.
+                if self.producers_end.is_some_and(|end| end < segment.next_offset) {
+                    self.producers_end = None;
+                }
                 return Ok(segment);
             }
             return self.reread(base_offset, len, Some(next_base), self.cleaned_end());
@@ -54,7 +59,8 @@ impl Recovery<'_> {
         // After a reboot only synced data is believed, and of the last segment, whose indexes are synced by a clean
         // shutdown only, the headers are read again.
         let undisturbed = self.known.clean && self.known.notes.is_empty();
-        let synced = segment.next_offset <= recovery_point && (next_base.is_some() || undisturbed);
+        let is_closed = next_base.is_some() && !is_last_known;
+        let synced = segment.next_offset <= recovery_point && (is_closed || undisturbed);
         if self.known.has_failed_sync && !synced {
             // All of it: what lies below the recovery point may only have been deleted, and never synced.
             return self.rescan(base_offset, len, next_base, base_offset);
@@ -62,7 +68,7 @@ impl Recovery<'_> {
         if cut || (self.known.rebooted && !synced) {
             return self.rescan(base_offset, len, next_base, recovery_point.min(cut_offset));
         }
-        let (checked_bytes, is_closed) = (segment.size_bytes, next_base.is_some() && !is_last_known);
+        let checked_bytes = segment.size_bytes;
         if len < checked_bytes || (is_closed && len != checked_bytes) {
             let what = format!(
                 "the segment has {len} bytes and the checkpoint knows {checked_bytes}; it is read anew"
@@ -209,7 +215,7 @@ impl Recovery<'_> {
         let mut next_unchecked = segment.size_bytes;
         // First what was synced, by its headers.
         while segment.next_offset < check_from {
-            headers.expect(segment.next_offset, self.latest_epoch());
+            headers.expect(segment.next_offset, self.epoch_at(segment.next_offset));
             let Some(found) = headers.next_header()? else { return Ok(()) };
             if check_from <= found.last_offset() {
                 break;
@@ -220,18 +226,21 @@ impl Recovery<'_> {
         }
         let mut batches = BatchWalker::batches(file, next_unchecked, len);
         loop {
-            batches.expect(segment.next_offset, self.latest_epoch());
+            batches.expect(segment.next_offset, self.epoch_at(segment.next_offset));
             let Some((found, bytes)) = batches.next_batch()? else { return Ok(()) };
             let marker = marker_epoch(&found.header, bytes);
             self.take_batch(segment, &found, marker, next_base)?;
             if self.known.has_failed_sync {
-                file.write_all_at(bytes, found.position)?;
+                file.write_all_at(bytes, found.position).map_err(|source| {
+                    let path = self.dir.file_path(&self.partition, segment.base_offset, names::LOG);
+                    io::Error::other(self.dir.write_failed("write again", &path, source))
+                })?;
             }
         }
     }
 
-    fn latest_epoch(&self) -> i32 {
-        self.epochs.latest().map_or(-1, |entry| entry.epoch)
+    fn epoch_at(&self, offset: i64) -> i32 {
+        self.epochs.epoch_for_offset(offset).unwrap_or(-1)
     }
 
     /// Takes a batch over, if it can follow what comes before it.

@@ -252,10 +252,7 @@ impl World {
         self.trace.note(format_args!("{} node {} has left in good order", self.now_ms, node_id(position)));
         // Where it fails, the next process takes this one for killed.
         let outcome = logs.shutdown(now);
-        let noted = match (&outcome, registered) {
-            (Ok(()), Some(epoch)) => last_life.note(epoch, true),
-            (Ok(()), None) | (Err(_), _) => Ok(()),
-        };
+        let noted = outcome.as_ref().map_or(Ok(()), |()| last_life.end(registered));
         if let Err(error) = noted {
             self.trace.note(format_args!("{} its end was not noted: {error}", self.now_ms));
         }

@@ -226,11 +226,11 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
         logs: Arc::clone(&logs),
         peers: links.clone(),
         clock: Arc::new(node.clock.clone()),
-        previous_life,
+        previous_life: previous_life.clone(),
         seed,
     });
     // A disk that is full does not take it, and the next process counts as one that has lost records.
-    drop(last_life.begin(broker.incarnation()));
+    drop(last_life.begin(previous_life.as_ref(), broker.incarnation()));
     broker.set_replayed_to(replayed_to.0, replayed_to.1);
     let (listener, told_effects) = (Arc::downgrade(&broker), effects.clone());
     let keeper = last_life.keeper();
