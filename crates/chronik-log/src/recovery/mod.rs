@@ -328,7 +328,9 @@ impl Recovery<'_> {
     fn topic_id(&mut self, entries: &[DirEntry]) -> Result<TopicId, LogError> {
         let there =
             entries.iter().any(|entry| entry.name == names::PARTITION_METADATA && entry.len_bytes > 0);
+        // A checkpoint of a log that was nobody's yet says nothing of who has claimed it since.
         let from_checkpoint = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.topic_id);
+        let from_checkpoint = from_checkpoint.filter(|topic_id| *topic_id != TopicId::ZERO);
         // The journal tells of a deletion, and only a power loss takes parts of the journal.
         let is_certain = self.known.clean || !self.known.rebooted;
         let path = self.path.join(names::PARTITION_METADATA);
