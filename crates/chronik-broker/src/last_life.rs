@@ -168,9 +168,15 @@ impl Record {
 
     fn to_text(&self) -> String {
         let Self { life: PreviousLife { epoch, incarnations }, boot_id, is_clean } = self;
-        let incarnations: String =
-            incarnations.iter().map(|incarnation| format!("incarnation={incarnation:032x}\n")).collect();
-        format!("{VERSION}\nbroker.epoch={epoch}\nboot.id={boot_id}\nclean={is_clean}\n{incarnations}end\n")
+        let mut lines = vec![
+            VERSION.to_owned(),
+            format!("broker.epoch={epoch}"),
+            format!("boot.id={boot_id}"),
+            format!("clean={is_clean}"),
+        ];
+        lines.extend(incarnations.iter().map(|incarnation| format!("incarnation={incarnation:032x}")));
+        lines.push("end\n".to_owned());
+        lines.join("\n")
     }
 }
 
