@@ -132,7 +132,12 @@ impl Log {
 
     /// Appends what was fetched from the leader, verbatim: whole batches, offsets at or after the log's end. A
     /// last batch that is cut off is ignored.
-    pub fn append_as_follower(&self, now: Now, records: Bytes) -> Result<ReplicaAppended, AppendError> {
+    pub fn append_as_follower(
+        &self,
+        now: Now,
+        records: Bytes,
+        leader_epoch: LeaderEpoch,
+    ) -> Result<ReplicaAppended, AppendError> {
         let config = self.config();
         let batches = split_batches(records)?;
         let mut writer = self.writer.lock();
@@ -142,7 +147,14 @@ impl Log {
         let first_offset = batches.first().map_or(before, |(header, _)| header.base_offset);
         let mut appending = Appending::new(self, &mut writer, &config, now, batches.len(), Tail::Dropped);
         for (index, (header, bytes)) in batches.into_iter().enumerate() {
-            if let Err(error) = appending.add_replica_batch(index, &header, bytes) {
+            // No checksum covers the epoch, and no leader has batches of a later one.
+            let epoch = header.partition_leader_epoch;
+            let added = if leader_epoch < epoch {
+                Err(AppendError::LeaderEpochAhead { epoch, leader_epoch })
+            } else {
+                appending.add_replica_batch(index, &header, bytes)
+            };
+            if let Err(error) = added {
                 // What was taken before it is in the producers' state, and so must be in the log, or undone.
                 drop(appending.write_group());
                 return Err(error);

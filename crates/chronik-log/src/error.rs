@@ -81,6 +81,16 @@ pub enum AppendError {
         /// The log's newest.
         latest_epoch: LeaderEpoch,
     },
+    /// A replicated batch carries a later leader epoch than that of the leader which sent it: it was damaged on its way.
+    #[error(
+        "a batch of leader epoch {epoch} came from the leader of epoch {leader_epoch}; it is fetched again"
+    )]
+    LeaderEpochAhead {
+        /// The batch's epoch.
+        epoch: LeaderEpoch,
+        /// The leader's.
+        leader_epoch: LeaderEpoch,
+    },
     /// The log has used up the range of offsets.
     #[error("the log has no offsets left")]
     OffsetsExhausted,
@@ -100,6 +110,7 @@ impl AppendError {
             Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
             Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
+            Self::LeaderEpochAhead { .. } => ErrorCode::CorruptMessage,
             Self::LeaderEpochRegressed { .. } => ErrorCode::NotLeaderOrFollower,
             Self::Recompress(_) | Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => {
                 ErrorCode::UnknownServerError

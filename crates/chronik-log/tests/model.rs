@@ -7,7 +7,7 @@ mod common;
 
 use bytes::{Bytes, BytesMut};
 use chronik_disk::{Crash, SimDisk};
-use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig, ManagerOptions, OffsetQuery};
+use chronik_log::{AppendError, AppendOrigin, CleanupPolicy, Log, LogConfig, ManagerOptions, OffsetQuery};
 use chronik_protocol::records::{BatchIter, Compression};
 use chronik_types::{LeaderEpoch, Now, Offset, TimestampMs};
 use common::*;
@@ -166,7 +166,8 @@ impl History {
         self.next_value += 1;
         records.extend_from_slice(&torn[..torn.len() / 2]);
         assert!(whole < records.len());
-        let appended = self.log().append_as_follower(self.now(), records.freeze()).unwrap();
+        let appended =
+            self.log().append_as_follower(self.now(), records.freeze(), LeaderEpoch(self.epoch)).unwrap();
         assert_eq!(appended.log_end_offset.get(), self.model.end);
     }
 
@@ -333,18 +334,23 @@ fn a_follower_refuses_what_does_not_continue_its_log() {
     let log = node.log();
     let mut first = batch(BASE_MS, &[b"a", b"b"]);
     chronik_protocol::records::patch_append(&mut first, Offset(10), LeaderEpoch(3));
-    let appended = log.append_as_follower(now_at(0), Bytes::copy_from_slice(&first)).unwrap();
+    let append = |records: Bytes| log.append_as_follower(now_at(0), records, LeaderEpoch(3));
+    let appended = append(Bytes::copy_from_slice(&first)).unwrap();
     assert_eq!((appended.first_offset, appended.log_end_offset), (Offset(10), Offset(12)));
     assert_eq!(appended.leader_epoch, LeaderEpoch(3));
-    assert!(log.append_as_follower(now_at(0), Bytes::copy_from_slice(&first)).is_err());
+    assert!(append(Bytes::copy_from_slice(&first)).is_err());
     let mut older = batch(BASE_MS, &[b"c"]);
     chronik_protocol::records::patch_append(&mut older, Offset(12), LeaderEpoch(2));
-    assert!(log.append_as_follower(now_at(0), older.freeze()).is_err());
+    assert!(append(older.freeze()).is_err());
+    let mut newer = batch(BASE_MS, &[b"c"]);
+    chronik_protocol::records::patch_append(&mut newer, Offset(12), LeaderEpoch(4));
+    assert!(matches!(append(newer.freeze()), Err(AppendError::LeaderEpochAhead { .. })));
+    assert_eq!(log.latest_epoch(), Some(LeaderEpoch(3)));
     let mut broken = batch(BASE_MS, &[b"c"]);
     chronik_protocol::records::patch_append(&mut broken, Offset(12), LeaderEpoch(3));
     let last = broken.len() - 1;
     broken[last] ^= 1;
-    assert!(log.append_as_follower(now_at(0), broken.freeze()).is_err());
+    assert!(append(broken.freeze()).is_err());
     assert_eq!(log.log_end_offset(), Offset(12));
 }
 
@@ -357,7 +363,7 @@ fn only_a_leader_keeps_what_it_appends_in_memory() {
     let epoch = log.latest_epoch().unwrap();
     let mut followed = batch(BASE_MS, &[b"b"]);
     chronik_protocol::records::patch_append(&mut followed, Offset(1), epoch);
-    log.append_as_follower(now_at(0), followed.freeze()).unwrap();
+    log.append_as_follower(now_at(0), followed.freeze(), LeaderEpoch(i32::MAX)).unwrap();
     assert_eq!(node.manager.tail_memory_bytes(), 0);
     append(&log, batch(BASE_MS, &[b"c"])).unwrap();
     assert!(node.manager.tail_memory_bytes() > 0, "it leads again");
@@ -384,7 +390,7 @@ fn a_cut_ends_where_the_batches_end() {
                 let values: Vec<&[u8]> = vec![b"v"; size];
                 let mut bytes = batch(BASE_MS, &values);
                 chronik_protocol::records::patch_append(&mut bytes, Offset(base_offset), LeaderEpoch(1));
-                log.append_as_follower(now_at(0), bytes.freeze()).unwrap();
+                log.append_as_follower(now_at(0), bytes.freeze(), LeaderEpoch(i32::MAX)).unwrap();
             }
             assert!(log.truncate_to(now_at(0), Offset(to)).unwrap());
             let at = format!("cut at {to}, segments of {segment_bytes} bytes, index {index_interval_bytes}");
@@ -404,7 +410,7 @@ fn an_epoch_without_records_gives_way_to_the_leaders_history() {
     let follow = |base_offset, epoch| {
         let mut bytes = batch(BASE_MS, &[b"v"]);
         chronik_protocol::records::patch_append(&mut bytes, Offset(base_offset), LeaderEpoch(epoch));
-        log.append_as_follower(now_at(0), bytes.freeze())
+        log.append_as_follower(now_at(0), bytes.freeze(), LeaderEpoch(i32::MAX))
     };
     let end = |epoch| {
         let end = log.end_offset_for_epoch(LeaderEpoch(epoch)).unwrap();

@@ -30,6 +30,8 @@ pub trait OwnLog {
     fn log_start_offset(&self) -> Offset;
     /// The largest epoch in it that is not above `leader_epoch`, and where that ends; `None` where there is none.
     fn epoch_end(&self, leader_epoch: LeaderEpoch) -> Option<EpochEnd>;
+    /// The epoch of its last record.
+    fn last_record_epoch(&self) -> Option<LeaderEpoch>;
 }
 
 /// One partition of the leader's answer, its records aside.
@@ -70,10 +72,18 @@ pub fn next_step(log: &dyn OwnLog, fetched_from: Offset, answer: &Answer) -> Ste
     if answer.error == ErrorCode::OffsetOutOfRange {
         // With epochs compared first, the leader's log starts beyond the end of this one, or this one is empty and
         // starts beyond the leader's end.
-        return if answer.log_start_offset < Offset::ZERO || answer.log_start_offset == end {
-            Step::Wait { delay_ms: BACKOFF_MS }
-        } else {
-            Step::StartAt(answer.log_start_offset)
+        if answer.log_start_offset < Offset::ZERO || answer.log_start_offset == end {
+            return Step::Wait { delay_ms: BACKOFF_MS };
+        }
+        if end < answer.log_start_offset || log.log_start_offset() == end {
+            return Step::StartAt(answer.log_start_offset);
+        }
+        // Or the leader does not know the epoch that was fetched last, as no leader has been in it. What is before it
+        // may be all right.
+        let before = log.last_record_epoch().and_then(|epoch| epoch.get().checked_sub(1)).map(LeaderEpoch);
+        return match before.and_then(|epoch| log.epoch_end(epoch)) {
+            Some(before) => Step::TruncateTo(before.end_offset),
+            None => Step::StartAt(answer.log_start_offset),
         };
     }
     if matches!(answer.error, ErrorCode::KafkaStorageError | ErrorCode::CorruptMessage) {

@@ -122,6 +122,10 @@ impl OwnLog for Node {
             end_offset: Offset(i64::try_from(end).expect("short")),
         })
     }
+
+    fn last_record_epoch(&self) -> Option<LeaderEpoch> {
+        self.log.last().map(|entry| LeaderEpoch(entry.epoch))
+    }
 }
 
 struct World {

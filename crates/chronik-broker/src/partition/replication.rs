@@ -90,6 +90,10 @@ impl OwnLog for Own<'_> {
             .end_offset_for_epoch(leader_epoch)
             .map(|end| EpochEnd { leader_epoch: end.leader_epoch, end_offset: end.end_offset })
     }
+
+    fn last_record_epoch(&self) -> Option<LeaderEpoch> {
+        self.0.last_record_epoch()
+    }
 }
 
 impl Partition {
@@ -480,7 +484,7 @@ impl Partition {
                 let mut end = self.log.log_end_offset();
                 if !answer.records.is_empty() {
                     self.begin_with_batch(now, answer.log_start_offset, &answer.records)?;
-                    let appended = self.log.append_as_follower(now, answer.records)?;
+                    let appended = self.log.append_as_follower(now, answer.records, answer.leader_epoch)?;
                     end = appended.log_end_offset;
                     if let Some(up_to) = appended.sync_up_to {
                         // The next fetch tells the leader that this replica has the records: by then they must be

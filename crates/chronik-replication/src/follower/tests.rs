@@ -21,6 +21,10 @@ impl OwnLog for Model {
         let end = self.epochs.get(at + 1).map_or(self.end, |(_, start)| *start);
         Some(EpochEnd { leader_epoch: LeaderEpoch(self.epochs[at].0), end_offset: Offset(end) })
     }
+
+    fn last_record_epoch(&self) -> Option<LeaderEpoch> {
+        self.epochs.iter().rev().find(|(_, start)| *start < self.end).map(|(epoch, _)| LeaderEpoch(*epoch))
+    }
 }
 
 fn model(epochs: &[(i32, i64)], end: i64) -> Model {
@@ -72,6 +76,18 @@ fn a_follower_outside_the_leaders_log_starts_where_that_starts() {
     assert_eq!(step(100), Step::StartAt(Offset(100)));
     assert_eq!(step(-1), Step::Wait { delay_ms: BACKOFF_MS });
     assert_eq!(step(5), Step::Wait { delay_ms: BACKOFF_MS });
+}
+
+/// An epoch that was read wrongly, say.
+#[test]
+fn an_epoch_that_the_leader_has_never_heard_of_goes_and_nothing_else() {
+    let answer = failed(ErrorCode::OffsetOutOfRange, 0);
+    let log = model(&[(1, 0), (3, 4), (1 << 20, 5)], 7);
+    assert_eq!(next_step(&log, Offset(7), &answer), Step::TruncateTo(Offset(5)));
+    let log = model(&[(1 << 20, 0)], 7);
+    assert_eq!(next_step(&log, Offset(7), &answer), Step::StartAt(Offset(0)));
+    let empty = Model { epochs: vec![], start: 7, end: 7 };
+    assert_eq!(next_step(&empty, Offset(7), &answer), Step::StartAt(Offset(0)));
 }
 
 #[test]
