@@ -282,6 +282,34 @@ def lose_power(node: Node, topic: str) -> None:
         segment.truncate(newest.stat().st_size // 2)
 
 
+def a_replica_that_lacks_records_before_its_end_gets_them_again() -> None:
+    with Cluster(WHAT["binary"], settings=SETTINGS | {"CHRONIK_LOG_ROLL_MS": "1000"}) as cluster:
+        started(cluster, "holes")
+        with Load(cluster, "holes") as load:
+            load.wait_for_more(1_500)
+            victim = next(node for node in cluster.nodes if node is not leader_of(cluster, "holes", 0))
+            victim.kill()
+            gone, short = closed_segments(victim, "holes", 0)[1], closed_segments(victim, "holes", 1)[0]
+            gone.unlink()
+            with short.open("r+b") as segment:
+                segment.truncate(short.stat().st_size - 3)
+            position = victim.log_size()
+            victim.spawn()
+            victim.wait_until_ready()
+            all_in_sync(cluster, "holes")
+            expect("it says so", victim.log_since(position).count("records are missing from there"), 2)
+            load.check()
+        replicas_are_the_same(cluster, "holes")
+
+
+def closed_segments(node: Node, topic: str, index: int) -> list[Path]:
+    """The segments of a partition that nothing is appended to any more, the oldest first."""
+    directory = node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
+    found = sorted(directory.glob("*.log"))[:-1]
+    expect("there are some", len(found) >= 2, True)
+    return found
+
+
 def a_leader_that_sleeps_is_fenced_and_acknowledges_nothing() -> None:
     with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         started(cluster, "asleep")
@@ -320,6 +348,7 @@ CASES: list[Callable[[], None]] = [
     two_of_three_are_killed_and_writes_wait,
     all_three_are_killed_at_once,
     all_three_are_killed_and_the_machine_of_one_has_lost_power,
+    a_replica_that_lacks_records_before_its_end_gets_them_again,
     a_leader_that_sleeps_is_fenced_and_acknowledges_nothing,
     nodes_that_are_stopped_one_by_one_lose_nothing,
 ]
