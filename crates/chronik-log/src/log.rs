@@ -268,7 +268,12 @@ impl Log {
 
     /// Notes that the log was cut at `offset`, and with it what lies behind a hole there.
     pub(crate) fn close_hole(&self, offset: i64) -> Result<(), LogError> {
-        if self.hole.load(Ordering::Acquire) < offset || self.hole().is_none() {
+        if self.hole.load(Ordering::Acquire) < offset { Ok(()) } else { self.forget_hole() }
+    }
+
+    /// Takes what there is for all that there should be.
+    pub fn forget_hole(&self) -> Result<(), LogError> {
+        if self.hole().is_none() {
             return Ok(());
         }
         let path = self.path().join(names::HOLE);
@@ -330,7 +335,7 @@ impl Log {
     }
 
     /// The epoch of the last record below `end_offset`, at which the log ends or will end.
-    pub(crate) fn epoch_before(&self, end_offset: Offset) -> Option<LeaderEpoch> {
+    pub fn epoch_before(&self, end_offset: Offset) -> Option<LeaderEpoch> {
         self.view.lock().epochs.epoch_for_offset(end_offset.get().saturating_sub(1)).map(LeaderEpoch)
     }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
 use chronik_log::{AppendError, AppendOrigin, CleanupPolicy, LogConfig, LogError, LogManager, OffsetQuery};
+use chronik_protocol::records::BatchIter;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs, TopicId};
 use common::*;
 
@@ -215,8 +216,8 @@ fn check_repaired(clean: bool, what: &str, damage: impl FnOnce(&SimDisk)) {
     assert_eq!(node.log().log_end_offset(), Offset(41), "{what}, once more");
 }
 
-/// What lies behind a damaged segment is kept, for who leads with it. The log says where it lacks something, over restarts,
-/// until a follower has cut it there.
+/// A log that is damaged before its end ends where it did, so that no offset is given out twice. It says where it lacks
+/// something, over restarts, until a follower has cut it there.
 #[test]
 fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
     for clean in [false, true] {
@@ -231,7 +232,7 @@ fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
             for start in 0..3 {
                 let log = node.log();
                 assert_eq!(log.hole(), Some(Offset(expected)), "{what}, clean {clean}, start {start}");
-                assert!(Offset(30) < log.log_end_offset(), "what lies behind it is kept");
+                assert!(Offset(30) < log.log_end_offset(), "{what}, clean {clean}, start {start}");
                 node.manager.maintain(now_at(40_000));
                 drop(log);
                 node = node.restart(Crash::Process, "boot-1");
@@ -257,6 +258,18 @@ fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
             let file = disk.open(&segment(bases[1], "log"), OpenMode::ReadWrite).unwrap();
             file.truncate(file.len_bytes().unwrap() - 5).unwrap();
             bases[2] - 1
+        });
+        check("a segment without its last batch", &|disk, bases| {
+            let path = segment(bases[1], "log");
+            let bytes = disk.read_file(&path).unwrap();
+            let last = BatchIter::new(&bytes).last().unwrap().unwrap().header.size_bytes;
+            let file = disk.open(&path, OpenMode::ReadWrite).unwrap();
+            file.truncate(u64::try_from(bytes.len() - last).unwrap()).unwrap();
+            bases[2] - 1
+        });
+        check("a segment without its contents", &|disk, bases| {
+            disk.open(&segment(bases[1], "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
+            bases[1]
         });
     }
 }

@@ -82,8 +82,8 @@ pub fn next_step(log: &dyn OwnLog, fetched_from: Offset, answer: &Answer) -> Ste
         // may be all right.
         let before = log.last_record_epoch().and_then(|epoch| epoch.get().checked_sub(1)).map(LeaderEpoch);
         return match before.and_then(|epoch| log.epoch_end(epoch)) {
-            Some(before) => Step::TruncateTo(before.end_offset),
-            None => Step::StartAt(answer.log_start_offset),
+            Some(before) if log.log_start_offset() < before.end_offset => Step::TruncateTo(before.end_offset),
+            Some(_) | None => Step::StartAt(answer.log_start_offset),
         };
     }
     if matches!(answer.error, ErrorCode::KafkaStorageError | ErrorCode::CorruptMessage) {

@@ -111,8 +111,15 @@ impl Partition {
             }
             // An earlier process was elected. Whether this one still has what that one had, the cluster decides when it
             // registers; until then it must add nothing to that epoch, not even its beginning.
-            Some(leader) if leader == self.services.node_id => self.follow(now, None, state.leader_epoch),
-            leader => self.follow(now, leader, state.leader_epoch),
+            Some(leader) if leader == self.services.node_id => {
+                self.follow(now, None, state.leader_epoch, false)
+            }
+            leader => {
+                // While the image still counts on what is here, this process has told nobody yet that it lacks records.
+                let node = self.services.node_id;
+                let is_counted_on = state.isr.contains(&node) || state.elr.contains(&node);
+                self.follow(now, leader, state.leader_epoch, standing.is_registered && !is_counted_on)
+            }
         };
         self.is_behind.store(outcome.is_err(), Ordering::Release);
         outcome
@@ -155,6 +162,8 @@ impl Partition {
             } else if state.leader_epoch < self.leader_epoch() {
                 return Ok(());
             } else {
+                // From here on this log is what the others are to have, and what it lacks is gone.
+                self.log.forget_hole()?;
                 self.log.begin_epoch(state.leader_epoch)?;
                 let end = self.log.log_end_offset();
                 let mut leader = Leader::new(
@@ -195,13 +204,17 @@ impl Partition {
         now: Now,
         leader: Option<NodeId>,
         leader_epoch: LeaderEpoch,
+        may_cut: bool,
     ) -> Result<(), LogError> {
         let (waiting, trimming, outcome) = {
             let _appending = self.appending.lock();
-            let mut replicas = self.replicas.lock();
             if leader_epoch < self.leader_epoch() {
                 return Ok(());
             }
+            let outcome = leader.filter(|_| may_cut).map_or(Ok(()), |_| self.cut_at_hole(now));
+            // Without the cut it must not follow; it is tried again.
+            let leader = leader.filter(|_| outcome.is_ok());
+            let mut replicas = self.replicas.lock();
             let is_same = matches!(
                 (&replicas.role, leader),
                 (Role::Follower { leader: known, leader_epoch: epoch }, Some(leader))
@@ -210,9 +223,6 @@ impl Partition {
             if is_same {
                 return Ok(());
             }
-            let outcome = leader.map_or(Ok(()), |_| self.cut_at_hole(now));
-            // Without the cut it must not follow; it is tried again.
-            let leader = leader.filter(|_| outcome.is_ok());
             self.is_leader.store(false, Ordering::Release);
             self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
             let role = leader.map_or(Role::None, |leader| Role::Follower { leader, leader_epoch });
@@ -550,10 +560,12 @@ impl Partition {
 /// Where a follower of `log` goes on in `leader_epoch`.
 pub(crate) fn position_in(log: &Log, leader_epoch: LeaderEpoch) -> FetchPosition {
     // Not an epoch that this broker began as a leader and in which it has no records: a log that a power loss has cut is
-    // no part of the epoch that its leader was in, and would be taken for one up to its end.
-    let last_fetched_epoch = log.last_record_epoch().unwrap_or(LeaderEpoch::NONE);
+    // no part of the epoch that its leader was in, and would be taken for one up to its end. Nor what lies behind a hole:
+    // the leader takes all below this offset for copied.
+    let fetch_offset = log.hole().unwrap_or_else(|| log.log_end_offset());
+    let last_fetched_epoch = log.epoch_before(fetch_offset).unwrap_or(LeaderEpoch::NONE);
     FetchPosition {
-        fetch_offset: log.log_end_offset(),
+        fetch_offset,
         log_start_offset: log.log_start_offset(),
         current_leader_epoch: leader_epoch,
         last_fetched_epoch,

@@ -10,9 +10,11 @@ use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic, Repl
 use chronik_protocol::messages::fetch_response::PartitionData;
 use chronik_protocol::messages::{FetchRequest, FetchResponse, ProduceResponse};
 use chronik_protocol::records::{BatchBuilder, BatchOptions, patch_append};
-use chronik_raft::metadata::DeleteTopic;
+use chronik_raft::metadata::{DeleteTopic, UpdateIsr};
 use chronik_replication::follower::EpochEnd;
-use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TimestampMs, TopicId};
+use chronik_types::{
+    ErrorCode, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TimestampMs, TopicId,
+};
 use parking_lot::Mutex;
 
 use super::leadership::{TOPIC, apply, create_shared, fetched, lead, lead_topic, produce, three_brokers};
@@ -134,15 +136,14 @@ fn kip_101_a_followers_high_watermark_is_its_leaders_within_its_log_and_is_kept(
     assert_eq!(fixture.partition("shared", 0).log().log_end_offset(), Offset(3));
 }
 
-/// A leader takes all that lies below a follower's end for copied. A follower that lacks some of it goes back to there; a
-/// leader keeps what it has.
+/// A leader takes all that lies below a follower's end for copied. A follower that lacks some of it goes back to there, once
+/// nobody counts on its copy any more; a leader goes on with what it has.
 #[test]
 fn a_follower_with_a_hole_in_its_log_goes_on_from_the_hole() {
     let fixture = three_brokers();
     lead(&fixture, 2);
     let records = [stamped(batch("a"), 0, 1), stamped(batch("b"), 1, 1), stamped(batch("c"), 2, 1)];
     assert_eq!(take(&fixture, LeaderAnswer { records: records.concat().into(), ..answer(1, 0, 3) }), (3, 1));
-    lead(&fixture, 1);
     let restart_with_hole = |fixture: Fixture| {
         fixture.broker.logs.shutdown(fixture.clock.now()).unwrap();
         let Fixture { broker, metadata, clock, disk, .. } = fixture;
@@ -150,14 +151,35 @@ fn a_follower_with_a_hole_in_its_log_goes_on_from_the_hole() {
         Fixture::start(broker.config.clone(), metadata, clock, disk)
     };
     let fixture = restart_with_hole(fixture);
-    let log = || Arc::clone(fixture.partition("shared", 0).log());
-    assert_eq!((log().log_end_offset(), log().hole()), (Offset(3), Some(Offset(1))));
-    lead(&fixture, 3);
-    assert_eq!((log().log_end_offset(), log().hole()), (Offset(1), None));
-    assert_eq!(fixture.partition("shared", 0).fetch_position().fetch_offset, Offset(1));
+    let hole = |fixture: &Fixture| {
+        let partition = fixture.partition("shared", 0);
+        let log = partition.log();
+        let position = partition.fetch_position();
+        let asked = (position.fetch_offset.get(), position.last_fetched_epoch.get());
+        (log.log_end_offset().get(), log.hole().map(Offset::get), asked)
+    };
+    assert_eq!(
+        hole(&fixture),
+        (3, Some(1), (1, 1)),
+        "it is in the ISR, and tells its leader no more than it has"
+    );
+    let update = |fixture: &Fixture, isr: &[i32]| {
+        let isr: Vec<NodeId> = isr.iter().copied().map(NodeId).collect();
+        apply(fixture, vec![UpdateIsr::new(TOPIC, PartitionIndex(0), &isr, None).into()]);
+    };
+    update(&fixture, &[2, 3]);
+    assert_eq!(hole(&fixture), (1, None, (1, 1)));
     assert_eq!(fixture.partition("shared", 0).high_watermark(), Offset(1));
     let records = records[1..].concat().into();
-    assert_eq!(take(&fixture, LeaderAnswer { records, ..answer(3, 1, 3) }), (3, 1));
+    assert_eq!(take(&fixture, LeaderAnswer { records, ..answer(1, 1, 3) }), (3, 1));
+    update(&fixture, &[1, 2, 3]);
+
+    let fixture = restart_with_hole(fixture);
+    lead(&fixture, 1);
+    assert_eq!(hole(&fixture), (3, None, (3, 1)));
+    lead(&fixture, 3);
+    assert_eq!(hole(&fixture), (3, None, (3, 1)), "what it has led with is what the others have");
+    assert!(!fixture.disk.exists(&Path::new(LOG_DIR).join("shared-0/hole")).unwrap());
 }
 
 /// A fetch of replica 2, from where it stands.

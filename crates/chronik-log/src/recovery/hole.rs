@@ -1,8 +1,9 @@
 //! Logs that lack records before their end.
 //!
-//! What lies behind a damaged segment may be all that is left of it, and is kept. A follower has a better use for it: it
-//! goes back to the hole and fetches from there. Until it has done so a file keeps where the hole is, since the next
-//! checkpoint takes what there is for what there should be.
+//! What lies behind a segment that is gone or damaged may be all that is left of it, and is kept where it can be trusted;
+//! else the log goes on at the offset at which it ended, so that none is given out twice. A follower goes back to the hole
+//! and fetches from there. Until it has done so, or leads, a file keeps where the hole is, since the next checkpoint takes
+//! what there is for what there should be.
 
 use chronik_disk::DirEntry;
 
@@ -33,7 +34,8 @@ impl Recovery<'_> {
             None
         };
         let missing = self.missing_segment(segments);
-        if missing.is_some() {
+        if let Some(offset) = missing {
+            self.warn(offset, names::LOG, "the segment is gone, though others behind it are there");
             self.dir.shared.note_loss();
             // The next checkpoint knows nothing of what is missing, so that it is told once.
             self.dir.mark_changed();
@@ -50,8 +52,23 @@ impl Recovery<'_> {
         Ok(hole)
     }
 
+    /// Notes what a segment has lost that the checkpoint knows, if others are behind it: it may end between two batches.
+    pub(super) fn compare_with_known(&mut self, found: &Segment, known: &Segment) {
+        let mut certain_end = known.next_offset.min(self.cut_offset().unwrap_or(i64::MAX));
+        if self.known.rebooted {
+            let recovery_point = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.recovery_point);
+            certain_end = certain_end.min(recovery_point.unwrap_or(0));
+        }
+        let start = self.known.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.log_start_offset);
+        if found.next_offset < certain_end && self.noted_start(start) < certain_end {
+            self.dir.shared.note_loss();
+            self.lose_from(found.next_offset);
+        }
+    }
+
     /// Where a segment should begin that the checkpoint knows and that is not there, though others behind it are. What was
-    /// deleted from the log's start is not missing, nor is what cleaning has put into other segments.
+    /// deleted from the log's start is not missing, nor is what cleaning has put into other segments. The notes of a
+    /// deletion may be missing where the disk was full; the files that wait for their removal tell of it then.
     fn missing_segment(&self, segments: &[Segment]) -> Option<i64> {
         let checkpoint = self.known.checkpoint.as_ref()?;
         let start = self.noted_start(checkpoint.log_start_offset);
@@ -63,6 +80,7 @@ impl Recovery<'_> {
                 && self.cleaned_end() <= known.base_offset
                 && known.next_offset <= cut_offset
                 && known.base_offset < last
+                && !self.deleted.contains(&known.base_offset)
         });
         let missing = known.find(|known| {
             segments.binary_search_by_key(&known.base_offset, |segment| segment.base_offset).is_err()

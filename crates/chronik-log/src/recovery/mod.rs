@@ -96,6 +96,8 @@ struct Recovery<'a> {
     /// Whether a batch is not what was written. Without a power loss nothing but its last write, which nobody was told
     /// of, can be torn; what lay behind a damaged batch has to be fetched again with it.
     is_damaged: bool,
+    /// Base offsets of the segments that wait for their removal.
+    deleted: BTreeSet<i64>,
     /// The lowest offset from which on a segment has lost what it held, with others behind it.
     lost_from: Option<i64>,
 }
@@ -117,6 +119,13 @@ impl Known {
         self.kafka_high_watermark = None;
         self.last_writer = LastWriter::Chronik;
     }
+}
+
+/// The base offsets of the segments that have lost their names and wait for their removal.
+fn names_of_deleted(entries: &[DirEntry]) -> BTreeSet<i64> {
+    let deleted = entries.iter().filter_map(|entry| entry.name.strip_suffix(names::DELETED));
+    let segments = deleted.filter_map(names::parse_file);
+    segments.filter(|(_, extension)| *extension == names::LOG).map(|(base_offset, _)| base_offset).collect()
 }
 
 /// Recovers the log in a partition's directory.
@@ -146,6 +155,7 @@ pub(crate) fn recover(
         put_in_place: BTreeSet::new(),
         is_damaged: false,
         lost_from: None,
+        deleted: names_of_deleted(&entries),
     };
     let entries = recovery.finish_interrupted(entries)?;
     recovery.take_files(&entries);
@@ -178,8 +188,10 @@ impl Recovery<'_> {
             let next_base = bases.get(at + 1).map(|&(next, _)| next);
             let segment = self.recover_segment(base_offset, len, next_base)?;
             // A segment of which compaction has left nothing stays, so that the log starts where it did.
-            let was_emptied =
-                len == 0 && (self.config.cleanup_policy.compact || self.was_cleaned(base_offset));
+            let had_records = self.had_records(base_offset);
+            let was_emptied = len == 0
+                && !had_records
+                && (self.config.cleanup_policy.compact || self.was_cleaned(base_offset));
             if next_base.is_none() || segment.size_bytes > 0 || was_emptied {
                 segments.push(segment);
             } else {
@@ -189,7 +201,7 @@ impl Recovery<'_> {
                     "the segment holds nothing that can be read; it is removed",
                 );
                 lost.push(base_offset);
-                if self.known.rebooted {
+                if self.known.rebooted || had_records {
                     self.lose_from(base_offset);
                 }
                 // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
@@ -274,6 +286,14 @@ impl Recovery<'_> {
         known.any(|segment| segment.base_offset == base_offset && segment.size_bytes == 0)
             || base_offset < self.cleaned_end()
             || self.cleaned_up_to().is_some_and(|offset| base_offset < offset)
+    }
+
+    /// Whether the checkpoint knows of records in a segment that was not cleaned since.
+    fn had_records(&self, base_offset: i64) -> bool {
+        let mut known = self.known.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
+        self.cleaned_end() <= base_offset
+            && !self.was_cut()
+            && known.any(|segment| segment.base_offset == base_offset && segment.size_bytes > 0)
     }
 
     /// Whether a segment before is damaged, and nothing says that what follows was synced.

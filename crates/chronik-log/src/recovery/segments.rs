@@ -61,12 +61,16 @@ impl Recovery<'_> {
         let undisturbed = self.known.clean && self.known.notes.is_empty();
         let is_closed = next_base.is_some() && !is_last_known;
         let synced = segment.next_offset <= recovery_point && (is_closed || undisturbed);
-        if self.known.has_failed_sync && !synced {
-            // All of it: what lies below the recovery point may only have been deleted, and never synced.
-            return self.rescan(base_offset, len, next_base, base_offset);
-        }
-        if cut || (self.known.rebooted && !synced) {
-            return self.rescan(base_offset, len, next_base, recovery_point.min(cut_offset));
+        // What lies below the recovery point may only have been deleted, and never synced: after a failed sync all of it
+        // is looked at.
+        let check_from =
+            if self.known.has_failed_sync { base_offset } else { recovery_point.min(cut_offset) };
+        if cut || ((self.known.rebooted || self.known.has_failed_sync) && !synced) {
+            let found = self.rescan(base_offset, len, next_base, check_from)?;
+            if next_base.is_some() {
+                self.compare_with_known(&found, &segment);
+            }
+            return Ok(found);
         }
         let checked_bytes = segment.size_bytes;
         if len < checked_bytes || (is_closed && len != checked_bytes) {
@@ -77,7 +81,11 @@ impl Recovery<'_> {
             if len < checked_bytes {
                 self.dir.shared.note_loss();
             }
-            return self.rescan(base_offset, len, next_base, base_offset);
+            let found = self.rescan(base_offset, len, next_base, base_offset)?;
+            if next_base.is_some() {
+                self.compare_with_known(&found, &segment);
+            }
+            return Ok(found);
         }
         if !self.indexes_are_whole(&segment)? {
             self.rebuild_indexes(&mut segment)?;
