@@ -106,10 +106,7 @@ impl LastLife {
     pub fn forget(&self) -> io::Result<()> {
         // A file without contents outlives a power loss. Where nothing can be written, no file is as good.
         self.disk.replace_file(&self.path, b"").or_else(|_| {
-            match self.disk.remove_file(&self.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            self.disk.remove_file_if_there(&self.path)?;
             self.path.parent().map_or(Ok(()), |dir| self.disk.sync_dir(dir))
         })
     }

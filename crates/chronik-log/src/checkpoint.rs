@@ -252,10 +252,7 @@ pub(crate) fn load(disk: &dyn Disk, dir: &Path) -> Loaded {
 pub(crate) fn store(disk: &dyn Disk, dir: &Path, contents: &[u8], synced: bool) -> io::Result<()> {
     if synced {
         disk.replace_file(&dir.join(SYNCED), contents)?;
-        return match disk.remove_file(&dir.join(RECENT)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        };
+        return disk.remove_file_if_there(&dir.join(RECENT));
     }
     let path = dir.join(RECENT);
     let temporary = dir.join(format!("{RECENT}{}", names::TMP));

@@ -170,11 +170,8 @@ impl LogDir {
     /// Removes the word of a failed sync, once all that it may be about was written anew.
     pub(crate) fn forget_failed_sync(&self) {
         let mark = self.path.join(names::SYNC_FAILED);
-        match self.disk.remove_file(&mark) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %mark.display(), %error, "the word of a failed sync stays; the next start writes what is not synced once more");
-            }
-            Ok(()) | Err(_) => {}
+        if let Err(error) = self.disk.remove_file_if_there(&mark) {
+            tracing::warn!(path = %mark.display(), %error, "the word of a failed sync stays; the next start writes what is not synced once more");
         }
     }
 

@@ -277,12 +277,8 @@ impl Log {
             return Ok(());
         }
         let path = self.path().join(names::HOLE);
-        match self.dir.disk.remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(self.dir.cut_failed("remove", &path, error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        let removed = self.dir.disk.remove_file_if_there(&path);
+        removed.map_err(|source| self.dir.cut_failed("remove", &path, source))?;
         self.hole.store(NO_HOLE, Ordering::Release);
         Ok(())
     }

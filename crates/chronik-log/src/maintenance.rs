@@ -227,11 +227,8 @@ fn write_checkpoint(
     add(&manager.shared.counters.checkpoint_count, 1);
     for generation in std::mem::take(&mut *home.old_journals.lock()) {
         let path = journal::path(&dir.path, generation);
-        match manager.disk.remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an old journal");
-            }
-            Ok(()) | Err(_) => {}
+        if let Err(error) = manager.disk.remove_file_if_there(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove an old journal");
         }
     }
     Ok(true)

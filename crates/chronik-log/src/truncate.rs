@@ -332,12 +332,8 @@ impl Log {
         writer.dir_unsynced |= !remove.is_empty();
         for snapshot in remove {
             let path = self.file_path(snapshot, names::SNAPSHOT);
-            match self.dir.disk.remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(self.dir.cut_failed("remove", &path, error));
-                }
-                Ok(()) | Err(_) => {}
-            }
+            let removed = self.dir.disk.remove_file_if_there(&path);
+            removed.map_err(|source| self.dir.cut_failed("remove", &path, source))?;
         }
         Ok(())
     }

@@ -149,11 +149,8 @@ pub(super) fn discard(log: &Log, base_offset: i64) {
     for extension in EXTENSIONS {
         for suffix in [names::CLEANED, names::SWAP] {
             let path = names::with_suffix(&log.file_path(base_offset, extension), suffix);
-            match log.dir.disk.remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove; the next start tries again");
-                }
-                Ok(()) | Err(_) => {}
+            if let Err(error) = log.dir.disk.remove_file_if_there(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove; the next start tries again");
             }
         }
     }

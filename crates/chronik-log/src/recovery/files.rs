@@ -1,7 +1,5 @@
 //! Files that a restart finds and that do not belong to the log any more, or not yet.
 
-use std::io;
-
 use chronik_disk::{DirEntry, OpenMode};
 
 use super::Recovery;
@@ -136,12 +134,8 @@ impl Recovery<'_> {
     pub(super) fn remove_file(&mut self, offset: i64, extension: &str) -> Result<(), LogError> {
         let path = self.dir.file_path(&self.partition, offset, extension);
         self.files.remove(&(offset, extension.to_owned()));
-        match self.dir.disk.remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.dir.write_failed("remove", &path, error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        let removed = self.dir.disk.remove_file_if_there(&path);
+        removed.map_err(|source| self.dir.write_failed("remove", &path, source))
     }
 
     /// Removes indexes that have lost their segment.

@@ -1,7 +1,6 @@
 //! The producers' state out of snapshots and batches.
 
 use std::collections::BTreeSet;
-use std::io;
 
 use chronik_disk::{DiskFile, OpenMode};
 use chronik_types::TopicPartition;
@@ -51,12 +50,8 @@ pub(crate) fn rebuild_producers(
         }
         tracing::warn!(path = %path.display(), "the producer snapshot is damaged; an earlier one is taken");
         damaged.push(offset);
-        match dir.disk.remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(dir.write_failed("remove", &path, error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        let removed = dir.disk.remove_file_if_there(&path);
+        removed.map_err(|source| dir.write_failed("remove", &path, source))?;
     }
     for segment in segments.iter().filter(|segment| from_offset < segment.next_offset) {
         let path = dir.file_path(partition, segment.base_offset, names::LOG);
