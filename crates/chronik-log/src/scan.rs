@@ -10,11 +10,11 @@ const SCAN_BUFFER_BYTES: usize = 256 * 1024;
 /// How much is read at a time when only headers are looked at: the distance between two index entries, mostly.
 const WALK_BUFFER_BYTES: usize = 4096;
 
-/// How often a batch is read that is read differently each time.
+/// How often a header is read that is read differently each time.
 const DOUBTFUL_READS_MAX: usize = 5;
 
 /// One batch of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct FoundBatch {
     pub(crate) header: BatchHeader,
     pub(crate) position: u64,
@@ -96,66 +96,23 @@ impl<'a> BatchWalker<'a> {
     }
 
     /// Says where the next batch begins if it follows without a gap in the same epoch, and that what is decided by
-    /// the walk is for good: whatever else is found there, a bad batch or an offset or epoch that no CRC covers, must be
-    /// found twice. A bit may have flipped on its way from the disk.
+    /// the walk is for good: another offset or epoch, which no CRC covers, must be found twice. A bit may have flipped on
+    /// its way from the disk.
     pub(crate) fn expect(&mut self, base_offset: i64, epoch: i32) {
         self.expected = Some(Expected { base_offset, epoch });
     }
 
     /// The next batch's header; `None` at the end. A batch that is cut off is an error.
     pub(crate) fn next_header(&mut self) -> Result<Option<FoundBatch>, ScanError> {
-        let Some(found) = self.certain(Self::peek)? else { return Ok(None) };
+        let Some(found) = self.peek_certain()? else { return Ok(None) };
         self.position = found.end_position();
         Ok(Some(found))
     }
 
     /// The next batch with its bytes, its CRC checked.
     pub(crate) fn next_batch(&mut self) -> Result<Option<(FoundBatch, &[u8])>, ScanError> {
-        let Some(found) = self.certain(Self::peek_whole)? else { return Ok(None) };
+        let Some(found) = self.peek_certain()? else { return Ok(None) };
         self.position = found.end_position();
-        let bytes = self.bytes_at(found.position, found.header.size_bytes)?;
-        Ok(Some((found, bytes)))
-    }
-
-    /// What `look` finds at the walk's position, and finds again where it is not what was [expected](Self::expect).
-    fn certain(
-        &mut self,
-        look: impl Fn(&mut Self) -> Result<Option<FoundBatch>, ScanError>,
-    ) -> Result<Option<FoundBatch>, ScanError> {
-        let mut found = look(self);
-        let Some(expected) = self.expected.take() else { return found };
-        let mut was_bad = false;
-        for _ in 0..DOUBTFUL_READS_MAX {
-            match &found {
-                Ok(None) | Err(ScanError::Io(_)) => return found,
-                Ok(Some(batch)) => {
-                    let is_expected = batch.header.base_offset.get() == expected.base_offset
-                        && batch.header.partition_leader_epoch.get() == expected.epoch;
-                    // Gaps can be many, so only the header is read again, and what was read ahead stays.
-                    if is_expected || self.header_at(batch.position)? == Some(batch.header) {
-                        return found;
-                    }
-                    was_bad = false;
-                }
-                Err(ScanError::Batch { .. }) if was_bad => return found,
-                Err(ScanError::Batch { .. }) => was_bad = true,
-            }
-            self.buffer.clear();
-            found = look(self);
-        }
-        found
-    }
-
-    /// The header that lies in the file at `position`, whatever was read there before.
-    fn header_at(&self, position: u64) -> io::Result<Option<BatchHeader>> {
-        let mut bytes = [0; BATCH_HEADER_BYTES];
-        let read = self.file.read_at(&mut bytes, position)?;
-        Ok(BatchHeader::parse(bytes.get(..read).unwrap_or_default()).ok())
-    }
-
-    /// The next batch's header, if its bytes fit its CRC; they are in the buffer then.
-    fn peek_whole(&mut self) -> Result<Option<FoundBatch>, ScanError> {
-        let Some(found) = self.peek()? else { return Ok(None) };
         let bytes = self.bytes_at(found.position, found.header.size_bytes)?;
         if bytes.len() < found.header.size_bytes {
             let error =
@@ -166,7 +123,32 @@ impl<'a> BatchWalker<'a> {
             .header
             .check_crc(bytes)
             .map_err(|error| ScanError::Batch { position: found.position, error })?;
-        Ok(Some(found))
+        Ok(Some((found, bytes)))
+    }
+
+    /// The next batch's header, found again where it is not what was [expected](Self::expect).
+    fn peek_certain(&mut self) -> Result<Option<FoundBatch>, ScanError> {
+        let mut found = self.peek()?;
+        let Some(expected) = self.expected.take() else { return Ok(found) };
+        for _ in 0..DOUBTFUL_READS_MAX {
+            let Some(batch) = &found else { break };
+            let is_expected = batch.header.base_offset.get() == expected.base_offset
+                && batch.header.partition_leader_epoch.get() == expected.epoch;
+            // Gaps can be many, so only the header is read again, and what was read ahead stays.
+            if is_expected || self.header_at(batch.position)? == Some(batch.header) {
+                break;
+            }
+            self.buffer.clear();
+            found = self.peek()?;
+        }
+        Ok(found)
+    }
+
+    /// The header that lies in the file at `position`, whatever was read there before.
+    fn header_at(&self, position: u64) -> io::Result<Option<BatchHeader>> {
+        let mut bytes = [0; BATCH_HEADER_BYTES];
+        let read = self.file.read_at(&mut bytes, position)?;
+        Ok(BatchHeader::parse(bytes.get(..read).unwrap_or_default()).ok())
     }
 
     fn peek(&mut self) -> Result<Option<FoundBatch>, ScanError> {
