@@ -23,6 +23,11 @@ impl Recovery<'_> {
         let mut swapped_indexes = Vec::new();
         for entry in &entries {
             let name = &entry.name;
+            if let Some((base_offset, names::LOG)) =
+                name.strip_suffix(names::DELETED).and_then(names::parse_file)
+            {
+                self.deleted.insert(base_offset);
+            }
             if [names::DELETED, names::CLEANED, names::TMP].iter().any(|suffix| name.ends_with(suffix)) {
                 self.remove(name)?;
                 changed = true;
@@ -109,9 +114,8 @@ impl Recovery<'_> {
         Ok(end_offset)
     }
 
-    /// Removes segments, the last first: if the power fails meanwhile, what is left has no hole, and begins where it did.
-    pub(super) fn remove_segments(&mut self, mut base_offsets: Vec<i64>) -> Result<(), LogError> {
-        base_offsets.sort_unstable();
+    /// Removes segments, told from the first to the last, the last first: if the power fails meanwhile, what is left has no hole, and begins where it did.
+    pub(super) fn remove_segments(&mut self, base_offsets: &[i64]) -> Result<(), LogError> {
         for &base_offset in base_offsets.iter().rev() {
             self.remove_segment_files(base_offset)?;
         }

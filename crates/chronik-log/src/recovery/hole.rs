@@ -54,13 +54,10 @@ impl Recovery<'_> {
 
     /// Notes what a segment has lost that the checkpoint knows, if others are behind it: it may end between two batches.
     pub(super) fn compare_with_known(&mut self, found: &Segment, known: &Segment) {
-        let mut certain_end = known.next_offset.min(self.cut_offset().unwrap_or(i64::MAX));
-        if self.known.rebooted {
-            let recovery_point = self.known.checkpoint.as_ref().map(|checkpoint| checkpoint.recovery_point);
-            certain_end = certain_end.min(recovery_point.unwrap_or(0));
-        }
-        let start = self.known.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.log_start_offset);
-        if found.next_offset < certain_end && self.noted_start(start) < certain_end {
+        let Some(checkpoint) = &self.known.checkpoint else { return };
+        let synced_end = if self.known.rebooted { checkpoint.recovery_point } else { i64::MAX };
+        let certain_end = known.next_offset.min(self.cut_offset().unwrap_or(i64::MAX)).min(synced_end);
+        if found.next_offset < certain_end && self.noted_start(checkpoint.log_start_offset) < certain_end {
             self.dir.shared.note_loss();
             self.lose_from(found.next_offset);
         }

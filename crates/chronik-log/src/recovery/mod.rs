@@ -96,7 +96,7 @@ struct Recovery<'a> {
     /// Whether a batch is not what was written. Without a power loss nothing but its last write, which nobody was told
     /// of, can be torn; what lay behind a damaged batch has to be fetched again with it.
     is_damaged: bool,
-    /// Base offsets of the segments that wait for their removal.
+    /// Base offsets of the segments that had waited for their removal.
     deleted: BTreeSet<i64>,
     /// The lowest offset from which on a segment has lost what it held, with others behind it.
     lost_from: Option<i64>,
@@ -119,13 +119,6 @@ impl Known {
         self.kafka_high_watermark = None;
         self.last_writer = LastWriter::Chronik;
     }
-}
-
-/// The base offsets of the segments that have lost their names and wait for their removal.
-fn names_of_deleted(entries: &[DirEntry]) -> BTreeSet<i64> {
-    let deleted = entries.iter().filter_map(|entry| entry.name.strip_suffix(names::DELETED));
-    let segments = deleted.filter_map(names::parse_file);
-    segments.filter(|(_, extension)| *extension == names::LOG).map(|(base_offset, _)| base_offset).collect()
 }
 
 /// Recovers the log in a partition's directory.
@@ -155,7 +148,7 @@ pub(crate) fn recover(
         put_in_place: BTreeSet::new(),
         is_damaged: false,
         lost_from: None,
-        deleted: names_of_deleted(&entries),
+        deleted: BTreeSet::new(),
     };
     let entries = recovery.finish_interrupted(entries)?;
     recovery.take_files(&entries);
@@ -209,7 +202,7 @@ impl Recovery<'_> {
                 self.is_damaged |= self.known.rebooted;
             }
         }
-        self.remove_segments(lost)?;
+        self.remove_segments(&lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
         let hole = self.settle_hole(entries, &segments, offsets.log_end)?;
         self.remove_orphans(&segments)?;
@@ -282,18 +275,22 @@ impl Recovery<'_> {
 
     /// Whether a segment may have been emptied by compaction, by a policy that need not be the topic's any more.
     fn was_cleaned(&self, base_offset: i64) -> bool {
-        let mut known = self.known.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
-        known.any(|segment| segment.base_offset == base_offset && segment.size_bytes == 0)
+        self.known_segment(base_offset).is_some_and(|known| known.size_bytes == 0)
             || base_offset < self.cleaned_end()
             || self.cleaned_up_to().is_some_and(|offset| base_offset < offset)
     }
 
     /// Whether the checkpoint knows of records in a segment that was not cleaned since.
     fn had_records(&self, base_offset: i64) -> bool {
-        let mut known = self.known.checkpoint.iter().flat_map(|checkpoint| &checkpoint.segments);
         self.cleaned_end() <= base_offset
             && !self.was_cut()
-            && known.any(|segment| segment.base_offset == base_offset && segment.size_bytes > 0)
+            && self.known_segment(base_offset).is_some_and(|known| known.size_bytes > 0)
+    }
+
+    /// What the checkpoint says of a segment.
+    fn known_segment(&self, base_offset: i64) -> Option<&Segment> {
+        let segments = &self.known.checkpoint.as_ref()?.segments;
+        segments.iter().find(|segment| segment.base_offset == base_offset)
     }
 
     /// Whether a segment before is damaged, and nothing says that what follows was synced.
@@ -506,8 +503,8 @@ impl Recovery<'_> {
             }
         }
         if offsets.log_end < offsets.log_start {
-            let beyond = std::mem::take(segments);
-            self.remove_segments(beyond.iter().map(|segment| segment.base_offset).collect())?;
+            let beyond: Vec<i64> = segments.drain(..).map(|segment| segment.base_offset).collect();
+            self.remove_segments(&beyond)?;
             offsets.log_end = offsets.log_start;
         }
         offsets.recovery_point = offsets.recovery_point.max(self.cleaned_end());

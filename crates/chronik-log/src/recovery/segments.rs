@@ -26,12 +26,11 @@ impl Recovery<'_> {
         next_base: Option<i64>,
     ) -> Result<Segment, LogError> {
         let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
-        let (known, is_last_known, recovery_point) = match &self.known.checkpoint {
-            None => (None, false, 0),
+        let (is_last_known, recovery_point) = match &self.known.checkpoint {
+            None => (false, 0),
             Some(checkpoint) => {
-                let known = checkpoint.segments.iter().find(|s| s.base_offset == base_offset).cloned();
                 let last = checkpoint.segments.last().map(|s| s.base_offset);
-                (known, last == Some(base_offset), checkpoint.recovery_point)
+                (last == Some(base_offset), checkpoint.recovery_point)
             }
         };
         let was_cleaned = base_offset < self.cleaned_end() || self.put_in_place.contains(&base_offset);
@@ -45,7 +44,7 @@ impl Recovery<'_> {
             }
             return self.reread(base_offset, len, Some(next_base), self.cleaned_end());
         }
-        let Some(mut segment) = known else {
+        let Some(mut segment) = self.known_segment(base_offset).cloned() else {
             if self.known.checkpoint.is_none()
                 && self.known.last_writer == LastWriter::KafkaWhole
                 && let Some(next_base) = next_base
@@ -66,11 +65,7 @@ impl Recovery<'_> {
         let check_from =
             if self.known.has_failed_sync { base_offset } else { recovery_point.min(cut_offset) };
         if cut || ((self.known.rebooted || self.known.has_failed_sync) && !synced) {
-            let found = self.rescan(base_offset, len, next_base, check_from)?;
-            if next_base.is_some() {
-                self.compare_with_known(&found, &segment);
-            }
-            return Ok(found);
+            return self.rescan_known(&segment, len, next_base, check_from);
         }
         let checked_bytes = segment.size_bytes;
         if len < checked_bytes || (is_closed && len != checked_bytes) {
@@ -81,11 +76,7 @@ impl Recovery<'_> {
             if len < checked_bytes {
                 self.dir.shared.note_loss();
             }
-            let found = self.rescan(base_offset, len, next_base, base_offset)?;
-            if next_base.is_some() {
-                self.compare_with_known(&found, &segment);
-            }
-            return Ok(found);
+            return self.rescan_known(&segment, len, next_base, base_offset);
         }
         if !self.indexes_are_whole(&segment)? {
             self.rebuild_indexes(&mut segment)?;
@@ -101,6 +92,21 @@ impl Recovery<'_> {
             self.scan(&mut segment, len, next_base, base_offset)?;
         }
         Ok(segment)
+    }
+
+    /// As [`rescan`](Self::rescan), of a segment that the checkpoint knows; tells what is missing of it.
+    fn rescan_known(
+        &mut self,
+        known: &Segment,
+        len: u64,
+        next_base: Option<i64>,
+        check_from: i64,
+    ) -> Result<Segment, LogError> {
+        let found = self.rescan(known.base_offset, len, next_base, check_from)?;
+        if next_base.is_some() {
+            self.compare_with_known(&found, known);
+        }
+        Ok(found)
     }
 
     /// Reads a segment from its beginning. Batches that end below `check_from` are not held against their CRC.
