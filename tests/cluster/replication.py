@@ -166,10 +166,15 @@ def all_in_sync(cluster: Cluster, topic: str) -> None:
         eventually(f"node {node.node_id} sees all in sync", is_so, 60)
 
 
+def segment_files(node: Node, topic: str, index: int) -> list[Path]:
+    """The segments of a partition on a node's disk, the oldest first."""
+    directory = node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
+    return sorted(directory.glob("*.log"))
+
+
 def segments(node: Node, topic: str, index: int) -> bytes:
     """The records of a partition as they lie on a node's disk."""
-    directory = node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
-    return b"".join(path.read_bytes() for path in sorted(directory.glob("*.log")))
+    return b"".join(path.read_bytes() for path in segment_files(node, topic, index))
 
 
 def replicas_are_the_same(cluster: Cluster, topic: str) -> None:
@@ -277,7 +282,7 @@ def lose_power(node: Node, topic: str) -> None:
     told = registration.read_text()
     expect("the boot is noted", "boot.id=" in told, True)
     registration.write_text(re.sub("boot.id=.*", "boot.id=the-one-before", told))
-    newest = max((data / f"{topic}-0").glob("*.log"))
+    newest = segment_files(node, topic, 0)[-1]
     with newest.open("r+b") as segment:
         segment.truncate(newest.stat().st_size // 2)
 
@@ -306,8 +311,7 @@ def a_replica_that_lacks_records_before_its_end_gets_them_again() -> None:
 
 def closed_segments(node: Node, topic: str, index: int) -> list[Path]:
     """The segments of a partition that nothing is appended to any more, the oldest first."""
-    directory = node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
-    found = sorted(directory.glob("*.log"))[:-1]
+    found = segment_files(node, topic, index)[:-1]
     expect("there are some", len(found) >= 2, True)
     return found
 

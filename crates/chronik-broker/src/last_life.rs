@@ -207,6 +207,16 @@ mod tests {
 
     use super::*;
 
+    const DIR: &str = "/data";
+
+    /// A disk, and the record on it as of a boot.
+    fn machine() -> (SimDisk, impl Fn(&str) -> LastLife) {
+        let disk = SimDisk::new();
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        (disk, move |boot: &str| LastLife::new(Arc::clone(&as_disk), Path::new(DIR), boot.to_owned()))
+    }
+
     fn epoch(record: &LastLife) -> Option<BrokerEpoch> {
         record.previous().map(|life| life.epoch)
     }
@@ -214,10 +224,7 @@ mod tests {
     /// A process may be registered after its end, when nobody is left to note that.
     #[test]
     fn processes_that_heard_of_no_registration_are_known() {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
-        let dir = Path::new("/data");
-        disk.create_dir_all(dir).unwrap();
-        let on = |boot: &str| LastLife::new(Arc::clone(&disk), dir, boot.to_owned());
+        let (_, on) = machine();
         let begin = |boot: &str, incarnation: u128| {
             let record = on(boot);
             record.begin(record.previous().as_ref(), incarnation).unwrap();
@@ -255,10 +262,8 @@ mod tests {
 
     #[test]
     fn each_registration_is_noted_once_and_none_after_a_loss() {
-        let disk = SimDisk::new();
-        let (as_disk, dir): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), Path::new("/data"));
-        as_disk.create_dir_all(dir).expect("a directory is made");
-        let record = LastLife::new(as_disk, dir, "boot".to_owned());
+        let (disk, on) = machine();
+        let record = on("boot");
         let keeper = record.keeper();
         keeper.see(None);
         assert_eq!(epoch(&record), None);
@@ -278,10 +283,7 @@ mod tests {
     /// Replication point 6.
     #[test]
     fn only_a_whole_record_of_this_boot_or_of_a_clean_end_counts() {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
-        let dir = Path::new("/data");
-        disk.create_dir_all(dir).unwrap();
-        let on = |boot: &str| LastLife::new(Arc::clone(&disk), dir, boot.to_owned());
+        let (disk, on) = machine();
         assert_eq!(epoch(&on("a")), None, "there is none");
         on("a").note(BrokerEpoch(7), false).unwrap();
         assert_eq!(epoch(&on("a")), Some(BrokerEpoch(7)), "the process was killed");
@@ -300,9 +302,9 @@ mod tests {
         assert_eq!(epoch(&on("")), None, "boots cannot be told apart");
         on("a").note(BrokerEpoch(11), false).unwrap();
         on("a").begin(on("a").previous().as_ref(), 12).unwrap();
-        let whole = disk.read_file(&dir.join(FILE)).unwrap();
+        let whole = disk.read_file(&Path::new(DIR).join(FILE)).unwrap();
         for len in 0..whole.len() - 1 {
-            disk.replace_file(&dir.join(FILE), &whole[..len]).unwrap();
+            disk.replace_file(&Path::new(DIR).join(FILE), &whole[..len]).unwrap();
             assert_eq!(epoch(&on("a")), None, "cut off after {len} bytes");
         }
     }

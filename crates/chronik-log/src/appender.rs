@@ -147,14 +147,7 @@ impl Log {
         let first_offset = batches.first().map_or(before, |(header, _)| header.base_offset);
         let mut appending = Appending::new(self, &mut writer, &config, now, batches.len(), Tail::Dropped);
         for (index, (header, bytes)) in batches.into_iter().enumerate() {
-            // No checksum covers the epoch, and no leader has batches of a later one.
-            let epoch = header.partition_leader_epoch;
-            let added = if leader_epoch < epoch {
-                Err(AppendError::LeaderEpochAhead { epoch, leader_epoch })
-            } else {
-                appending.add_replica_batch(index, &header, bytes)
-            };
-            if let Err(error) = added {
+            if let Err(error) = appending.add_replica_batch(index, &header, bytes, leader_epoch) {
                 // What was taken before it is in the producers' state, and so must be in the log, or undone.
                 drop(appending.write_group());
                 return Err(error);
@@ -345,6 +338,7 @@ impl<'a> Appending<'a> {
         index: usize,
         header: &BatchHeader,
         bytes: Bytes,
+        leader_epoch: LeaderEpoch,
     ) -> Result<(), AppendError> {
         let base_offset = header.base_offset.get();
         if base_offset < self.next_offset {
@@ -352,6 +346,10 @@ impl<'a> Appending<'a> {
             return Err(AppendError::UnexpectedOffset { base_offset: header.base_offset, log_end_offset });
         }
         let epoch = header.partition_leader_epoch;
+        // No checksum covers the epoch, and no leader has batches of a later one.
+        if leader_epoch < epoch {
+            return Err(AppendError::LeaderEpochAhead { epoch, leader_epoch });
+        }
         let latest_epoch = self.log.epoch_before(Offset(self.next_offset)).unwrap_or(LeaderEpoch::NONE);
         if epoch < latest_epoch {
             return Err(AppendError::LeaderEpochRegressed { epoch, latest_epoch });

@@ -53,9 +53,8 @@ pub(crate) struct FailedLog {
     /// Why, the last time.
     pub(crate) error: LogError,
     dir: Arc<LogDir>,
-    last_writer: LastWriter,
-    cleaned_up_to: Option<i64>,
-    has_failed_sync: bool,
+    /// What is known of it whatever is done meanwhile.
+    known: Known,
     now: Now,
 }
 
@@ -68,16 +67,13 @@ impl FailedLog {
             && space.map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
     }
 
-    /// Recovers the log as if nothing were known of it. What its checkpoint and the journal said is out of date since other
-    /// logs have been written; its batches say what is in it.
+    /// Recovers the log with what is [lastingly known](Known::lasting) of it.
     pub(crate) fn recover_again(
         &self,
         partition: &TopicPartition,
         config: Arc<LogConfig>,
     ) -> Result<Log, LogError> {
-        let Self { last_writer, cleaned_up_to, has_failed_sync, .. } = *self;
-        let known = Known { rebooted: true, has_failed_sync, last_writer, cleaned_up_to, ..Known::default() };
-        recover(&self.dir, partition, known, config, self.now)
+        recover(&self.dir, partition, self.known.clone(), config, self.now)
     }
 }
 
@@ -130,8 +126,7 @@ impl StartingLogManager {
         let Some(task) = self.tasks.get(at).and_then(|task| task.lock().take()) else { return false };
         let Task { dir, partition, known } = task;
         let config = (self.config_for)(&partition.topic);
-        let (last_writer, cleaned_up_to) = (known.last_writer, known.cleaned_up_to);
-        let has_failed_sync = known.has_failed_sync;
+        let lasting = known.lasting();
         match recover(&dir, &partition, known, config, now) {
             Ok(log) => {
                 self.recovered.lock().logs.insert(partition, Arc::new(log));
@@ -139,7 +134,7 @@ impl StartingLogManager {
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
                 self.shared.note_loss();
-                let failed = FailedLog { error, dir, last_writer, cleaned_up_to, has_failed_sync, now };
+                let failed = FailedLog { error, dir, known: lasting, now };
                 self.recovered.lock().failed.insert(partition, failed);
             }
         }

@@ -245,7 +245,11 @@ impl Partition {
             self.index,
             self.log.log_end_offset(),
         );
-        self.log.truncate_to(now, hole)?;
+        self.cut_to(now, hole)
+    }
+
+    fn cut_to(&self, now: Now, offset: Offset) -> Result<(), LogError> {
+        self.log.truncate_to(now, offset)?;
         self.note_high_watermark(self.high_watermark().min(self.log.log_end_offset()));
         Ok(())
     }
@@ -519,8 +523,7 @@ impl Partition {
                     self.log.log_end_offset(),
                     answer.leader_epoch,
                 );
-                self.log.truncate_to(now, offset)?;
-                self.note_high_watermark(self.high_watermark().min(self.log.log_end_offset()));
+                self.cut_to(now, offset)?;
                 Ok(0)
             }
             Step::StartAt(offset) => {

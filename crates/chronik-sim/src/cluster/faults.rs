@@ -155,7 +155,7 @@ impl World {
                 if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
                     return;
                 }
-                // A process that starts takes what it reads wrongly for lost.
+                // A process that starts takes for lost what it reads wrongly often enough.
                 self.nodes[node].has_lost |= self.nodes[node].process.is_none();
                 let fault = DiskFault::FlipBit {
                     position_bytes: self.rng.index(4_096),
