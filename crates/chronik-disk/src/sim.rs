@@ -240,6 +240,23 @@ impl SimDisk {
         file.corrupt(usize_from(offset_bytes)?, mask)
     }
 
+    /// Lets bits of a byte at rest be read inverted until the byte is written again, or [`SimDisk::restore`] is called.
+    pub fn rot(&self, path: &Path, offset_bytes: u64, mask: u8) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let id = state.tree.lookup(path)?;
+        state.tree.file_mut(id)?.rot(usize_from(offset_bytes)?, mask)
+    }
+
+    /// Lets every byte that has rotted, and was not written since, be read as it was.
+    pub fn restore(&self) {
+        self.state.lock().tree.restore();
+    }
+
+    /// Whether there are bytes that have rotted and were not written since.
+    pub fn is_rotten(&self) -> bool {
+        self.state.lock().tree.is_rotten()
+    }
+
     /// The bytes held in files.
     pub fn used_bytes(&self) -> u64 {
         self.state.lock().tree.used_bytes()
@@ -453,11 +470,7 @@ impl DiskFile for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
         self.with_state(|state| {
             let fault = state.begin(Operation::Read, &self.path)?;
-            let contents = state.tree.file_mut(self.inode)?.contents();
-            let start = usize_from(offset_bytes)?.min(contents.len());
-            let available = &contents[start..];
-            let count = available.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&available[..count]);
+            let count = state.tree.file_mut(self.inode)?.read(buffer, usize_from(offset_bytes)?);
             match fault {
                 None => Ok(count),
                 Some(Fault::FlipBit { position_bytes, bit }) => {

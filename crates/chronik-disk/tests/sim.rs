@@ -189,6 +189,33 @@ fn writes_tear_and_bits_flip() {
 }
 
 #[test]
+fn rot_stays_until_it_is_written_over_or_restored() {
+    let (disk, file) = with_file();
+    file.write_all_at(b"abcdef", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(Path::new("/d")).unwrap();
+    for at in [1, 3, 5] {
+        disk.rot(Path::new(FILE), at, 0x20).unwrap();
+    }
+    assert!(disk.rot(Path::new(FILE), 6, 1).is_err());
+    assert_eq!(contents(&disk), b"aBcDeF");
+    let mut part = [0; 2];
+    assert_eq!(file.read_at(&mut part, 3).unwrap(), 2);
+    assert_eq!(&part, b"De");
+    file.write_all_at(b"x", 1).unwrap();
+    assert_eq!(contents(&disk), b"axcDeF");
+    file.truncate(5).unwrap();
+    file.write_all_at(b"f", 5).unwrap();
+    file.sync_data().unwrap();
+    disk.crash(Crash::PowerLoss { seed: 1 });
+    assert_eq!(contents(&disk), b"axcDef", "what lies on the disk does not care for its power");
+    assert!(disk.is_rotten());
+    disk.restore();
+    assert_eq!(contents(&disk), b"axcdef");
+    assert!(!disk.is_rotten());
+}
+
+#[test]
 fn a_full_disk_takes_what_fits_and_heals() {
     let (disk, file) = with_file();
     disk.set_capacity_bytes(Some(100));

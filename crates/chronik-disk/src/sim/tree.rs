@@ -257,6 +257,20 @@ impl Tree {
         used_bytes
     }
 
+    /// Takes all rot back.
+    pub(super) fn restore(&mut self) {
+        for inode in self.inodes.values_mut() {
+            if let Inode::File(file) = inode {
+                file.rot.clear();
+            }
+        }
+    }
+
+    /// Whether any file that there is, or that a power loss brings back, has rot.
+    pub(super) fn is_rotten(&self) -> bool {
+        self.inodes.values().any(|inode| matches!(inode, Inode::File(file) if !file.rot.is_empty()))
+    }
+
     fn add(&mut self, inode: Inode) -> InodeId {
         let id = InodeId(self.next_id);
         self.next_id += 1;
@@ -321,11 +335,28 @@ pub(super) struct File {
     durable: Vec<u8>,
     /// The sectors that the next sync will make durable.
     dirty: BTreeSet<usize>,
+    /// The bits of bytes that are read inverted until the bytes are written again.
+    rot: BTreeMap<usize, u8>,
 }
 
 impl File {
     pub(super) fn contents(&self) -> &[u8] {
         &self.contents
+    }
+
+    /// Fills the buffer with what a program reads at `start`, and says how many bytes there are.
+    pub(super) fn read(&self, buffer: &mut [u8], start: usize) -> usize {
+        let available = self.contents.get(start..).unwrap_or_default();
+        let count = available.len().min(buffer.len());
+        for (target, source) in buffer.iter_mut().zip(available) {
+            *target = *source;
+        }
+        for (position, mask) in self.rot.range(start..start.saturating_add(count)) {
+            if let Some(byte) = buffer.get_mut(position - start) {
+                *byte ^= mask;
+            }
+        }
+        count
     }
 
     pub(super) fn write(&mut self, bytes: &[u8], start: usize) -> io::Result<()> {
@@ -341,6 +372,7 @@ impl File {
         if let Some(target) = self.contents.get_mut(start..end) {
             target.copy_from_slice(bytes);
         }
+        self.rot.retain(|position, _| !(start..end).contains(position));
         // A gap before the write is part of what changed.
         self.mark_dirty(start.min(old_len), end);
         Ok(())
@@ -352,6 +384,7 @@ impl File {
         }
         let old_len = self.contents.len();
         self.contents.resize(len, 0);
+        self.rot.retain(|position, _| *position < len);
         self.mark_dirty(len.min(old_len), len.max(old_len));
         Ok(())
     }
@@ -387,6 +420,7 @@ impl File {
             }
         }
         self.contents = self.durable.clone();
+        self.rot.retain(|position, _| *position < len);
     }
 
     pub(super) fn corrupt(&mut self, position: usize, mask: u8) -> io::Result<()> {
@@ -395,6 +429,14 @@ impl File {
         if let Some(byte) = self.durable.get_mut(position) {
             *byte ^= mask;
         }
+        Ok(())
+    }
+
+    pub(super) fn rot(&mut self, position: usize, mask: u8) -> io::Result<()> {
+        if self.contents.len() <= position {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.rot.insert(position, mask);
         Ok(())
     }
 

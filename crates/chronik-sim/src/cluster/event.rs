@@ -43,6 +43,8 @@ pub(super) enum Event {
     Look,
     /// A disk has room again.
     DiskEmptied { node: usize },
+    /// What has rotted on a disk is read again as it was.
+    DiskRestored { node: usize },
 }
 
 impl Event {
@@ -67,7 +69,8 @@ impl Event {
             | Self::Wake { .. }
             | Self::Fault
             | Self::Look
-            | Self::DiskEmptied { .. } => None,
+            | Self::DiskEmptied { .. }
+            | Self::DiskRestored { .. } => None,
         }
     }
 
@@ -91,6 +94,7 @@ impl Event {
             Self::Fault => 1,
             Self::Look => 2,
             Self::DiskEmptied { node } => 20 + *node as u64,
+            Self::DiskRestored { node } => 40 + *node as u64,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::event::Event;
 use super::network::{Endpoint, FOR_EVER_MS};
 use super::node::{Entry, Exit};
 use super::plan::Fault;
+use super::rot;
 use super::sabotage::Sabotage;
 use super::world::World;
 
@@ -70,7 +71,7 @@ impl World {
                 let lost_count = self.nodes.iter().filter(|node| node.has_lost).count();
                 let lost_max = usize::try_from(self.plan.min_insync - 1).unwrap_or(0);
                 // Synced records survive any loss of power, as long as the disk gives them back.
-                let is_safe = self.plan.is_flushed && !self.plan.faults.contains(&Fault::FlipRead);
+                let is_safe = self.plan.is_flushed && !self.plan.faults.iter().any(|fault| fault.damages_reads());
                 if self.nodes[node].has_lost || lost_count < lost_max || is_safe {
                     self.lose_power(node);
                 }
@@ -163,6 +164,19 @@ impl World {
                 };
                 let rule = FaultRule::once(Operation::Read, ".log", fault);
                 self.nodes[node].disk.inject(rule);
+            }
+            Fault::Rot => {
+                self.note_recoveries();
+                let others = (0..self.plan.node_count).filter(|other| *other != node);
+                if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
+                    return;
+                }
+                if let Some(place) = rot::strike(&self.nodes[node].disk, &mut self.rng) {
+                    self.trace.note(format_args!("{} rot in {place}", self.now_ms));
+                    self.nodes[node].has_lost = true;
+                    let until_ms = self.now_ms + 100 + self.rng.below(4_000);
+                    self.at(until_ms, Event::DiskRestored { node });
+                }
             }
             Fault::ClockJump => {
                 let off_by_ms = i64::try_from(self.rng.below(7_200_000)).unwrap_or(0) - HOUR_MS;
@@ -313,7 +327,7 @@ impl World {
             .max_by_key(|image| image.applied_index());
         let Some(image) = newest else { return };
         for node in &mut self.nodes {
-            if !node.has_lost || node.sync_failed {
+            if !node.has_lost || node.sync_failed || node.disk.is_rotten() {
                 continue;
             }
             let Some(process) = &node.process else { continue };
@@ -338,6 +352,7 @@ impl World {
         for position in 0..self.plan.node_count {
             let node = &mut self.nodes[position];
             node.disk.clear_faults();
+            node.disk.restore();
             node.is_excused = false;
             node.disk.set_capacity_bytes(None);
             node.clock.off_by_ms.store(0, Ordering::Relaxed);

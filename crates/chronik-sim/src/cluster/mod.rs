@@ -30,6 +30,7 @@ mod messages;
 mod network;
 mod node;
 mod plan;
+mod rot;
 mod sabotage;
 mod world;
 
@@ -41,7 +42,7 @@ pub use world::Counts;
 
 use crate::log_lines::LogLines;
 use crate::rng::Rng;
-use plan::{Fault, Plan};
+use plan::Plan;
 use world::World;
 
 /// How a history is lived through.
@@ -74,7 +75,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let plan = Plan::draw(&mut rng, options.nodes);
     let mut world = World::new(seed, plan, rng, options.sabotage, options.is_traced);
     world.trace.note(format_args!("{:?}", world.plan));
-    world.checkers.reads_may_be_damaged = world.plan.faults.contains(&Fault::FlipRead);
+    world.checkers.reads_may_be_damaged = world.plan.faults.iter().any(|fault| fault.damages_reads());
     world.checkers.strict_producer_count = u32::try_from(world.plan.producer_count).unwrap_or(0);
     let logged = options.is_traced.then(LogLines::default);
     world.logged.clone_from(&logged);

@@ -39,6 +39,8 @@ pub(super) enum Fault {
     DiskFull,
     /// What is read from a disk is not what was written, once.
     FlipRead,
+    /// A bit of a record rots on a disk, for a while, or until it is written over.
+    Rot,
     /// A wall clock jumps, by up to an hour in either direction.
     ClockJump,
     /// A node tries to lead the metadata log.
@@ -46,7 +48,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Crash,
         Self::CrashAll,
         Self::CrashInWrite,
@@ -63,6 +65,7 @@ impl Fault {
         Self::SyncError,
         Self::DiskFull,
         Self::FlipRead,
+        Self::Rot,
         Self::ClockJump,
         Self::Campaign,
     ];
@@ -143,7 +146,7 @@ impl Plan {
         }
         // No copy is left where all machines lose power and one disk does not give back what it holds.
         if faults.contains(&Fault::PowerLossAll) {
-            faults.retain(|fault| *fault != Fault::FlipRead);
+            faults.retain(|fault| !fault.damages_reads());
         }
         let all_lose_power = faults.contains(&Fault::PowerLossAll);
         let is_flushed = rng.chance(10) || all_lose_power;
@@ -191,6 +194,11 @@ impl Plan {
 impl Fault {
     /// Whether a copy of a record can be lost by it.
     pub(super) fn loses_records(self) -> bool {
-        matches!(self, Self::PowerLoss | Self::PowerLossAll | Self::SyncError)
+        matches!(self, Self::PowerLoss | Self::PowerLossAll | Self::SyncError | Self::Rot)
+    }
+
+    /// Whether a disk gives back what nobody has written.
+    pub(super) fn damages_reads(self) -> bool {
+        matches!(self, Self::FlipRead | Self::Rot)
     }
 }

@@ -244,6 +244,7 @@ impl World {
                 self.at(self.now_ms + LOOK_MS, Event::Look);
             }
             Event::DiskEmptied { node } => self.nodes[node].disk.set_capacity_bytes(None),
+            Event::DiskRestored { node } => self.nodes[node].disk.restore(),
         }
         self.settle();
         if let Some(logged) = &self.logged {
