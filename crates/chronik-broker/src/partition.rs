@@ -65,6 +65,8 @@ pub(crate) struct Partition {
     is_deleted: AtomicBool,
     /// The disk has kept it from becoming what the image says.
     pub(crate) is_behind: AtomicBool,
+    /// Nobody counts on what a follower has: the cluster knows that it may lack records.
+    may_cut: AtomicBool,
     /// The last append found the disk full. The log says so once, not for each batch that is refused.
     is_disk_full: AtomicBool,
     /// The last read failed.
@@ -118,6 +120,7 @@ impl Partition {
             is_shared: AtomicBool::new(false),
             is_deleted: AtomicBool::new(false),
             is_behind: AtomicBool::new(false),
+            may_cut: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             is_unreadable: AtomicBool::new(false),
             high_watermark: AtomicI64::new(high_watermark.get()),

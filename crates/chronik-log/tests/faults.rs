@@ -274,6 +274,65 @@ fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
     }
 }
 
+/// Before the first checkpoint nothing but the segments behind it tells that a log's first one is gone.
+#[test]
+fn a_log_that_begins_further_on_after_a_loss_of_power_says_where_it_began() {
+    let started = |damage: &dyn Fn(&SimDisk, &chronik_log::Log, &[i64])| {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        for at in 0..40 {
+            append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+        }
+        log.set_high_watermark(log.log_end_offset());
+        log.sync().unwrap();
+        let entries = node.disk.read_dir(&partition_dir()).unwrap();
+        let bases: Vec<i64> =
+            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+        damage(&node.disk, &log, &bases);
+        drop(log);
+        (node, bases)
+    };
+    let lose_first = |disk: &SimDisk, _: &chronik_log::Log, _: &[i64]| {
+        disk.remove_file(&segment(0, "log")).unwrap();
+        disk.sync_dir(&partition_dir()).unwrap();
+    };
+    let (node, bases) = started(&lose_first);
+    let mut node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+    for boot in ["boot-2", "boot-3"] {
+        let log = node.log();
+        let range = (log.log_start_offset(), log.log_end_offset());
+        assert_eq!((log.hole(), range), (Some(Offset(0)), (Offset(bases[1]), Offset(40))), "{boot}");
+        node.manager.maintain(now_at(20_000));
+        drop(log);
+        node = node.restart(Crash::Process, boot);
+    }
+    assert!(node.log().truncate_to(now_at(30_000), Offset(0)).unwrap());
+    let node = node.restart(Crash::Process, "boot-3");
+    let log = node.log();
+    assert_eq!((log.hole(), log.log_start_offset(), log.log_end_offset()), (None, Offset(0), Offset(0)));
+
+    // Whoever leads with it takes it for all there is.
+    let (node, bases) = started(&lose_first);
+    let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+    node.log().forget_hole().unwrap();
+    node.manager.maintain(now_at(20_000));
+    let node = node.restart(Crash::Process, "boot-3");
+    let log = node.log();
+    assert_eq!(
+        (log.hole(), log.log_start_offset()),
+        (None, Offset(bases[1])),
+        "the checkpoint has its start"
+    );
+
+    // What was deleted is not missing.
+    let (node, bases) = started(&|_, log, bases| {
+        log.delete_records(Offset(bases[2])).unwrap();
+    });
+    let node = node.restart(Crash::Process, "boot-2");
+    let log = node.log();
+    assert_eq!((log.hole(), log.log_start_offset()), (None, Offset(bases[2])));
+}
+
 /// Starts on what a process left, and gives whether the start says that records are gone. Where it does, it must have been
 /// told before any file was changed (replication point 6).
 fn has_lost(disk: &SimDisk, boot_id: &str) -> bool {

@@ -8,7 +8,7 @@ use chronik_log::{AppendError, Log, LogError};
 use chronik_protocol::records::BatchHeader;
 use chronik_raft::ProposeError;
 use chronik_raft::metadata::{CommandBatch, MetadataImage, PartitionImage, UpdateIsr};
-use chronik_replication::follower::{self, Answer, EpochEnd, OwnLog, STORAGE_BACKOFF_MS, Step};
+use chronik_replication::follower::{self, Answer, BACKOFF_MS, EpochEnd, OwnLog, STORAGE_BACKOFF_MS, Step};
 use chronik_replication::{
     Effects, FetchPosition, FollowerFetch, IsrCause, IsrProposal, Leader, LeaderSettings, LeaderTerm,
     Membership,
@@ -198,7 +198,8 @@ impl Partition {
     /// Follows `leader`, or nobody, from now on. Everyone who waits for this broker as the leader is told so.
     ///
     /// It goes on from its log's end, which must have nothing missing before it: what the leader counts as copied is all
-    /// that lies below. So a log with a hole is cut there first, and the leader's records take the place of its own.
+    /// that lies below. So a log with a hole is cut there first, and the leader's records take the place of its own; one that
+    /// only begins later than it did, once the leader says that it still has what came before.
     fn follow(
         self: &Arc<Self>,
         now: Now,
@@ -211,7 +212,10 @@ impl Partition {
             if leader_epoch < self.leader_epoch() {
                 return Ok(());
             }
-            let outcome = leader.filter(|_| may_cut).map_or(Ok(()), |_| self.cut_at_hole(now));
+            self.may_cut.store(may_cut, Ordering::Release);
+            let is_within = self.log.hole().is_some_and(|hole| self.log.log_start_offset() <= hole);
+            let is_to_be_cut = may_cut && is_within && leader.is_some();
+            let outcome = if is_to_be_cut { self.cut_at_hole(now) } else { Ok(()) };
             // Without the cut it must not follow; it is tried again.
             let leader = leader.filter(|_| outcome.is_ok());
             let mut replicas = self.replicas.lock();
@@ -492,6 +496,10 @@ impl Partition {
             log_start_offset: answer.log_start_offset,
             diverging: answer.diverging,
         };
+        if self.log.hole().is_some() {
+            self.settle_hole(now, &told)?;
+            return Ok(if self.log.hole().is_some() { BACKOFF_MS } else { 0 });
+        }
         match follower::next_step(&Own(&self.log), answer.fetched_from, &told) {
             Step::Wait { delay_ms } => Ok(delay_ms),
             Step::Append => {
@@ -537,6 +545,24 @@ impl Partition {
                 self.note_high_watermark(offset);
                 Ok(0)
             }
+        }
+    }
+
+    /// Takes in what the leader says of a log that begins later than it did. Where the leader's begins no earlier, nothing is
+    /// missing.
+    fn settle_hole(&self, now: Now, answer: &Answer) -> Result<(), LogError> {
+        let is_told = answer.error.is_none() || answer.error == ErrorCode::OffsetOutOfRange;
+        if !is_told || answer.log_start_offset < Offset::ZERO {
+            return Ok(());
+        }
+        let start = self.log.log_start_offset();
+        let is_late = self.log.hole().is_some_and(|hole| hole < start);
+        if is_late && start <= answer.log_start_offset {
+            self.log.forget_hole()
+        } else if is_late && self.may_cut.load(Ordering::Acquire) {
+            self.cut_at_hole(now)
+        } else {
+            Ok(())
         }
     }
 

@@ -144,42 +144,87 @@ fn a_follower_with_a_hole_in_its_log_goes_on_from_the_hole() {
     lead(&fixture, 2);
     let records = [stamped(batch("a"), 0, 1), stamped(batch("b"), 1, 1), stamped(batch("c"), 2, 1)];
     assert_eq!(take(&fixture, LeaderAnswer { records: records.concat().into(), ..answer(1, 0, 3) }), (3, 1));
-    let restart_with_hole = |fixture: Fixture| {
-        fixture.broker.logs.shutdown(fixture.clock.now()).unwrap();
-        let Fixture { broker, metadata, clock, disk, .. } = fixture;
-        disk.replace_file(&Path::new(LOG_DIR).join("shared-0/hole"), b"1\n").unwrap();
-        Fixture::start(broker.config.clone(), metadata, clock, disk)
-    };
-    let fixture = restart_with_hole(fixture);
-    let hole = |fixture: &Fixture| {
-        let partition = fixture.partition("shared", 0);
-        let log = partition.log();
-        let position = partition.fetch_position();
-        let asked = (position.fetch_offset.get(), position.last_fetched_epoch.get());
-        (log.log_end_offset().get(), log.hole().map(Offset::get), asked)
-    };
+    let fixture = restart_with_hole(fixture, 1);
     assert_eq!(
         hole(&fixture),
         (3, Some(1), (1, 1)),
         "it is in the ISR, and tells its leader no more than it has"
     );
-    let update = |fixture: &Fixture, isr: &[i32]| {
-        let isr: Vec<NodeId> = isr.iter().copied().map(NodeId).collect();
-        apply(fixture, vec![UpdateIsr::new(TOPIC, PartitionIndex(0), &isr, None).into()]);
-    };
-    update(&fixture, &[2, 3]);
+    update_isr(&fixture, &[2, 3]);
     assert_eq!(hole(&fixture), (1, None, (1, 1)));
     assert_eq!(fixture.partition("shared", 0).high_watermark(), Offset(1));
     let records = records[1..].concat().into();
     assert_eq!(take(&fixture, LeaderAnswer { records, ..answer(1, 1, 3) }), (3, 1));
-    update(&fixture, &[1, 2, 3]);
+    update_isr(&fixture, &[1, 2, 3]);
 
-    let fixture = restart_with_hole(fixture);
+    let fixture = restart_with_hole(fixture, 1);
     lead(&fixture, 1);
     assert_eq!(hole(&fixture), (3, None, (3, 1)));
     lead(&fixture, 3);
     assert_eq!(hole(&fixture), (3, None, (3, 1)), "what it has led with is what the others have");
     assert!(!fixture.disk.exists(&Path::new(LOG_DIR).join("shared-0/hole")).unwrap());
+}
+
+/// One that begins later than it did goes back to where it began if the leader still has that.
+#[test]
+fn a_follower_that_has_lost_the_beginning_of_its_log_fetches_it_where_the_leader_has_it() {
+    let records = [stamped(batch("a"), 0, 1), stamped(batch("b"), 1, 1), stamped(batch("c"), 2, 1)];
+    let late = || {
+        let fixture = three_brokers();
+        lead(&fixture, 2);
+        let partition = fixture.partition("shared", 0);
+        partition.log().truncate_fully_and_start_at(fixture.clock.now(), Offset(1)).unwrap();
+        drop(partition);
+        let behind = records[1..].concat().into();
+        assert_eq!(take(&fixture, LeaderAnswer { records: behind, ..answer(1, 1, 3) }), (3, 1));
+        let fixture = restart_with_hole(fixture, 0);
+        assert_eq!(hole(&fixture), (3, Some(0), (0, -1)));
+        fixture
+    };
+    let fixture = late();
+    assert_eq!(take(&fixture, LeaderAnswer { log_start_offset: Offset(1), ..answer(1, 0, 3) }), (3, 1));
+    assert_eq!(hole(&fixture), (3, None, (3, 1)), "what came before is deleted");
+
+    let fixture = late();
+    let all = || LeaderAnswer { records: records.concat().into(), ..answer(1, 0, 3) };
+    assert_eq!(take(&fixture, all()), (0, -1));
+    assert_eq!(hole(&fixture), (3, Some(0), (0, -1)), "it is in the ISR");
+    update_isr(&fixture, &[2, 3]);
+    assert_eq!(hole(&fixture), (3, Some(0), (0, -1)), "it waits for what the leader says");
+    let not_known = LeaderAnswer {
+        error: ErrorCode::NotLeaderOrFollower,
+        log_start_offset: Offset(-1),
+        ..answer(1, 0, 0)
+    };
+    assert_eq!(take(&fixture, not_known), (0, -1));
+    assert_eq!(hole(&fixture), (3, Some(0), (0, -1)));
+    assert_eq!(take(&fixture, all()), (0, -1));
+    assert_eq!(hole(&fixture), (0, None, (0, -1)));
+    assert_eq!(take(&fixture, all()), (3, 1));
+    assert_eq!(fixture.partition("shared", 0).log().log_start_offset(), Offset(0));
+}
+
+/// The node starts again, and its log lacks records from `offset` on.
+fn restart_with_hole(fixture: Fixture, offset: i64) -> Fixture {
+    fixture.broker.logs.shutdown(fixture.clock.now()).unwrap();
+    let Fixture { broker, metadata, clock, disk, .. } = fixture;
+    let path = Path::new(LOG_DIR).join("shared-0/hole");
+    disk.replace_file(&path, format!("{offset}\n").as_bytes()).unwrap();
+    Fixture::start(broker.config.clone(), metadata, clock, disk)
+}
+
+/// Where the log ends, where it lacks records, and where it goes on, by offset and epoch.
+fn hole(fixture: &Fixture) -> (i64, Option<i64>, (i64, i32)) {
+    let partition = fixture.partition("shared", 0);
+    let log = partition.log();
+    let position = partition.fetch_position();
+    let asked = (position.fetch_offset.get(), position.last_fetched_epoch.get());
+    (log.log_end_offset().get(), log.hole().map(Offset::get), asked)
+}
+
+fn update_isr(fixture: &Fixture, isr: &[i32]) {
+    let isr: Vec<NodeId> = isr.iter().copied().map(NodeId).collect();
+    apply(fixture, vec![UpdateIsr::new(TOPIC, PartitionIndex(0), &isr, None).into()]);
 }
 
 /// A fetch of replica 2, from where it stands.

@@ -7,7 +7,8 @@
 
 use chronik_disk::DirEntry;
 
-use super::Recovery;
+use super::{LastWriter, Recovery};
+use crate::journal::NoteKind;
 use crate::segment::Segment;
 use crate::{LogError, names};
 
@@ -40,7 +41,13 @@ impl Recovery<'_> {
             // The next checkpoint knows nothing of what is missing, so that it is told once.
             self.dir.mark_changed();
         }
-        let found = [noted, self.lost_from, missing].into_iter().flatten().min();
+        let late = self.missing_beginning(segments);
+        if let Some(offset) = late
+            && noted != late
+        {
+            self.warn(offset, names::LOG, "the log began here once, or further on, and does not any more");
+        }
+        let found = [noted, self.lost_from, missing, late].into_iter().flatten().min();
         let hole = found.filter(|&offset| offset < log_end);
         if hole != noted {
             let outcome = match hole {
@@ -61,6 +68,22 @@ impl Recovery<'_> {
             self.dir.shared.note_loss();
             self.lose_from(found.next_offset);
         }
+    }
+
+    /// Where a log began that begins further on since a loss of power. Its first segments may be gone, or they were deleted
+    /// and the note of it is lost; what the leader's log begins with tells which. Kafka's files do not always tell where
+    /// its logs begin, and one that is made anew from a leader's compacted log may begin behind its start.
+    fn missing_beginning(&self, segments: &[Segment]) -> Option<i64> {
+        let is_told = self.known.last_writer == LastWriter::Chronik
+            && !(self.config.cleanup_policy.compact && self.noted(NoteKind::Restart));
+        if !self.known.rebooted || !is_told {
+            return None;
+        }
+        let start = self.known.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.log_start_offset);
+        let start = self.noted_start(start);
+        let first = segments.first()?.base_offset;
+        let is_late = start < first && self.deleted.range(start..first).next().is_none();
+        is_late.then_some(start)
     }
 
     /// Where a segment should begin that the checkpoint knows and that is not there, though others behind it are. What was
