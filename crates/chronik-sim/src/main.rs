@@ -36,6 +36,9 @@ struct Arguments {
     /// The nodes of each cluster, 3 or 5; each seed draws its own where it is not given.
     #[arg(long, value_parser = clap::value_parser!(u8).range(3..=5))]
     nodes: Option<u8>,
+    /// What goes wrong in each cluster, separated by commas, instead of what each seed draws.
+    #[arg(long, value_delimiter = ',', value_parser = fault)]
+    faults: Vec<cluster::Fault>,
     /// Go on after a violation, and tell the seed of each.
     #[arg(long)]
     keep_going: bool,
@@ -48,6 +51,11 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
     }
     let seed = number(text)?;
     Ok(seed..seed.saturating_add(1))
+}
+
+fn fault(text: &str) -> Result<cluster::Fault, String> {
+    let named = cluster::Fault::ALL.into_iter().find(|fault| format!("{fault:?}").eq_ignore_ascii_case(text));
+    named.ok_or_else(|| format!("'{text}': there are {:?}", cluster::Fault::ALL))
 }
 
 /// What was wrong in a history, if anything was, and what happened if that was to be told.
@@ -70,8 +78,12 @@ impl Arguments {
                 (told, cluster::Counts::default())
             }
             World::Cluster => {
-                let options =
-                    cluster::Options { nodes: self.nodes.map(usize::from), is_traced, ..Default::default() };
+                let options = cluster::Options {
+                    nodes: self.nodes.map(usize::from),
+                    faults: self.faults.clone(),
+                    is_traced,
+                    ..Default::default()
+                };
                 let outcome = cluster::run(seed, options);
                 let finding = outcome.finding.map(|finding| finding.to_string());
                 (Told { finding, hash: outcome.hash, lines: outcome.lines }, outcome.counts)

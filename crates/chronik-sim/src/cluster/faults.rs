@@ -71,9 +71,21 @@ impl World {
                 let lost_count = self.nodes.iter().filter(|node| node.has_lost).count();
                 let lost_max = usize::try_from(self.plan.min_insync - 1).unwrap_or(0);
                 // Synced records survive any loss of power, as long as the disk gives them back.
-                let is_safe = self.plan.is_flushed && !self.plan.faults.iter().any(|fault| fault.damages_reads());
+                let is_safe =
+                    self.plan.is_flushed && !self.plan.faults.iter().any(|fault| fault.takes_synced());
                 if self.nodes[node].has_lost || lost_count < lost_max || is_safe {
                     self.lose_power(node);
+                }
+            }
+            Fault::PowerLossAndFile => {
+                self.note_recoveries();
+                let others = (0..self.plan.node_count).filter(|other| *other != node);
+                if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
+                    return;
+                }
+                self.lose_power(node);
+                if let Some(path) = rot::lose_file(&self.nodes[node].disk, &mut self.rng) {
+                    self.trace.note(format_args!("{} {} is gone", self.now_ms, path.display()));
                 }
             }
             Fault::PowerLossAll => (0..self.plan.node_count).for_each(|node| self.lose_power(node)),

@@ -37,6 +37,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use checkers::{Finding, Rule};
+pub use plan::Fault;
 pub use sabotage::Sabotage;
 pub use world::Counts;
 
@@ -46,10 +47,12 @@ use plan::Plan;
 use world::World;
 
 /// How a history is lived through.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// The number of nodes; 3 or 5 by the seed where it is not given.
     pub nodes: Option<usize>,
+    /// What goes wrong, instead of what the seed draws; nothing is to leave that to the seed.
+    pub faults: Vec<Fault>,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
     /// Whether what happens is kept in words.
@@ -72,7 +75,7 @@ pub struct Outcome {
 /// Lives through the history of a seed.
 pub fn run(seed: u64, options: Options) -> Outcome {
     let mut rng = Rng::new(seed ^ 0x5eed_c1a5);
-    let plan = Plan::draw(&mut rng, options.nodes);
+    let plan = Plan::draw(&mut rng, options.nodes, &options.faults);
     let mut world = World::new(seed, plan, rng, options.sabotage, options.is_traced);
     world.trace.note(format_args!("{:?}", world.plan));
     world.checkers.reads_may_be_damaged = world.plan.faults.iter().any(|fault| fault.damages_reads());

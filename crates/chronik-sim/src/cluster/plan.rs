@@ -6,7 +6,7 @@ use crate::rng::Rng;
 
 /// What can go wrong, beside what the network does to each message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fault {
+pub enum Fault {
     /// A process is killed; the machine goes on.
     Crash,
     /// All processes are killed at once.
@@ -15,6 +15,8 @@ pub(super) enum Fault {
     CrashInWrite,
     /// A machine loses power: a part of what was not synced is lost.
     PowerLoss,
+    /// A machine loses power, and when it is back, one of its files of records is gone, synced or not.
+    PowerLossAndFile,
     /// All machines lose power at once. Only where every record is synced before it counts.
     PowerLossAll,
     /// A process is told to end, and does so in good order.
@@ -48,11 +50,13 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 19] = [
+    /// All of them.
+    pub const ALL: [Self; 20] = [
         Self::Crash,
         Self::CrashAll,
         Self::CrashInWrite,
         Self::PowerLoss,
+        Self::PowerLossAndFile,
         Self::PowerLossAll,
         Self::Shutdown,
         Self::Pause,
@@ -128,7 +132,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn draw(rng: &mut Rng, nodes: Option<usize>) -> Self {
+    pub(super) fn draw(rng: &mut Rng, nodes: Option<usize>, chosen: &[Fault]) -> Self {
         let five = rng.chance(20);
         let node_count = nodes.unwrap_or(if five { 5 } else { 3 });
         let wide = rng.chance(30);
@@ -144,9 +148,12 @@ impl Plan {
                 }
             }
         }
+        if !chosen.is_empty() {
+            faults = chosen.to_vec();
+        }
         // No copy is left where all machines lose power and one disk does not give back what it holds.
         if faults.contains(&Fault::PowerLossAll) {
-            faults.retain(|fault| !fault.damages_reads());
+            faults.retain(|fault| !fault.takes_synced());
         }
         let all_lose_power = faults.contains(&Fault::PowerLossAll);
         let is_flushed = rng.chance(10) || all_lose_power;
@@ -194,7 +201,12 @@ impl Plan {
 impl Fault {
     /// Whether a copy of a record can be lost by it.
     pub(super) fn loses_records(self) -> bool {
-        matches!(self, Self::PowerLoss | Self::PowerLossAll | Self::SyncError | Self::Rot)
+        matches!(self, Self::PowerLoss | Self::PowerLossAll | Self::SyncError) || self.takes_synced()
+    }
+
+    /// Whether a disk may not give back what was synced.
+    pub(super) fn takes_synced(self) -> bool {
+        self.damages_reads() || self == Self::PowerLossAndFile
     }
 
     /// Whether a disk gives back what nobody has written.

@@ -1,4 +1,4 @@
-//! Bits of records that rot on a disk.
+//! What disks do to records that are synced: bits rot, and files are gone.
 
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,18 @@ pub(super) fn strike(disk: &SimDisk, rng: &mut Rng) -> Option<String> {
     let position = place.start + rng.index(place.len());
     disk.rot(path, position as u64, 1 << rng.below(8)).ok()?;
     Some(format!("{} at byte {position}", path.display()))
+}
+
+/// Takes one of the logs' segments away, for good.
+pub(super) fn lose_file(disk: &SimDisk, rng: &mut Rng) -> Option<PathBuf> {
+    let mut segments = segments(disk);
+    if segments.is_empty() {
+        return None;
+    }
+    let path = segments.swap_remove(rng.index(segments.len()));
+    disk.remove_file(&path).ok()?;
+    disk.sync_dir(path.parent()?).ok()?;
+    Some(path)
 }
 
 /// The segments of all logs.
