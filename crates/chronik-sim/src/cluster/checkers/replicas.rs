@@ -118,6 +118,7 @@ fn records(batch: &Stored) -> Vec<(i64, Value)> {
 fn stored(disk: &chronik_disk::SimDisk, log: &Log) -> Result<Vec<Stored>, String> {
     let dir = log.log_dir().join(log.topic_partition().to_string());
     let mut stored = Vec::new();
+    let begin = log.log_start_offset().get();
     let (mut next_offset, mut last_epoch) = (None, i32::MIN);
     for entry in disk.read_dir(&dir).map_err(|error| error.to_string())? {
         if !entry.name.ends_with(".log") {
@@ -130,7 +131,9 @@ fn stored(disk: &chronik_disk::SimDisk, log: &Log) -> Result<Vec<Stored>, String
             batch.header.check_crc(batch.bytes).map_err(|error| format!("{}: {error}", entry.name))?;
             let base_offset = batch.header.base_offset.get();
             let epoch = batch.header.partition_leader_epoch.get();
-            if next_offset.is_some_and(|next| next != base_offset) || epoch < last_epoch {
+            // What was deleted need not be there whole until it goes.
+            let is_missed = begin < base_offset && next_offset.is_some_and(|next| next != base_offset);
+            if is_missed || epoch < last_epoch {
                 return Err(format!(
                     "{}: a batch at offset {base_offset} of epoch {epoch} follows offset {next_offset:?} of epoch \
                      {last_epoch}",
