@@ -36,6 +36,7 @@ impl Due {
 pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
     let mut due = manager.maintenance.lock();
     let options = &manager.shared.options;
+    manager.recover_waiting();
     let logs = manager.logs();
     let retention_is_due = due.retention <= now.monotonic;
     if retention_is_due {
@@ -204,6 +205,9 @@ fn write_checkpoint(
     clean: bool,
 ) -> Result<bool, LogError> {
     let dir = &home.dir;
+    if let Some(error) = manager.waiting_in(dir) {
+        return if clean { Err(error) } else { Ok(false) };
+    }
     if !dir.take_changed() && !clean {
         return Ok(false);
     }
@@ -270,6 +274,7 @@ pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> 
         }
         dir.removals.remove_due(&*manager.disk, now.monotonic);
         let result = result.and_then(|()| {
+            manager.waiting_in(dir).map_or(Ok(()), Err)?;
             // A start that finds other files of Kafka's beside a clean checkpoint takes them for Kafka's own.
             write_kafka_files(manager, home, &logs)?;
             write_checkpoint(manager, home, &logs, true, true).map(|_| ())

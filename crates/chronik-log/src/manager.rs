@@ -164,6 +164,9 @@ impl LogManager {
                 Ok(log)
             }
             Err(error) => {
+                if !matches!(error, LogError::DiskFull { .. }) {
+                    self.shared.note_loss();
+                }
                 failed.error = error.clone();
                 self.failed.write().insert(partition.clone(), failed);
                 Err(error)
@@ -281,7 +284,37 @@ impl LogManager {
         self.failed.read().iter().map(|(partition, log)| (partition.clone(), log.error.clone())).collect()
     }
 
-    /// Whether the start has found what [`StartingLogManager::set_loss_listener`] tells.
+    /// Whether there are partitions that nothing but a full disk keeps from being recovered, so that nobody can say yet
+    /// whether they have lost anything. [`LogManager::maintain`] recovers them once there is room.
+    pub fn waits_for_room(&self) -> bool {
+        self.failed.read().values().any(FailedLog::waits_for_room)
+    }
+
+    /// Why a partition in a directory waits for room, if one does.
+    pub(crate) fn waiting_in(&self, dir: &Arc<LogDir>) -> Option<LogError> {
+        let failed = self.failed.read();
+        let waiting =
+            failed.values().find(|failed| failed.waits_for_room() && Arc::ptr_eq(failed.dir(), dir));
+        waiting.map(|failed| failed.error.clone())
+    }
+
+    /// Recovers what has waited for room, if there is some now.
+    pub(crate) fn recover_waiting(&self) {
+        let waiting = |(partition, failed): (&TopicPartition, &FailedLog)| {
+            (failed.waits_for_room() && failed.may_pass()).then(|| partition.clone())
+        };
+        let waiting: Vec<TopicPartition> = self.failed.read().iter().filter_map(waiting).collect();
+        for partition in waiting {
+            let _creating = self.creating.lock();
+            let Some(failed) = self.failed.read().get(&partition).cloned() else { continue };
+            let config = failed.config();
+            if let Err(error) = self.recover_again(&partition, failed, &config) {
+                tracing::debug!(%partition, %error, "the partition cannot be recovered yet");
+            }
+        }
+    }
+
+    /// Whether the start, or the recovery of what had waited for room, has found what [`StartingLogManager::set_loss_listener`] tells.
     pub fn has_lost_records(&self) -> bool {
         self.shared.has_lost_records()
     }

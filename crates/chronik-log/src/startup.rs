@@ -47,14 +47,20 @@ pub(crate) struct Recovered {
 /// The free space from which on a log is recovered that a full disk has kept from it: its indexes and small files.
 const ROOM_TO_RECOVER_BYTES: u64 = 64 << 20;
 
+fn has_room(dir: &LogDir) -> bool {
+    dir.disk.space(&dir.path).map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
+}
+
 /// A log that could not be recovered.
 #[derive(Clone)]
 pub(crate) struct FailedLog {
     /// Why, the last time.
     pub(crate) error: LogError,
     dir: Arc<LogDir>,
-    /// What is known of it whatever is done meanwhile.
+    /// What is known of it: all of it while it waits for room, else what holds whatever is done meanwhile.
     known: Known,
+    waits: bool,
+    config: Arc<LogConfig>,
     now: Now,
 }
 
@@ -62,12 +68,25 @@ impl FailedLog {
     /// Whether there is something to be gained from another attempt: the disk was full, and is not any more. An attempt
     /// reads all of the log.
     pub(crate) fn may_pass(&self) -> bool {
-        let space = self.dir.disk.space(&self.dir.path);
-        matches!(self.error, LogError::DiskFull { .. })
-            && space.map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
+        matches!(self.error, LogError::DiskFull { .. }) && has_room(&self.dir)
     }
 
-    /// Recovers the log with what is [lastingly known](Known::lasting) of it.
+    /// Whether nothing but room is missing, so that nobody can say yet whether it has lost anything. While there is one,
+    /// its directory's checkpoint stays as it is, and tells the next process what it told this one.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.waits && matches!(self.error, LogError::DiskFull { .. })
+    }
+
+    pub(crate) fn dir(&self) -> &Arc<LogDir> {
+        &self.dir
+    }
+
+    /// The topic's configuration when the process started.
+    pub(crate) fn config(&self) -> Arc<LogConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// Recovers the log with what is known of it.
     pub(crate) fn recover_again(
         &self,
         partition: &TopicPartition,
@@ -126,15 +145,20 @@ impl StartingLogManager {
         let Some(task) = self.tasks.get(at).and_then(|task| task.lock().take()) else { return false };
         let Task { dir, partition, known } = task;
         let config = (self.config_for)(&partition.topic);
+        let kept = (!has_room(&dir)).then(|| known.clone());
         let lasting = known.lasting();
-        match recover(&dir, &partition, known, config, now) {
+        match recover(&dir, &partition, known, Arc::clone(&config), now) {
             Ok(log) => {
                 self.recovered.lock().logs.insert(partition, Arc::new(log));
             }
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
-                self.shared.note_loss();
-                let failed = FailedLog { error, dir, known: lasting, now };
+                let waits = kept.is_some() && matches!(error, LogError::DiskFull { .. });
+                if !waits {
+                    self.shared.note_loss();
+                }
+                let known = kept.filter(|_| waits).unwrap_or(lasting);
+                let failed = FailedLog { error, dir, known, waits, config, now };
                 self.recovered.lock().failed.insert(partition, failed);
             }
         }

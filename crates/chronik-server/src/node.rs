@@ -440,7 +440,14 @@ async fn register(
     let started = clock.monotonic();
     let mut is_registered = false;
     let mut has_said = false;
+    let mut has_said_full = false;
     loop {
+        if !has_said_full && broker.waits_for_room() {
+            has_said_full = true;
+            tracing::warn!(
+                "This node joins its cluster once there is room on its disk to recover its logs: free space or add some"
+            );
+        }
         if !is_registered && broker.may_register() {
             let (sender, registered) = oneshot::channel();
             broker.register(Box::new(move |outcome| {

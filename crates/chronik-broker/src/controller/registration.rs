@@ -11,6 +11,7 @@ use chronik_raft::metadata::{
 
 use chronik_types::{BrokerEpoch, NodeId};
 
+use crate::PreviousLife;
 use crate::broker::Broker;
 use crate::connection::Connection;
 
@@ -20,9 +21,23 @@ const LISTENER: &str = "PLAINTEXT";
 const UNKNOWN_EPOCH: i64 = -1;
 
 impl Broker {
-    /// Whether it makes sense to register now: the cluster has its name, or this node is the one to give it.
+    /// Whether it makes sense to register now: the cluster has its name, or this node is the one to give it; and it can say
+    /// whether its logs have lost something.
     pub fn may_register(&self) -> bool {
-        self.metadata.is_leader() || self.metadata.image().cluster_id().is_some()
+        let is_known = self.metadata.is_leader() || self.metadata.image().cluster_id().is_some();
+        is_known && !self.waits_for_room()
+    }
+
+    /// Whether this node stays out of its cluster until there is room on its disk to recover its logs. Had it said already
+    /// that they may have lost something, the cluster would go on without its copies, which may be the last; had it said
+    /// that they have not, the cluster would count on what nobody has looked at.
+    pub fn waits_for_room(&self) -> bool {
+        self.is_in_cluster() && self.previous_life().is_some() && self.logs.waits_for_room()
+    }
+
+    /// What the logs hold, if nothing of it can have been lost since it was written.
+    fn previous_life(&self) -> Option<&PreviousLife> {
+        self.previous_life.as_ref().filter(|_| !self.logs.has_lost_records())
     }
 
     /// Whether this process, and not an earlier one of this node, is registered and in service.
@@ -86,7 +101,7 @@ impl Broker {
         registration.rack.clone_from(&self.config.rack);
         if self.is_in_cluster() {
             // A node without others has no better copy of anything.
-            let previous = self.previous_life.as_ref();
+            let previous = self.previous_life();
             registration.previous_broker_epoch =
                 Some(previous.map_or(UNKNOWN_EPOCH, |life| life.epoch.get()));
             let incarnations = previous.iter().flat_map(|life| &life.incarnations);

@@ -77,6 +77,12 @@ fn take(fixture: &Fixture, answer: LeaderAnswer) -> (i64, i32) {
     (position.fetch_offset.get(), position.last_fetched_epoch.get())
 }
 
+/// Takes in a first record from the leader of epoch 1.
+pub(super) fn follow_first(fixture: &Fixture, value: &str) {
+    let records = stamped(batch(value), 0, 1);
+    assert_eq!(take(fixture, LeaderAnswer { records, ..answer(1, 0, 1) }), (1, 1));
+}
+
 /// What a client writes to `shared-0` with `acks=1`.
 fn write(fixture: &Fixture, batch: BytesMut) -> Result<Appended, AppendError> {
     let result = Arc::new(Mutex::new(None));

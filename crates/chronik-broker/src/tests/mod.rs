@@ -17,6 +17,7 @@ mod offsets;
 mod produce;
 mod producers;
 mod records;
+mod registration;
 mod topic_partitions;
 mod topics;
 mod waiting;
@@ -42,6 +43,7 @@ use chronik_raft::{
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now, Offset, Term, TimestampMs};
 use parking_lot::Mutex;
 
+use crate::PreviousLife;
 use crate::broker::{Broker, BrokerParts};
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
@@ -171,6 +173,23 @@ impl Fixture {
         clock: Arc<ManualClock>,
         disk: SimDisk,
     ) -> Self {
+        let broker = Self::begin(config, &metadata, &clock, &disk, None);
+        broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+        // A single node is in service once it is registered; in a cluster the controller has to hear of it.
+        broker.liveness_changed(Term(1), &[LivenessChange::Returned { node: NODE }]);
+        let fixture = Self { broker, metadata, clock, connection: connection(1), disk };
+        assert!(fixture.image().broker(NODE).is_some_and(|broker| !broker.fenced));
+        fixture
+    }
+
+    /// A broker that has not registered yet.
+    fn begin(
+        config: BrokerConfig,
+        metadata: &Arc<HeldMetadata>,
+        clock: &Arc<ManualClock>,
+        disk: &SimDisk,
+        previous_life: Option<PreviousLife>,
+    ) -> Arc<Broker> {
         let starting = LogManager::open(
             Arc::new(disk.clone()),
             vec![PathBuf::from(LOG_DIR)],
@@ -180,14 +199,16 @@ impl Fixture {
         )
         .unwrap();
         while starting.recover_next(clock.now()) {}
+        // Another process has another incarnation.
+        let seed = if previous_life.is_some() { [8; 32] } else { [7; 32] };
         let broker = Broker::new(BrokerParts {
             config,
-            metadata: Arc::clone(&metadata) as Arc<dyn MetadataLog>,
+            metadata: Arc::clone(metadata) as Arc<dyn MetadataLog>,
             logs: starting.finish(clock.now()),
             peers: Arc::new(crate::NoPeerClient),
-            clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            previous_life: None,
-            seed: [7; 32],
+            clock: Arc::clone(clock) as Arc<dyn Clock>,
+            previous_life,
+            seed,
         });
         let told = Arc::downgrade(&broker);
         metadata.subscribe(Box::new(move |image, delta| {
@@ -195,12 +216,7 @@ impl Fixture {
                 broker.metadata_changed(image, delta);
             }
         }));
-        broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
-        // A single node is in service once it is registered; in a cluster the controller has to hear of it.
-        broker.liveness_changed(Term(1), &[LivenessChange::Returned { node: NODE }]);
-        let fixture = Self { broker, metadata, clock, connection: connection(1), disk };
-        assert!(fixture.image().broker(NODE).is_some_and(|broker| !broker.fenced));
-        fixture
+        broker
     }
 
     fn image(&self) -> Arc<MetadataImage> {

@@ -42,6 +42,10 @@ impl Checkers {
                         if self.has_deleted(*member, topic.id) {
                             return None;
                         }
+                        // Nor is it known yet what a process has that had no room to recover its log.
+                        if process.logs.failed().iter().any(|(failed, _)| *failed == name) {
+                            return None;
+                        }
                         let log = process.logs.get(&name).filter(|log| log.topic_id() == topic.id);
                         let end = log.map_or(0, |log| log.log_end_offset().get());
                         (end < high_watermark).then_some((*member, end))
