@@ -139,6 +139,32 @@ impl ProducerEntry {
         }
     }
 
+    /// Adds the batches of `older`, an earlier state of this producer, that lie before those known here and below
+    /// `end_offset`, if nothing is missing between them.
+    fn remember(&mut self, older: &Self, end_offset: i64) {
+        let Some(first) = self.batches().first().copied() else { return };
+        let below = first.first_offset().min(end_offset);
+        let count = older.batches().partition_point(|batch| batch.last_offset < below);
+        let before = older.batches().get(..count).unwrap_or_default();
+        let follows = before
+            .last()
+            .is_some_and(|last| i64::from(last.last_sequence) + 1 == i64::from(first.first_sequence()));
+        if older.producer_epoch != self.producer_epoch || !follows {
+            return;
+        }
+        let mut merged = Self { batch_count: 0, ..*self };
+        for batch in before.iter().chain(self.batches()) {
+            merged.push(*batch);
+        }
+        // Where numbers are missing among those that are known here, it stays behind them.
+        if self.known_from == first.first_sequence() {
+            merged.known_from = older.known_from;
+        } else {
+            merged.known_from = self.known_from;
+        }
+        *self = merged;
+    }
+
     /// Takes over a data batch without checking it.
     fn add_batch(&mut self, header: &BatchHeader, base_offset: i64) {
         self.set_epoch(header.producer_epoch.get());
@@ -291,6 +317,16 @@ impl ProducerState {
             Some(entry) => self.entries.insert(undo.producer_id, entry),
             None => self.entries.remove(&undo.producer_id),
         };
+    }
+
+    /// Adds what an earlier state knows of batches below `end_offset`, up to which the log is what it was then. A snapshot
+    /// holds the last batch of each producer only, and those before it may be sent again.
+    pub(crate) fn remember(&mut self, older: &Self, end_offset: i64) {
+        for (producer_id, entry) in &mut self.entries {
+            if let Some(older) = older.entries.get(producer_id) {
+                entry.remember(older, end_offset);
+            }
+        }
     }
 
     /// Takes over a batch that is in the log already, from the leader or in recovery: nothing is refused.

@@ -310,8 +310,9 @@ impl Log {
     fn reload_producers(&self, writer: &mut Writer, end_offset: i64) -> Result<(), LogError> {
         self.remove_snapshots(writer, |snapshot| end_offset < snapshot)?;
         let segments = self.view.lock().segments.clone();
-        let (producers, damaged) =
+        let (mut producers, damaged) =
             rebuild_producers(&self.dir, &self.partition, &segments, &writer.snapshots, end_offset)?;
+        producers.remember(&writer.producers, end_offset);
         for snapshot in damaged {
             writer.snapshots.remove(&snapshot);
         }

@@ -213,6 +213,41 @@ fn a_cut_takes_the_producers_back() {
     assert_eq!(node.log().log_end_offset(), Offset(20));
 }
 
+/// Replication point 11. A snapshot, such as an orderly end leaves, holds the last batch of each producer only.
+#[test]
+fn a_cut_back_to_a_snapshot_keeps_what_is_known_of_the_batches_before_it() {
+    let node = Node::new(LogConfig::default());
+    for sequence in 0..10 {
+        append(&node.log(), idempotent(1, 0, sequence, &[b"v"])).unwrap();
+    }
+    append(&node.log(), idempotent(2, 0, 0, &[b"v"])).unwrap();
+    node.manager.shutdown(now_at(20_000)).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    for sequence in 10..13 {
+        append(&log, idempotent(1, 0, sequence, &[b"v"])).unwrap();
+    }
+    append(&log, idempotent(2, 1, 0, &[b"v"])).unwrap();
+    log.truncate_to(now_at(30_000), Offset(12)).unwrap();
+    drop(log);
+    let check = |node: &Node| {
+        let log = node.log();
+        for sequence in 5..=10 {
+            let again = append(&log, idempotent(1, 0, sequence, &[b"v"])).unwrap();
+            assert!(again.is_duplicate, "{sequence}");
+        }
+        assert!(append(&log, idempotent(2, 0, 0, &[b"v"])).unwrap().is_duplicate);
+        append(&log, idempotent(1, 0, 12, &[b"v"])).unwrap_err();
+    };
+    check(&node);
+    let node = node.restart(Crash::Process, "boot-1");
+    check(&node);
+    append(&node.log(), idempotent(1, 0, 11, &[b"v"])).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    assert!(append(&node.log(), idempotent(1, 0, 9, &[b"v"])).unwrap().is_duplicate);
+    assert!(append(&node.log(), idempotent(1, 0, 11, &[b"v"])).unwrap().is_duplicate);
+}
+
 /// Replication point 11.
 #[test]
 fn silent_producers_are_forgotten() {

@@ -423,13 +423,11 @@ impl Recovery<'_> {
     }
 
     fn load_producers(&mut self) {
-        if self.was_cut() {
-            return;
-        }
+        let was_cut = self.was_cut();
         if let Some(checkpoint) = &mut self.known.checkpoint
             && let Some(producers) = checkpoint.producers.take()
         {
-            self.producers_end = Some(checkpoint.log_end_offset);
+            self.producers_end = (!was_cut).then_some(checkpoint.log_end_offset);
             self.producers = producers;
         }
     }
@@ -546,8 +544,11 @@ impl Recovery<'_> {
         if is_followed && self.producers_end.is_some_and(|end| end <= log_end) {
             return Ok(std::mem::take(&mut self.producers));
         }
-        let (producers, damaged) =
+        let (mut producers, damaged) =
             rebuild_producers(self.dir, &self.partition, segments, &self.snapshots, log_end)?;
+        if let Some(cut_offset) = self.cut_offset() {
+            producers.remember(&self.producers, cut_offset);
+        }
         for offset in damaged {
             self.snapshots.remove(&offset);
         }
