@@ -52,6 +52,13 @@ impl Checkers {
         self.deleted_before = self.deleted_before.max(offset);
     }
 
+    /// Whether a value is known to have been deleted. A log that began anew behind it knows nothing of it, and refuses it out
+    /// of order when its producer, which was never answered, sends it again; so does Kafka.
+    pub(in crate::cluster) fn is_deleted_value(&self, key: PartitionKey, value: Value) -> bool {
+        let known = self.known.get(&key).into_iter().flatten();
+        known.take_while(|(offset, _)| **offset < self.deleted_before).any(|(_, known)| *known == value)
+    }
+
     /// Whether a partition may begin here.
     pub(in crate::cluster) fn may_begin_at(&self, _key: PartitionKey, offset: i64) -> bool {
         offset <= self.deleted_before

@@ -257,6 +257,9 @@ impl Producer {
             Some((None, _)) => ErrorCode::UnknownServerError,
             None => ErrorCode::NetworkException,
         };
+        let first = lane.batches[position].values.first();
+        let partition = PartitionKey { topic: key.0, partition: key.1 };
+        let was_deleted = first.is_some_and(|value| context.checkers.is_deleted_value(partition, *value));
         match error {
             ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
                 lane.is_known = true;
@@ -273,6 +276,13 @@ impl Producer {
                     ));
                     context.checkers.acknowledged(key, offset, &batch.values);
                 }
+                return;
+            }
+            // It has been there, and is not needed any more.
+            ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId
+                if position == 0 && was_deleted =>
+            {
+                lane.batches.remove(position);
                 return;
             }
             ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId if position == 0 => {
