@@ -16,7 +16,7 @@ use crate::append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended, UNKNO
 use crate::journal::NoteKind;
 use crate::log::{Log, Writer};
 use crate::marker::marker_epoch;
-use crate::producer_state::{BatchMetadata, Prepared, Undo};
+use crate::producer_state::{BatchMetadata, Gap, Prepared, Undo};
 use crate::segment::{BatchFacts, Segment};
 use crate::stats::add;
 use crate::tail_ring::TailRing;
@@ -25,6 +25,12 @@ use crate::{AppendError, LogConfig, LogError, names};
 
 /// The most batches of one vectored write; what a system takes in one call (`IOV_MAX`).
 const GROUP_BATCHES_MAX: usize = 1024;
+
+/// How long after an election a batch with a gap before it is sent back to be sent again: as long as a client may wait for
+/// an answer of the leader before (librdkafka's `socket.timeout.ms`).
+const EARLIER_BATCHES_MS_MAX: u64 = 60_000;
+/// The same for a producer of which nothing is known. Its batches may have been deleted, and it would wait for nothing.
+const FIRST_BATCHES_MS_MAX: u64 = 10_000;
 
 /// Batches that are stamped and wait for their write.
 #[derive(Default)]
@@ -287,6 +293,9 @@ impl<'a> Appending<'a> {
         let ValidatedBatch { mut batch, header, origin, log_append_time } = validated;
         let facts = self.make_room(self.next_offset, &header)?;
         let check_sequence = origin == AppendOrigin::Client;
+        if check_sequence {
+            self.check_not_ahead(&header)?;
+        }
         let marker = marker_epoch(&header, &batch);
         let entry = match self.writer.producers.prepare(&header, facts.base_offset, marker, check_sequence)? {
             Prepared::Stateless => None,
@@ -312,6 +321,21 @@ impl<'a> Appending<'a> {
         patch_append(&mut batch, Offset(facts.base_offset), leader_epoch);
         self.push(index, batch.freeze(), facts, &header, log_append_time);
         Ok(())
+    }
+
+    /// Soon after an election, a producer's batch may come before those that it sent to the leader before.
+    fn check_not_ahead(&self, header: &BatchHeader) -> Result<(), AppendError> {
+        let Some(elected) = self.writer.elected else { return Ok(()) };
+        let Some(gap) = self.writer.producers.gap_before(header) else { return Ok(()) };
+        let (last_sequence, wait_ms_max) = match gap {
+            Gap::After(last_sequence) => (last_sequence, EARLIER_BATCHES_MS_MAX),
+            Gap::Unknown => (-1, FIRST_BATCHES_MS_MAX),
+        };
+        if wait_ms_max <= self.now.monotonic.since_ms(elected) {
+            return Ok(());
+        }
+        let (producer_id, sequence) = (header.producer_id, header.base_sequence);
+        Err(AppendError::SequenceAhead { producer_id, sequence, last_sequence })
     }
 
     fn duplicate_of(&self, earlier: BatchMetadata) -> Appended {

@@ -38,6 +38,20 @@ pub enum AppendError {
         /// The last one that was appended, −1 where there is none.
         last_sequence: i32,
     },
+    /// The sequence number is further on than the producer's last one, soon after an election: the batches between them may
+    /// be waiting for the leader before (ADR 14).
+    #[error(
+        "producer {producer_id} sent sequence {sequence} after {last_sequence}, and earlier batches may still be on their \
+         way from the leader before; send it again after them"
+    )]
+    SequenceAhead {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The first sequence number of the batch.
+        sequence: i32,
+        /// The last one that was appended, −1 where there is none.
+        last_sequence: i32,
+    },
     /// The producer has a newer epoch.
     #[error("producer {producer_id} has epoch {current_epoch} and the batch {epoch}")]
     InvalidProducerEpoch {
@@ -107,6 +121,7 @@ impl AppendError {
             Self::LargerThanSegment { .. } => ErrorCode::RecordListTooLarge,
             Self::Records(refused) => refused.error_code(),
             Self::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+            Self::SequenceAhead { .. } => ErrorCode::LeaderNotAvailable,
             Self::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
             Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
             Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,

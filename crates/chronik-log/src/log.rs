@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use chronik_disk::{DiskFile, OpenMode};
-use chronik_types::{LeaderEpoch, MonotonicMs, Offset, TopicId, TopicPartition};
+use chronik_types::{LeaderEpoch, MonotonicMs, Now, Offset, TopicId, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 
 use crate::dir::LogDir;
@@ -84,6 +84,8 @@ pub(crate) struct Writer {
     /// When the oldest append that is not synced was made.
     pub(crate) unsynced_since: Option<MonotonicMs>,
     pub(crate) last_append: MonotonicMs,
+    /// See [`Log::note_election`].
+    pub(crate) elected: Option<MonotonicMs>,
 }
 
 /// What readers see.
@@ -352,6 +354,12 @@ impl Log {
             return Ok(());
         }
         self.assign_epoch(&mut writer, leader_epoch.get(), self.log_end_offset().get())
+    }
+
+    /// Notes that this log's leader was elected now, and that another led before it: producers may have sent batches there
+    /// of which nobody has heard yet (ADR 14).
+    pub fn note_election(&self, now: Now) {
+        self.writer.lock().elected = Some(now.monotonic);
     }
 
     /// Fails once the log is closed or its directory offline.

@@ -225,6 +225,15 @@ pub(crate) struct LastRecord {
     pub(crate) producer_epoch: i16,
 }
 
+/// What is known before a batch that is further on than its producer was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// The producer's last sequence number.
+    After(i32),
+    /// Nothing: its batches may have been deleted, or none has come yet.
+    Unknown,
+}
+
 /// The producers of one log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProducerState {
@@ -303,6 +312,23 @@ impl ProducerState {
             updated.add_batch(header, base_offset);
         }
         Ok(Prepared::Update(Box::new(updated)))
+    }
+
+    /// Whether earlier batches of a client's producer are missing before this one, and the last sequence number that is
+    /// there.
+    pub(crate) fn gap_before(&self, header: &BatchHeader) -> Option<Gap> {
+        let sequence = header.base_sequence;
+        if header.producer_id.get() < 0 || sequence <= 0 {
+            return None;
+        }
+        let Some(current) = self.entries.get(&header.producer_id.get()) else { return Some(Gap::Unknown) };
+        let last_sequence = current.last_sequence();
+        let is_ahead = if header.producer_epoch.get() == current.producer_epoch {
+            i64::from(last_sequence) + 1 < i64::from(sequence)
+        } else {
+            current.producer_epoch < header.producer_epoch.get()
+        };
+        is_ahead.then_some(Gap::After(last_sequence))
     }
 
     /// Puts a producer's new state in place.

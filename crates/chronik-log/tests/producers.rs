@@ -248,6 +248,36 @@ fn a_cut_back_to_a_snapshot_keeps_what_is_known_of_the_batches_before_it() {
     assert!(append(&node.log(), idempotent(1, 0, 11, &[b"v"])).unwrap().is_duplicate);
 }
 
+/// ADR 14: what a producer sent to the leader before may come after what it sends to this one.
+#[test]
+fn after_an_election_batches_wait_for_those_before_them() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    let append_at = |at_ms: u64, (producer, epoch): (i64, i16), sequence: i32| {
+        let batch = idempotent(producer, epoch, sequence, &[b"v"]);
+        let appended = log.append(now_at(at_ms), batch, AppendOrigin::Client, LeaderEpoch(1));
+        appended.map(|appended| appended.is_duplicate).map_err(|error| error.error_code())
+    };
+    let wait = Err(ErrorCode::LeaderNotAvailable);
+    assert_eq!(append_at(0, (1, 0), 0), Ok(false));
+    assert_eq!(append_at(0, (1, 0), 2), Err(ErrorCode::OutOfOrderSequenceNumber), "nobody else has led");
+    log.note_election(now_at(1_000));
+    assert_eq!(append_at(1_000, (1, 0), 2), wait);
+    assert_eq!(append_at(1_000, (1, 0), 1), Ok(false));
+    assert_eq!(append_at(1_000, (1, 0), 2), Ok(false));
+    assert_eq!(append_at(1_000, (1, 0), 1), Ok(true));
+    assert_eq!(append_at(1_000, (1, 1), 1), wait, "the first batch of an epoch");
+    assert_eq!(append_at(1_000, (1, 1), 0), Ok(false));
+    assert_eq!(append_at(1_000, (1, 1), 1), Ok(false));
+    assert_eq!(append_at(60_999, (1, 1), 9), wait);
+    assert_eq!(append_at(61_000, (1, 1), 9), Err(ErrorCode::OutOfOrderSequenceNumber));
+    log.note_election(now_at(70_000));
+    assert_eq!(append_at(79_999, (2, 0), 3), wait, "a producer of which nothing is known");
+    assert_eq!(append_at(80_000, (2, 0), 3), Ok(false));
+    assert_eq!(append_at(80_000, (1, 1), 1), Ok(true));
+    assert_eq!(append_at(80_000, (1, 0), 9), Err(ErrorCode::InvalidProducerEpoch));
+}
+
 /// Replication point 11.
 #[test]
 fn silent_producers_are_forgotten() {

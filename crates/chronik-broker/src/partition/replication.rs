@@ -165,6 +165,9 @@ impl Partition {
                 // From here on this log is what the others are to have, and what it lacks is gone.
                 self.log.forget_hole()?;
                 self.log.begin_epoch(state.leader_epoch)?;
+                if LeaderEpoch(0) < state.leader_epoch && state.replicas.len() > 1 {
+                    self.log.note_election(now);
+                }
                 let end = self.log.log_end_offset();
                 let mut leader = Leader::new(
                     now.monotonic,

@@ -335,6 +335,12 @@ fn kip_98_a_duplicate_is_answered_with_its_first_offset_after_the_lead_has_moved
     fetched(&fixture, 2, 4, 0);
     fetched(&fixture, 3, 4, 0);
     assert_eq!(told(&next), (ErrorCode::None, 3));
+    assert_eq!(
+        told(&sent(7)).0,
+        ErrorCode::LeaderNotAvailable,
+        "the fifth may still come from the leader before (ADR 14)"
+    );
+    fixture.pass(60_000);
     assert_eq!(told(&sent(7)).0, ErrorCode::OutOfOrderSequenceNumber);
 }
 
