@@ -333,6 +333,92 @@ fn a_log_that_begins_further_on_after_a_loss_of_power_says_where_it_began() {
     assert_eq!((log.hole(), log.log_start_offset()), (None, Offset(bases[2])));
 }
 
+/// What is appended where a power loss took synced records is not what the checkpoint says was synced.
+#[test]
+fn a_log_that_ends_below_its_recovery_point_is_read_again_after_the_next_loss() {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    for at in 0..40 {
+        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    log.sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    let entries = node.disk.read_dir(&partition_dir()).unwrap();
+    let bases: Vec<i64> =
+        entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+    drop(log);
+    for base in &bases[1..] {
+        node.disk.remove_file(&segment(*base, "log")).unwrap();
+    }
+    node.disk.sync_dir(&partition_dir()).unwrap();
+    let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+    let log = node.log();
+    assert_eq!(log.log_end_offset(), Offset(bases[1]));
+    for at in bases[1]..40 {
+        append(&log, idempotent(6, 0, i32::try_from(at).unwrap(), &[format!("other {at}").as_bytes()]))
+            .unwrap();
+    }
+    drop(log);
+    node.disk.crash(Crash::Process);
+    node.disk.corrupt(&segment(bases[1], "log"), 70, 1).unwrap();
+    let node = node.restart(Crash::Process, "boot-3");
+    assert_eq!(node.log().log_end_offset(), Offset(bases[1]), "nobody has synced it");
+}
+
+/// A segment that is gone counts as gone though another that began at the same offset was cut off before.
+#[test]
+fn what_was_cut_off_before_is_not_taken_for_what_is_gone_now() {
+    let node = Node::new(small_segments());
+    let write = |node: &Node, producer: i64| {
+        let log = node.log();
+        for at in log.log_end_offset().get()..40 {
+            append(&log, idempotent(producer, 0, i32::try_from(at).unwrap(), &[b"some value"])).unwrap();
+        }
+        log.set_high_watermark(log.log_end_offset());
+    };
+    write(&node, 5);
+    let entries = node.disk.read_dir(&partition_dir()).unwrap();
+    let bases: Vec<i64> =
+        entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+    node.log().truncate_to(now_at(1_000), Offset(bases[1])).unwrap();
+    write(&node, 6);
+    node.log().sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    let waits = |entry: &chronik_disk::DirEntry| entry.name.ends_with(".deleted");
+    assert!(node.disk.read_dir(&partition_dir()).unwrap().iter().any(waits));
+    node.disk.remove_file(&segment(bases[2], "log")).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().hole(), Some(Offset(bases[2])));
+    assert!(node.manager.has_lost_records());
+}
+
+/// The leader epochs of deleted records are gone with them, and may stay away when a power loss brings the records back.
+#[test]
+fn a_log_begins_no_earlier_than_its_leader_epochs() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    for (epoch, at) in [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4)] {
+        let batch = idempotent(5, 0, at, &[b"v"]);
+        log.append(now_at(0), batch, AppendOrigin::Client, LeaderEpoch(epoch)).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    log.sync().unwrap();
+    drop(log);
+    // The file of the epochs has outlived what said that the log begins at 3.
+    let disk = node.disk.clone();
+    disk.replace_file(&file("leader-epoch-checkpoint"), b"0\n1\n1 3\n").unwrap();
+    drop(node);
+    disk.crash(Crash::Process);
+    for entry in disk.read_dir(&dir()).unwrap().iter().filter(|entry| entry.name.starts_with("chronik-")) {
+        disk.remove_file(&dir().join(&entry.name)).unwrap();
+    }
+    let node = Node::on(disk, LogConfig::default(), "boot-2");
+    let log = node.log();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(3), Offset(5)));
+    assert_eq!(log.epoch_before(Offset(5)), Some(LeaderEpoch(1)));
+}
+
 /// Starts on what a process left, and gives whether the start says that records are gone. Where it does, it must have been
 /// told before any file was changed (replication point 6).
 fn has_lost(disk: &SimDisk, boot_id: &str) -> bool {

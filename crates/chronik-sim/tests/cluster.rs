@@ -46,7 +46,8 @@ fn c12_a_seed_always_tells_the_same_history_and_another_seed_another() {
     }
     assert_eq!(hashes.len(), 12);
     let depending = Options { sabotage: Some(Sabotage::DependOnThePast), ..Options::default() };
-    assert_ne!(run(0, depending.clone()).hash, run(0, depending).hash, "it would be noticed");
+    let differs = |seed| run(seed, depending.clone()).hash != run(seed, depending.clone()).hash;
+    assert!((0..12).any(differs), "it would be noticed");
 }
 
 fn bites(sabotage: Sabotage, rules: &[Rule]) {

@@ -82,25 +82,25 @@ impl Recovery<'_> {
         let start = self.known.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.log_start_offset);
         let start = self.noted_start(start);
         let first = segments.first()?.base_offset;
-        let is_late = start < first && self.deleted.range(start..first).next().is_none();
-        is_late.then_some(start)
+        (start < first).then_some(start)
     }
 
     /// Where a segment should begin that the checkpoint knows and that is not there, though others behind it are. What was
     /// deleted from the log's start is not missing, nor is what cleaning has put into other segments. The notes of a
-    /// deletion may be missing where the disk was full; the files that wait for their removal tell of it then.
+    /// deletion may be missing where the disk was full; the files that wait for their removal tell of it then. (Behind a
+    /// segment that is there, they tell of a cut, after which another segment may have begun at the same offset.)
     fn missing_segment(&self, segments: &[Segment]) -> Option<i64> {
         let checkpoint = self.known.checkpoint.as_ref()?;
         let start = self.noted_start(checkpoint.log_start_offset);
         let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
-        let last = segments.last()?.base_offset;
+        let (first, last) = (segments.first()?.base_offset, segments.last()?.base_offset);
         let mut known = checkpoint.segments.iter().filter(|known| {
             known.size_bytes > 0
                 && start < known.next_offset
                 && self.cleaned_end() <= known.base_offset
                 && known.next_offset <= cut_offset
                 && known.base_offset < last
-                && !self.deleted.contains(&known.base_offset)
+                && !(known.base_offset < first && self.deleted.contains(&known.base_offset))
         });
         let missing = known.find(|known| {
             segments.binary_search_by_key(&known.base_offset, |segment| segment.base_offset).is_err()

@@ -461,6 +461,16 @@ impl Recovery<'_> {
         })
     }
 
+    /// Where the leader epochs begin, which is not before the log's start: what was deleted took its epochs along, and the file
+    /// may have outlived a loss of power that the note of it has not. Records before the first epoch are of no leader that
+    /// anybody could compare with.
+    fn epochs_begin(&self) -> Option<i64> {
+        let is_told = self.known.rebooted
+            && self.known.last_writer == LastWriter::Chronik
+            && !self.config.cleanup_policy.compact;
+        self.epochs.entries().first().filter(|_| is_told).map(|entry| entry.start_offset)
+    }
+
     fn settle_offsets(&mut self, segments: &mut Vec<Segment>) -> Result<Offsets, LogError> {
         let restart = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Restart);
         let mut offsets = Offsets::default();
@@ -482,6 +492,10 @@ impl Recovery<'_> {
             offsets.recovery_point = offsets.recovery_point.min(cut_offset);
         }
         offsets.log_start = self.noted_start(offsets.log_start);
+        let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
+        if let Some(begin) = self.epochs_begin().filter(|&begin| begin <= found_end) {
+            offsets.log_start = offsets.log_start.max(begin);
+        }
         if let Some(first) = segments.first() {
             offsets.log_start = offsets.log_start.max(first.base_offset);
         }
@@ -490,6 +504,8 @@ impl Recovery<'_> {
         // Whatever the power has taken, what was synced is there.
         if self.known.rebooted && found_end < offsets.recovery_point && !self.was_cut() {
             self.dir.shared.note_loss();
+            // What is appended from here on is not what the checkpoint says was synced.
+            self.dir.note(&self.partition, NoteKind::Cut, found_end)?;
         }
         if found_end < checkpoint_end && !self.was_cut() && !self.known.rebooted {
             tracing::warn!(

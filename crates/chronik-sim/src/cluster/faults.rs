@@ -372,9 +372,11 @@ impl World {
                 self.at(self.now_ms, Event::Resume { node: position });
             }
             let node = &self.nodes[position];
-            // As an operator would: a log directory that went offline comes back with its process.
-            let is_offline =
-                node.process.as_ref().is_some_and(|process| !process.logs.offline_dirs().is_empty());
+            // As an operator would: a log directory that went offline comes back with its process, and so does a log that could
+            // not be read the same way twice.
+            let is_offline = node.process.as_ref().is_some_and(|process| {
+                !process.logs.offline_dirs().is_empty() || !process.logs.failed().is_empty()
+            });
             if is_offline || node.is_stopping {
                 self.end(position, Crash::Process);
             }
