@@ -75,6 +75,8 @@ pub struct Broker {
     next_parked_id: AtomicU64,
     /// This broker has asked to be registered, and may find that an earlier life of it is.
     pub(crate) has_registered: AtomicBool,
+    /// The image has been as new as the cluster's: a topic that it does not have is no topic any more.
+    pub(crate) knows_strays: AtomicBool,
     pub(crate) is_registering: AtomicBool,
     is_stopping: AtomicBool,
 }
@@ -120,6 +122,7 @@ impl Broker {
             previous_life,
             next_parked_id: AtomicU64::new(1),
             has_registered: AtomicBool::new(false),
+            knows_strays: AtomicBool::new(false),
             is_registering: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
             random,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use chronik_log::{Log, LogConfig};
+use chronik_log::{Log, LogConfig, LogError};
 use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage, PartitionImage, TopicImage};
 use chronik_replication::{FetchPosition, LeaderSettings};
 use chronik_types::{ErrorCode, LeaderEpoch, Now, Offset, PartitionIndex, TopicId, TopicPartition};
@@ -170,6 +170,7 @@ impl Broker {
     /// Sets aside the logs that no topic of the image owns: left by a topic that was deleted while this node was
     /// away, or of another topic by the same name. Called once at start, before the first request.
     pub fn retire_strays(&self) {
+        self.knows_strays.store(true, Ordering::Release);
         let image = self.metadata.image();
         let now = self.clock.now();
         for log in self.logs.logs() {
@@ -323,16 +324,28 @@ impl Broker {
         let topic = image.topic_by_id(topic.id).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let state = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
         let name = TopicPartition { topic: Arc::clone(&topic.name), partition: index };
-        let opened = self
-            .logs
-            .get_or_create(&name, topic.id, self.log_config_of(&image, &topic.name))
-            .and_then(|log| {
-                let services = Arc::clone(&self.topics.services);
-                let name = Arc::clone(&topic.name);
-                let partition = Arc::new(Partition::new(name, topic.id, index, log, services));
-                partition.take_up(self.clock.now(), state, &self.standing(&image, &topic.name))?;
-                Ok(partition)
-            });
+        let config = self.log_config_of(&image, &topic.name);
+        let open = || self.logs.get_or_create(&name, topic.id, Arc::clone(&config));
+        let mut opened = open();
+        // A full disk has kept it from being recovered when the others of its kind were set aside.
+        if let Err(LogError::InconsistentTopicId { found, .. }) = &opened
+            && self.knows_strays.load(Ordering::Acquire)
+            && image.topic_by_id(*found).is_none()
+        {
+            tracing::warn!(
+                topic = &*topic.name,
+                partition = index.get(),
+                "set aside the log of a partition that does not exist any more"
+            );
+            opened = self.logs.retire_stray(self.clock.now(), &name).and_then(|_| open());
+        }
+        let opened = opened.and_then(|log| {
+            let services = Arc::clone(&self.topics.services);
+            let name = Arc::clone(&topic.name);
+            let partition = Arc::new(Partition::new(name, topic.id, index, log, services));
+            partition.take_up(self.clock.now(), state, &self.standing(&image, &topic.name))?;
+            Ok(partition)
+        });
         match opened {
             Ok(partition) => {
                 self.topics.open.write().insert((topic.id, index), Arc::clone(&partition));

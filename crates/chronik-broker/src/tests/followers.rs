@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use chronik_disk::Disk as _;
+use chronik_disk::{Crash, Disk as _};
 use chronik_log::{AppendError, AppendOrigin, Appended, LogError, ReadData, ReadRequest};
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ReplicaState};
 use chronik_protocol::messages::fetch_response::PartitionData;
@@ -557,4 +557,33 @@ fn kip_516_directories_that_no_topic_owns_are_set_aside_and_never_served() {
     let names = fixture.disk.read_dir(Path::new(LOG_DIR)).unwrap().into_iter().map(|entry| entry.name);
     let strays: Vec<String> = names.filter(|name| name.ends_with("-stray")).collect();
     assert_eq!(strays.len(), 2, "an operator may look at them: {strays:?}");
+}
+
+/// Replication point 16.
+#[test]
+fn kip_516_a_directory_that_no_topic_owns_is_set_aside_also_when_a_full_disk_has_hidden_it() {
+    let fixture = Fixture::new();
+    // Ids are drawn, and the second of a test is not the first of the next broker's.
+    fixture.create_topic("gone", 1, &[]);
+    fixture.create_topic("again", 1, &[]);
+    fixture.append("again", 0, &[1_000_000], BatchOptions::default());
+    let Fixture { broker, clock, disk, .. } = fixture;
+    let name = broker.partition_by_name("again", 0).unwrap().log().topic_partition().clone();
+    let config = broker.config.clone();
+    drop(broker);
+    disk.crash(Crash::Process);
+    disk.remove_file(&Path::new(LOG_DIR).join("again-0/leader-epoch-checkpoint")).unwrap();
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let metadata = Arc::new(super::HeldMetadata::new());
+    let fixture = Fixture::start(config, metadata, clock, disk);
+    assert!(fixture.broker.logs.get(&name).is_none());
+    fixture.broker.retire_strays();
+    fixture.disk.set_capacity_bytes(None);
+    fixture.broker.logs.maintain(fixture.clock.now());
+    assert!(fixture.broker.logs.get(&name).is_some());
+    fixture.create_topic("again", 1, &[]);
+    let partition = fixture.broker.partition_by_name("again", 0).unwrap();
+    assert_eq!(partition.log().log_end_offset(), Offset(0), "the new topic is empty");
+    let names = fixture.disk.read_dir(Path::new(LOG_DIR)).unwrap().into_iter().map(|entry| entry.name);
+    assert_eq!(names.filter(|name| name.ends_with("-stray")).count(), 1);
 }
