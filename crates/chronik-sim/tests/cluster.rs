@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_sim::cluster::{Finding, Options, Rule, Sabotage, run};
+use chronik_sim::cluster::{Fault, Finding, Options, Rule, Sabotage, run};
 
 /// How many histories are lived through.
 const SEEDS: u64 = 120;
@@ -50,8 +50,8 @@ fn c12_a_seed_always_tells_the_same_history_and_another_seed_another() {
     assert!((0..12).any(differs), "it would be noticed");
 }
 
-fn bites(sabotage: Sabotage, rules: &[Rule]) {
-    let options = Options { sabotage: Some(sabotage), ..Options::default() };
+fn bites(sabotage: Sabotage, rules: &[Rule], faults: &[Fault]) {
+    let options = Options { sabotage: Some(sabotage), faults: faults.to_vec(), ..Options::default() };
     // Much of what is broken keeps a cluster from coming together again; what has to notice it is looked for beyond that.
     let counts = |finding: &Finding| rules.contains(&finding.rule) || finding.rule != Rule::Convergence;
     let bitten = (0..SABOTAGED_SEEDS).find_map(|seed| run(seed, options.clone()).finding.filter(counts));
@@ -59,13 +59,13 @@ fn bites(sabotage: Sabotage, rules: &[Rule]) {
     assert!(rules.contains(&finding.rule), "{sabotage:?} is noticed by another checker: {finding}");
 }
 
-/// One test for each rule that is broken on purpose, and the checkers that may be the first to notice.
+/// One test for each rule that is broken on purpose, the faults that it takes where few seeds have them, and the checkers that may be the first to notice.
 macro_rules! sabotages {
-    ($($name:ident: $sabotage:ident is noticed by $($rule:ident)|+;)+) => {
+    ($($name:ident: $sabotage:ident $(under $($fault:ident)|+)? is noticed by $($rule:ident)|+;)+) => {
         $(
             #[test]
             fn $name() {
-                bites(Sabotage::$sabotage, &[$(Rule::$rule),+]);
+                bites(Sabotage::$sabotage, &[$(Rule::$rule),+], &[$($(Fault::$fault),+)?]);
             }
         )+
     };
@@ -74,12 +74,15 @@ macro_rules! sabotages {
 sabotages! {
     // What was never synced may come back torn as well as not at all.
     lying_disks_bite: LyingDisk is noticed by Acknowledged | OneValue | InSync | Skips | Order | Logs;
-    forgotten_unclean_ends_bite: ForgetUncleanEnds is noticed by Acknowledged | OneValue | InSync | Skips | Order;
+    forgotten_unclean_ends_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown is noticed by Acknowledged | OneValue | InSync | Skips | Order;
     acknowledgements_ahead_bite: AcknowledgeAhead is noticed by Acknowledged | OneValue | InSync | Order;
     forgotten_producers_bite: ForgetProducers is noticed by Order;
     skipped_records_bite: SkipRecords is noticed by Skips;
     old_watermarks_bite: TellOldWatermarks is noticed by Watermarks;
     forgotten_commits_bite: ForgetCommits is noticed by Commits;
+    partitions_of_two_owners_bite: AssignTwice is noticed by Groups;
+    old_generations_bite: TellOldGenerations is noticed by Groups;
+    forgotten_commits_of_members_bite: ForgetGroupCommits is noticed by Groups;
     other_bytes_bite: StoreOtherBytes is noticed by SameBytes | OneValue;
     damaged_disks_bite: DamageDisks is noticed by Logs;
     ignored_failed_syncs_bite: IgnoreFailedSyncs is noticed by FailedSync;

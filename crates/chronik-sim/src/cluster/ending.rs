@@ -7,7 +7,7 @@ use chronik_raft::MetadataLog as _;
 use chronik_types::TopicPartition;
 
 use super::checkers::{PartitionKey, Rule};
-use super::clients::Client;
+use super::clients::{Client, GROUP, OWNED_PARTITIONS};
 use super::effects::position;
 use super::sabotage::Sabotage;
 use super::world::World;
@@ -111,7 +111,7 @@ impl World {
         }
         let is_set_up = self.clients.iter().all(|client| match client {
             Client::Admin(admin) => admin.is_idle(),
-            Client::Producer(_) | Client::Consumer(_) | Client::Committer(_) => true,
+            Client::Producer(_) | Client::Consumer(_) | Client::Committer(_) | Client::Member(_) => true,
         });
         (!is_set_up).then(|| "topics are missing".to_owned())
     }
@@ -133,11 +133,16 @@ impl World {
             let is_idle = match client {
                 Client::Producer(producer) => producer.is_idle(),
                 Client::Committer(committer) => committer.is_idle(),
+                Client::Member(member) => member.is_settled(self.checkers.newest_generation(GROUP)),
                 Client::Admin(_) | Client::Consumer(_) => true,
             };
             if !is_idle {
                 return Some(format!("client {number} waits for answers"));
             }
+        }
+        let owned = self.checkers.owned_count(GROUP);
+        if self.plan.member_count > 0 && owned != usize::from(OWNED_PARTITIONS) {
+            return Some(format!("{owned} of {OWNED_PARTITIONS} partitions have an owner"));
         }
         let mut ends = Vec::new();
         for topic in first.topics() {

@@ -13,6 +13,7 @@ use chronik_raft::{MetadataLog as _, RaftConfig, RaftDriver, RaftHandle};
 use chronik_types::{LogIndex, MonotonicMs, NodeId, Now, Term, TimestampMs};
 use parking_lot::Mutex;
 
+use super::clients::SESSION_TIMEOUT_MS;
 use super::effects::{Duty, Effect, Effects, Life, Links, Metadata, Outbox, PeersUp, node_id};
 use super::plan::Plan;
 use super::sabotage::Sabotage;
@@ -308,7 +309,11 @@ fn broker_config(id: NodeId, plan: &Plan) -> BrokerConfig {
         offsets_topic_num_partitions: 1,
         offsets_topic_replication_factor: plan.replication_factor,
         offsets_topic_segment_bytes: 1 << 20,
-        groups: GroupConfig { group_initial_rebalance_delay_ms: 50, ..GroupConfig::default() },
+        groups: GroupConfig {
+            group_initial_rebalance_delay_ms: 50,
+            group_min_session_timeout_ms: SESSION_TIMEOUT_MS,
+            ..GroupConfig::default()
+        },
         topic_values,
         ..BrokerConfig::default()
     }

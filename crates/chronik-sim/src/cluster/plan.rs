@@ -129,6 +129,8 @@ pub(super) struct Plan {
     pub(super) produce_pause_ms: u64,
     pub(super) consumer_count: usize,
     pub(super) group_count: usize,
+    /// The members of one more group.
+    pub(super) member_count: usize,
 }
 
 impl Plan {
@@ -194,6 +196,7 @@ impl Plan {
             produce_pause_ms: 20 + rng.below(60),
             consumer_count: 1,
             group_count: rng.index(2),
+            member_count: if rng.chance(40) { 1 + rng.index(3) } else { 0 },
         }
     }
 }

@@ -44,6 +44,12 @@ pub enum Sabotage {
     TellOldWatermarks,
     /// Groups are told old offsets.
     ForgetCommits,
+    /// The leader of a group gives a partition to all members.
+    AssignTwice,
+    /// Members are told of a generation that is over.
+    TellOldGenerations,
+    /// Members are told old offsets.
+    ForgetGroupCommits,
     /// Followers say that they have more than they have.
     AcknowledgeAhead,
     /// Followers store other bytes than their leader.
@@ -67,7 +73,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -75,6 +81,9 @@ impl Sabotage {
         Self::SkipRecords,
         Self::TellOldWatermarks,
         Self::ForgetCommits,
+        Self::AssignTwice,
+        Self::TellOldGenerations,
+        Self::ForgetGroupCommits,
         Self::AcknowledgeAhead,
         Self::StoreOtherBytes,
         Self::SeeAnotherLeader,

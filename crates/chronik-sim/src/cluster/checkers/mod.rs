@@ -1,5 +1,6 @@
 //! What must hold, whatever happens: one file for each kind of knowledge.
 
+mod groups;
 mod images;
 mod looks;
 mod replicas;
@@ -42,6 +43,8 @@ pub enum Rule {
     FailedSync,
     /// C10, GROUP-1, GROUP-2: what a group has committed stays committed.
     Commits,
+    /// C10, GROUP-1, GROUP-2: a generation's partitions have one owner each, and offsets go on from owner to owner.
+    Groups,
     /// C11: everything works again soon after it was mended.
     Convergence,
     /// C12: nothing panics, and no node ends by itself.
@@ -67,6 +70,7 @@ impl Rule {
             Self::Logs => "LOG-1 LOG-2",
             Self::FailedSync => "LOG-3",
             Self::Commits => "C10 GROUP",
+            Self::Groups => "C10 GROUP members",
             Self::Convergence => "C11",
             Self::Panic => "C12",
             Self::Errors => "ERRORS",
@@ -154,6 +158,8 @@ pub(super) struct Checkers {
     leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), NodeId>,
     partitions: BTreeMap<(TopicId, PartitionIndex, i32), Arc<PartitionImage>>,
     created: BTreeMap<TopicId, String>,
+    /// What members of groups were told.
+    groups: BTreeMap<String, groups::GroupHistory>,
     /// The nodes that have applied each deletion.
     deleted: BTreeMap<TopicId, BTreeSet<NodeId>>,
     /// Bits flip on the way from disks, so that a reader may see a damaged batch.

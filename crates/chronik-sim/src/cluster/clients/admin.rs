@@ -14,6 +14,7 @@ use chronik_protocol::messages::{
 use chronik_types::{ErrorCode, TopicId};
 
 use super::Context;
+use super::member::OWNED_PARTITIONS;
 use super::routing::Routing;
 use crate::cluster::checkers::PartitionKey;
 use crate::cluster::network::Answer;
@@ -101,7 +102,7 @@ impl Admin {
     }
 
     fn create(&mut self, context: &mut Context<'_>, name: String) {
-        let partition_count = if name == "kept" { 1 } else { self.partition_count };
+        let partition_count = if name == "kept" { i32::from(OWNED_PARTITIONS) } else { self.partition_count };
         let request = CreateTopicsRequest {
             topics: vec![CreatableTopic {
                 name: name.clone(),

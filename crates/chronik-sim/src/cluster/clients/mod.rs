@@ -3,6 +3,7 @@
 mod admin;
 mod committer;
 mod consumer;
+mod member;
 mod producer;
 mod routing;
 
@@ -21,6 +22,7 @@ use crate::trace::Trace;
 pub(super) use admin::Admin;
 pub(super) use committer::Committer;
 pub(super) use consumer::Consumer;
+pub(super) use member::{GROUP, Member, OWNED_PARTITIONS, SESSION_TIMEOUT_MS};
 pub(super) use producer::Producer;
 
 /// How long a client waits for an answer before it closes the connection.
@@ -93,6 +95,7 @@ pub(super) enum Client {
     Producer(Producer),
     Consumer(Consumer),
     Committer(Committer),
+    Member(Member),
 }
 
 impl Client {
@@ -110,6 +113,9 @@ impl Client {
         for number in 0..plan.group_count {
             clients.push(Self::Committer(Committer::new(number, plan)));
         }
+        for _ in 0..plan.member_count {
+            clients.push(Self::Member(Member::new(plan.produce_pause_ms)));
+        }
         clients
     }
 
@@ -119,6 +125,7 @@ impl Client {
             Self::Producer(producer) => producer.wake(context),
             Self::Consumer(consumer) => consumer.wake(context),
             Self::Committer(committer) => committer.wake(context),
+            Self::Member(member) => member.wake(context),
         }
     }
 
@@ -130,6 +137,7 @@ impl Client {
             Self::Producer(producer) => producer.answered(context, token, answer),
             Self::Consumer(consumer) => consumer.answered(context, token, answer),
             Self::Committer(committer) => committer.answered(context, token, answer),
+            Self::Member(member) => member.answered(context, token, answer),
         }
     }
 
@@ -140,6 +148,7 @@ impl Client {
             Self::Producer(producer) => producer.finish(),
             Self::Consumer(_) => {}
             Self::Committer(committer) => committer.finish(),
+            Self::Member(member) => member.finish(),
         }
     }
 }
