@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,6 +35,9 @@ class Client:
         try:
             self.process.wait(END_S_MAX)
         except subprocess.TimeoutExpired:
+            # Python and Java write down on their way where they are.
+            self.process.send_signal(signal.SIGABRT)
+            time.sleep(1)
             self.kill()
             raise AssertionError(f"{self.name} does not end") from None
 

@@ -6,9 +6,11 @@ producer_confluent.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS RECORDS_PER_SECO
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ def say(error: object) -> None:
 def main() -> None:
     """Send until SIGTERM, then wait for what is under way."""
     (name, directory, bootstrap, topic), (partitions, rate) = sys.argv[1:5], map(int, sys.argv[5:7])
+    faulthandler.enable()
     going = True
 
     def stop(*_: object) -> None:
@@ -90,7 +93,9 @@ def main() -> None:
             send(producer, letter)
             left = producer.flush(130)
             break
-        except KafkaException as error:
+        except (KafkaException, SystemError) as error:
+            # The latter is the binding's own, which then says in the other file where it came from.
+            traceback.print_exc()
             # It does not end an application, which gives up what was under way and goes on with another producer.
             say(error)
             with contextlib.suppress(KafkaException):

@@ -5,6 +5,7 @@ reader_confluent.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 def main() -> None:
     """Read until SIGTERM, and then until nothing comes any more."""
     name, directory, bootstrap, topic, partitions = *sys.argv[1:5], int(sys.argv[5])
+    faulthandler.enable()
     going = True
 
     def stop(*_: object) -> None:
@@ -52,8 +54,9 @@ def main() -> None:
             elif message.offset() >= positions[message.partition()]:
                 positions[message.partition()] = message.offset() + 1
                 accounts.write(message.partition(), message.offset(), code_of(message.value()), now_ms)
-    consumer.close()
+    # What was read counts, whatever becomes of the consumer.
     accounts.close()
+    consumer.close()
     # Last, so that it says that all is written down.
     print("# read all", flush=True)
 
