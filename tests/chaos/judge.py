@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import accounts
+import changes
 import faults
 import replicas
 
@@ -126,6 +127,7 @@ def said(directory: Path, name: str) -> tuple[int | None, list[str]]:
 def judge(directory: Path, record: Record) -> Outcome:
     """All of it."""
     outcome = Outcome()
+    outcome.errors += changes.told_wrongly(directory, record.nodes, [TOPIC, JAVA_TOPIC])
     sent_below: dict[str, int] = {}
     sent_sum = 0
     for name in PRODUCERS:

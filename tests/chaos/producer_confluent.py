@@ -39,14 +39,15 @@ def settings(bootstrap: str, rate: int) -> dict[str, Any]:
 
 
 def say(error: object) -> None:
-    """An error that an application was told, on one line."""
+    """An error that an application was told, on one line; in the other file is where it came from."""
+    if isinstance(error, Exception):
+        traceback.print_exception(error)
     print(str(error).replace("\n", " "), flush=True)
 
 
 def main() -> None:
     """Send until SIGTERM, then wait for what is under way."""
     (name, directory, bootstrap, topic), (partitions, rate) = sys.argv[1:5], map(int, sys.argv[5:7])
-    faulthandler.enable()
     going = True
 
     def stop(*_: object) -> None:
@@ -94,8 +95,7 @@ def main() -> None:
             left = producer.flush(130)
             break
         except (KafkaException, SystemError) as error:
-            # The latter is the binding's own, which then says in the other file where it came from.
-            traceback.print_exc()
+            # The latter is the binding's own.
             # It does not end an application, which gives up what was under way and goes on with another producer.
             say(error)
             with contextlib.suppress(KafkaException):
@@ -110,4 +110,5 @@ def main() -> None:
     print(f"# sent {number}", flush=True)
 
 
+faulthandler.enable()
 main()

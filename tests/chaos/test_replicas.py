@@ -158,6 +158,8 @@ class WholeRuns(unittest.TestCase):
                 clients[2].write(partition, offset, code_of(value), 0)
         for client in clients:
             client.close()
+        for node in self.record.nodes:
+            self.log(node, f"Leader of chaos-1 is now 2 (leader epoch {node}): broker 1 is fenced")
         for name in ("c", "k"):
             self.say(name, f"# sent {judge.PARTITIONS}")
         self.say("reader", "# read all")
@@ -174,6 +176,10 @@ class WholeRuns(unittest.TestCase):
     def say(self, name: str, *lines: str) -> None:
         """What a client has printed."""
         (self.directory / f"{name}.out").write_text("\n".join(lines))
+
+    def log(self, node: int, *lines: str) -> None:
+        """What a node has logged."""
+        (self.directory / f"node-{node}.log").write_text("\n".join(lines))
 
     def judged(self) -> judge.Outcome:
         """The outcome."""
@@ -209,6 +215,18 @@ class WholeRuns(unittest.TestCase):
             path = self.directory / f"{name}.out"
             path.write_text(f"{line}\n{path.read_text()}")
             self.assertEqual(len(self.judged().errors), 1, name)
+
+    def test_changes_of_leaders_that_are_told_wrongly(self) -> None:
+        line = "Leader of chaos-1 is now 2 (leader epoch 1): broker 1 is fenced"
+        self.log(3, line)
+        self.assertEqual(self.judged().errors, ["leader epoch 1 of chaos-1 is told more than once"])
+        # Of a topic that is made anew, and where it is said.
+        again = f"{line} (written by the controller of term 2, which may have told it)"
+        self.log(3, "Leader of beside-1 is now 2 (leader epoch 1): broker 1 is fenced", again)
+        self.log(2, "Leader of beside-1 is now 2 (leader epoch 1): broker 1 is fenced")
+        self.assertEqual(self.judged().errors, [])
+        self.log(3, "chaos-1 has no leader (leader epoch 9): it was elected")
+        self.assertEqual(len(self.judged().errors), 1)
 
     def test_clients_that_did_not_end_or_did_nothing(self) -> None:
         self.say("reader")

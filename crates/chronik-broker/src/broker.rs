@@ -14,7 +14,7 @@ use crate::clock::SharedClock;
 use crate::config::{BrokerConfig, BrokerConfigs, Loggers, ValuesListener};
 use crate::connection::Connection;
 use crate::contact::Contact;
-use crate::controller::{AssignmentLines, ControllerLink, Duties, Oversight, tell_changes};
+use crate::controller::{AssignmentLines, ChangeLines, ControllerLink, Duties, Oversight};
 use crate::fetch_session::FetchSessions;
 use crate::groups::Groups;
 use crate::last_life::PreviousLife;
@@ -65,6 +65,7 @@ pub struct Broker {
     pub(crate) oversight: Oversight,
     pub(crate) contact: Contact,
     assignment_lines: AssignmentLines,
+    change_lines: ChangeLines,
     pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
     pub(crate) random: Random,
     changes: PartitionChangeCounters,
@@ -115,6 +116,7 @@ impl Broker {
             oversight: Oversight::default(),
             contact: Contact::default(),
             assignment_lines: AssignmentLines::default(),
+            change_lines: ChangeLines::default(),
             controller_link: OnceLock::new(),
             timers: Timers::default(),
             changes: PartitionChangeCounters::default(),
@@ -200,7 +202,7 @@ impl Broker {
     /// is part of the change is answered.
     pub fn metadata_changed(self: &Arc<Self>, image: &Arc<MetadataImage>, delta: &Delta) {
         self.assignment_lines.tell(self, image, delta);
-        tell_changes(self, image, delta);
+        self.change_lines.tell(self, image, delta, self.assignment_lines.is_replayed(image));
         self.changes.note(delta);
         let broker_configs_changed = self.configs.apply(image, delta);
         self.topics.apply(self, image, delta, broker_configs_changed);

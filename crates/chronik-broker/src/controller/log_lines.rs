@@ -34,16 +34,20 @@ impl AssignmentLines {
         }
     }
 
+    /// Whether the last entry of this image was in this node's log when the process started.
+    pub(crate) fn is_replayed(&self, image: &MetadataImage) -> bool {
+        let is_earlier = |(index, term): &(LogIndex, Term)| {
+            image.applied_index() <= *index && image.applied_term() <= *term
+        };
+        self.replayed_to.get().is_some_and(is_earlier)
+    }
+
     /// Tells what a change of the image assigns.
     pub(crate) fn tell(&self, broker: &Broker, image: &MetadataImage, delta: &Delta) {
         if !self.has_started.swap(true, Ordering::Relaxed) || !broker.is_in_cluster() {
             return;
         }
-        let is_replayed = self
-            .replayed_to
-            .get()
-            .is_some_and(|(index, term)| image.applied_index() <= *index && image.applied_term() <= *term);
-        if is_replayed {
+        if self.is_replayed(image) {
             return;
         }
         let is_new = |change: &&PartitionChange| change.old.is_none();

@@ -16,7 +16,7 @@ mod placement;
 mod registration;
 mod topic_creation;
 
-pub(crate) use change_lines::tell_changes;
+pub(crate) use change_lines::ChangeLines;
 pub use controlled_shutdown::HandedOver;
 pub(crate) use duties::Duties;
 pub use forwarding::{Answered, ControllerLink};
