@@ -29,7 +29,8 @@ const GROUP_BATCHES_MAX: usize = 1024;
 /// How long after an election a batch with a gap before it is sent back to be sent again: as long as a client may wait for
 /// an answer of the leader before (librdkafka's `socket.timeout.ms`).
 const EARLIER_BATCHES_MS_MAX: u64 = 60_000;
-/// The same for a producer of which nothing is known. Its batches may have been deleted, and it would wait for nothing.
+/// The same for a producer of which nothing is known, in a log whose first records are deleted. Its batches may be among
+/// them, and it would wait for nothing.
 const FIRST_BATCHES_MS_MAX: u64 = 10_000;
 
 /// Batches that are stamped and wait for their write.
@@ -293,11 +294,14 @@ impl<'a> Appending<'a> {
         let ValidatedBatch { mut batch, header, origin, log_append_time } = validated;
         let facts = self.make_room(self.next_offset, &header)?;
         let check_sequence = origin == AppendOrigin::Client;
-        if check_sequence {
+        let marker = marker_epoch(&header, &batch);
+        let prepared = self.writer.producers.prepare(&header, facts.base_offset, marker, check_sequence);
+        if check_sequence
+            && matches!(prepared, Ok(Prepared::Update(_)) | Err(AppendError::OutOfOrderSequence { .. }))
+        {
             self.check_not_ahead(&header)?;
         }
-        let marker = marker_epoch(&header, &batch);
-        let entry = match self.writer.producers.prepare(&header, facts.base_offset, marker, check_sequence)? {
+        let entry = match prepared? {
             Prepared::Stateless => None,
             Prepared::Update(entry) => Some(entry),
             Prepared::Duplicate(earlier) => {
@@ -329,6 +333,7 @@ impl<'a> Appending<'a> {
         let Some(gap) = self.writer.producers.gap_before(header) else { return Ok(()) };
         let (last_sequence, wait_ms_max) = match gap {
             Gap::After(last_sequence) => (last_sequence, EARLIER_BATCHES_MS_MAX),
+            Gap::Unknown if self.log.log_start_offset() == Offset::ZERO => (-1, EARLIER_BATCHES_MS_MAX),
             Gap::Unknown => (-1, FIRST_BATCHES_MS_MAX),
         };
         if wait_ms_max <= self.now.monotonic.since_ms(elected) {

@@ -115,8 +115,9 @@ impl ProducerEntry {
             && self.known_from <= first_sequence
             && first_sequence <= last_sequence
             && last_sequence < oldest
-            // Where numbers wrap among those that are remembered, a lower one is not an older one.
+            // Where numbers wrap among those that are remembered, or are about to, a lower one is not an older one.
             && oldest <= self.last_sequence()
+            && !is_ahead(first_sequence, oldest)
     }
 
     fn push(&mut self, batch: BatchMetadata) {
@@ -318,17 +319,19 @@ impl ProducerState {
     /// there.
     pub(crate) fn gap_before(&self, header: &BatchHeader) -> Option<Gap> {
         let sequence = header.base_sequence;
-        if header.producer_id.get() < 0 || sequence <= 0 {
+        if header.producer_id.get() < 0 || sequence < 0 {
             return None;
         }
-        let Some(current) = self.entries.get(&header.producer_id.get()) else { return Some(Gap::Unknown) };
-        let last_sequence = current.last_sequence();
-        let is_ahead = if header.producer_epoch.get() == current.producer_epoch {
-            i64::from(last_sequence) + 1 < i64::from(sequence)
-        } else {
-            current.producer_epoch < header.producer_epoch.get()
+        let Some(current) = self.entries.get(&header.producer_id.get()) else {
+            return (sequence != 0).then_some(Gap::Unknown);
         };
-        is_ahead.then_some(Gap::After(last_sequence))
+        let last_sequence = current.last_sequence();
+        let has_gap = if header.producer_epoch.get() == current.producer_epoch {
+            is_ahead(sequence, last_sequence.wrapping_add(1) & i32::MAX)
+        } else {
+            current.producer_epoch < header.producer_epoch.get() && sequence != 0
+        };
+        has_gap.then_some(Gap::After(last_sequence))
     }
 
     /// Puts a producer's new state in place.
@@ -506,6 +509,15 @@ impl ProducerState {
 const SNAPSHOT_VERSION: i16 = 1;
 const SNAPSHOT_ENTRY_BYTES: usize = 46;
 
+/// Whether one sequence number comes after another: numbers wrap, and of two the nearer way round counts.
+fn is_ahead(sequence: i32, of: i32) -> bool {
+    let distance = (i64::from(sequence) - i64::from(of)) & i64::from(i32::MAX);
+    (1..SEQUENCES_AHEAD_MAX).contains(&distance)
+}
+
+/// Half of all sequence numbers.
+const SEQUENCES_AHEAD_MAX: i64 = 1 << 30;
+
 /// Whether a client's data batch follows what its producer appended last.
 fn check_follows(current: &ProducerEntry, header: &BatchHeader) -> Result<(), AppendError> {
     let sequence = header.base_sequence;
@@ -522,5 +534,51 @@ fn check_follows(current: &ProducerEntry, header: &BatchHeader) -> Result<(), Ap
         Ok(())
     } else {
         Err(AppendError::OutOfOrderSequence { producer_id: header.producer_id, sequence, last_sequence })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_protocol::records::{BatchBuilder, BatchOptions};
+
+    use super::*;
+
+    /// A batch of these numbers, as it is in a log.
+    fn numbers(first: i32, last: i32) -> BatchHeader {
+        let options = BatchOptions {
+            producer_id: ProducerId(1),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: first,
+            ..BatchOptions::default()
+        };
+        let mut builder = BatchBuilder::new(options);
+        builder.append(TimestampMs(1), None, Some(b"v"), &[]).expect("there is room");
+        let batch = builder.finish().expect("there is a record");
+        let header = BatchHeader::parse(&batch).expect("it was just built");
+        BatchHeader { last_offset_delta: last - first, ..header }
+    }
+
+    /// ADR 12: after all numbers were used once, 0 is the next one and not the oldest.
+    #[test]
+    fn what_comes_after_the_last_number_is_no_old_duplicate() {
+        let max = i32::MAX;
+        let mut state = ProducerState::default();
+        state.replay(&numbers(0, max - 50), None);
+        for first in [max - 49, max - 39, max - 29, max - 19, max - 9] {
+            let next = numbers(first, first + 9);
+            assert!(matches!(state.prepare(&next, 0, None, true), Ok(Prepared::Update(_))), "{first}");
+            state.replay(&next, None);
+        }
+        assert!(matches!(
+            state.prepare(&numbers(5, 6), 0, None, true),
+            Err(AppendError::OutOfOrderSequence { .. })
+        ));
+        for lap in 0..8 {
+            let next = numbers(lap * 10, lap * 10 + 9);
+            assert!(matches!(state.prepare(&next, 0, None, true), Ok(Prepared::Update(_))), "{lap}");
+            state.replay(&next, None);
+        }
+        let old = state.prepare(&numbers(0, 9), 0, None, true);
+        assert!(matches!(old, Ok(Prepared::OldDuplicate { .. })), "{old:?}");
     }
 }

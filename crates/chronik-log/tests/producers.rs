@@ -266,16 +266,48 @@ fn after_an_election_batches_wait_for_those_before_them() {
     assert_eq!(append_at(1_000, (1, 0), 1), Ok(false));
     assert_eq!(append_at(1_000, (1, 0), 2), Ok(false));
     assert_eq!(append_at(1_000, (1, 0), 1), Ok(true));
+    // Numbers wrap: what is remembered from before that is not ahead, and what comes after it is.
+    assert_eq!(append_at(1_000, (3, 0), i32::MAX), wait);
     assert_eq!(append_at(1_000, (1, 1), 1), wait, "the first batch of an epoch");
     assert_eq!(append_at(1_000, (1, 1), 0), Ok(false));
     assert_eq!(append_at(1_000, (1, 1), 1), Ok(false));
     assert_eq!(append_at(60_999, (1, 1), 9), wait);
     assert_eq!(append_at(61_000, (1, 1), 9), Err(ErrorCode::OutOfOrderSequenceNumber));
     log.note_election(now_at(70_000));
-    assert_eq!(append_at(79_999, (2, 0), 3), wait, "a producer of which nothing is known");
-    assert_eq!(append_at(80_000, (2, 0), 3), Ok(false));
-    assert_eq!(append_at(80_000, (1, 1), 1), Ok(true));
-    assert_eq!(append_at(80_000, (1, 0), 9), Err(ErrorCode::InvalidProducerEpoch));
+    assert_eq!(append_at(129_999, (2, 0), 3), wait, "a producer of which nothing is known");
+    assert_eq!(append_at(130_000, (2, 0), 3), Ok(false));
+    assert_eq!(append_at(130_000, (1, 1), 1), Ok(true));
+    assert_eq!(append_at(130_000, (1, 0), 9), Err(ErrorCode::InvalidProducerEpoch));
+    // Where records have been deleted, the producer's may be among them.
+    log.set_high_watermark(log.log_end_offset());
+    log.delete_records(Offset(1)).unwrap();
+    log.note_election(now_at(140_000));
+    assert_eq!(append_at(149_999, (4, 0), 3), wait);
+    assert_eq!(append_at(150_000, (4, 0), 3), Ok(false));
+}
+
+/// ADR 14.
+#[test]
+fn after_an_election_numbers_that_wrap_are_told_apart() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    let append = |sequence: i32| {
+        let appended = append(&log, idempotent(1, 0, sequence, &[b"v"]));
+        appended.map(|appended| appended.is_duplicate).map_err(|error| error.error_code())
+    };
+    let max = i32::MAX;
+    assert_eq!(append(max - 1), Ok(false));
+    log.note_election(now_at(0));
+    assert_eq!(append(0), Err(ErrorCode::LeaderNotAvailable), "the last one before it is missing");
+    assert_eq!(append(2), Err(ErrorCode::LeaderNotAvailable));
+    assert_eq!(append(max), Ok(false));
+    assert_eq!(append(0), Ok(false));
+    assert_eq!(append(max), Ok(true));
+    assert_eq!(
+        append(max - 2),
+        Err(ErrorCode::OutOfOrderSequenceNumber),
+        "it lies before, and is not remembered"
+    );
 }
 
 /// Replication point 11.
