@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::contact::Contact;
 use crate::controller::{AssignmentLines, ChangeLines, ControllerLink, Duties, Oversight};
 use crate::fetch_session::FetchSessions;
+use crate::first_batches::FirstBatches;
 use crate::groups::Groups;
 use crate::last_life::PreviousLife;
 use crate::partition::PartitionServices;
@@ -64,6 +65,7 @@ pub struct Broker {
     pub(crate) duties: Duties,
     pub(crate) oversight: Oversight,
     pub(crate) contact: Contact,
+    pub(crate) first_batches: FirstBatches,
     assignment_lines: AssignmentLines,
     change_lines: ChangeLines,
     pub(crate) controller_link: OnceLock<Arc<dyn ControllerLink>>,
@@ -115,6 +117,7 @@ impl Broker {
             duties: Duties::default(),
             oversight: Oversight::default(),
             contact: Contact::default(),
+            first_batches: FirstBatches::default(),
             assignment_lines: AssignmentLines::default(),
             change_lines: ChangeLines::default(),
             controller_link: OnceLock::new(),

@@ -13,6 +13,7 @@ mod contact;
 mod context;
 mod controller;
 mod fetch_session;
+mod first_batches;
 mod groups;
 mod last_life;
 mod partition;

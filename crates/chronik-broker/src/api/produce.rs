@@ -19,7 +19,7 @@ use chronik_protocol::produce::{
 };
 use chronik_protocol::records::{BatchHeader, parse_client_batch};
 use chronik_raft::metadata::MetadataImage;
-use chronik_types::{ErrorCode, NodeId, Now, Offset, PartitionIndex, validate_topic_name};
+use chronik_types::{ErrorCode, NodeId, Now, Offset, PartitionIndex, ProducerId, validate_topic_name};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
@@ -93,12 +93,21 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for (partition_at, wanted) in topic.partitions.into_iter().enumerate() {
             let request = Wanted { topic: &topic.topic, index: wanted.index, acks, frame_bytes };
-            match check(broker, &context, &image, &request, wanted.records) {
+            let sequence = wanted.records.as_ref().and_then(|records| sequence_of(records));
+            match check(broker, &context, &image, &request, wanted.records)
+                .and_then(|checked| in_order(broker, context.now, &request, sequence).map(|()| checked))
+            {
                 Ok((partition, records)) => {
                     accepted.push(Accepted { topic_at, partition_at, partition, records });
                     partitions.push(ProducePartitionResponse::error(wanted.index, ErrorCode::None));
                 }
                 Err((code, message)) => {
+                    if let Some((producer, base_sequence)) = sequence
+                        && code.is_retriable()
+                    {
+                        let key = (producer, topic.topic.clone(), wanted.index);
+                        broker.first_batches.refused(context.now.monotonic, key, base_sequence);
+                    }
                     if let (ErrorCode::UnknownTopicOrPartition, TopicRef::Name(name)) = (code, &topic.topic)
                         && image.topic(name).is_none()
                         && validate_topic_name(name).is_ok()
@@ -270,6 +279,32 @@ fn check(
         check_in_sync(min, state.isr.len(), broker.node_id())?;
     }
     Ok((partition, own(records, wanted.frame_bytes)))
+}
+
+/// Producer and first sequence number of an idempotent producer's batch.
+fn sequence_of(records: &[u8]) -> Option<(ProducerId, i32)> {
+    let header = BatchHeader::parse(records).ok()?;
+    (header.producer_id.get() >= 0).then_some((header.producer_id, header.base_sequence))
+}
+
+/// Has a producer's batches wait for its first one, where this broker has refused that.
+fn in_order(
+    broker: &Broker,
+    now: Now,
+    wanted: &Wanted<'_>,
+    sequence: Option<(ProducerId, i32)>,
+) -> Result<(), Refusal> {
+    let Some((producer, base_sequence)) = sequence.filter(|_| broker.first_batches.has_any()) else {
+        return Ok(());
+    };
+    let key = (producer, wanted.topic.clone(), wanted.index);
+    if !broker.first_batches.is_early(now.monotonic, &key, base_sequence) {
+        return Ok(());
+    }
+    let message = format!(
+        "producer {producer} sent sequence {base_sequence}, and its first batch was refused; send it again after that"
+    );
+    Err((ErrorCode::LeaderNotAvailable, Some(message)))
 }
 
 /// Batches live on in the tail ring, each holding the memory of the whole request. One that is a small part of its

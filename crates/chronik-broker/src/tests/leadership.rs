@@ -408,6 +408,41 @@ fn the_minimum_in_sync_is_looked_at_again_when_records_are_committed() {
     assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotEnoughReplicas);
 }
 
+/// Replication point 11, ADR 14, KAFKA-15591: of two batches under way the first is refused, and the second comes when there is
+/// nothing to refuse it for any more.
+#[test]
+fn a_producers_first_batch_is_taken_before_its_second() {
+    let fixture = three_brokers();
+    let sent = |sequence: i32| {
+        let options = BatchOptions {
+            producer_id: ProducerId(9),
+            producer_epoch: ProducerEpoch(0),
+            base_sequence: sequence,
+            ..BatchOptions::default()
+        };
+        let pending = produce_with(&fixture, 9, options);
+        for node in [2, 3] {
+            fetched(&fixture, node, fixture.partition("shared", 0).log().log_end_offset().get(), 0);
+        }
+        let answer: ProduceResponse = response(&pending, 9);
+        code(answer.responses[0].partition_responses[0].error_code)
+    };
+    let in_sync = |nodes: &[i32]| {
+        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+        apply(&fixture, vec![UpdateIsr::new(TOPIC, INDEX, &nodes, None).into()]);
+    };
+    in_sync(&[1]);
+    assert_eq!(sent(0), ErrorCode::NotEnoughReplicas);
+    in_sync(&[1, 2, 3]);
+    assert_eq!(sent(1), ErrorCode::LeaderNotAvailable);
+    assert_eq!(sent(0), ErrorCode::None);
+    assert_eq!(sent(1), ErrorCode::None);
+    in_sync(&[1]);
+    assert_eq!(sent(2), ErrorCode::NotEnoughReplicas);
+    in_sync(&[1, 2, 3]);
+    assert_eq!(sent(3), ErrorCode::OutOfOrderSequenceNumber, "the log knows what is missing");
+}
+
 /// This broker follows `shared-0`, has asked from an offset and is answered with one record.
 fn follow_one(fixture: &Fixture, asked_from: Offset) -> Applied {
     let partition = fixture.partition("shared", 0);
