@@ -1,5 +1,6 @@
 //! What the logs of one log directory share: its disk, whether it still works, and what is to be noted there.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -109,6 +110,8 @@ pub(crate) struct LogDir {
     cleaner_offsets_changed: AtomicBool,
     /// Held while that file is written.
     pub(crate) cleaner_offsets: Mutex<()>,
+    /// Notes that a full disk has not taken. Each is written as soon as there is room for it.
+    owed_notes: Mutex<BTreeSet<(TopicPartition, NoteKind)>>,
     pub(crate) removals: RemovalQueue,
 }
 
@@ -130,6 +133,7 @@ impl LogDir {
             // The last process may have left some.
             has_synced_notes: AtomicBool::new(true),
             cleaner_offsets_changed: AtomicBool::new(false),
+            owed_notes: Mutex::default(),
             cleaner_offsets: Mutex::new(()),
             removals: RemovalQueue::default(),
         }
@@ -241,6 +245,55 @@ impl LogDir {
             self.sync_journal(&path, &*file)?;
         }
         Ok(generation)
+    }
+
+    /// Notes what makes room on the disk, from which a full disk must not keep anyone. What it has no room for is owed.
+    pub(crate) fn note_or_owe(
+        &self,
+        partition: &TopicPartition,
+        kind: NoteKind,
+        offset: i64,
+    ) -> Result<(), LogError> {
+        match self.note(partition, kind, offset) {
+            Ok(_) => Ok(()),
+            Err(LogError::DiskFull { .. }) => {
+                let mut owed = self.owed_notes.lock();
+                if kind == NoteKind::Delete {
+                    owed.retain(|(of, _)| of != partition);
+                }
+                owed.insert((partition.clone(), kind));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the note of a deletion that is owed, before there is another log of the partition's name.
+    pub(crate) fn pay_deletion(&self, partition: &TopicPartition) -> Result<(), LogError> {
+        let key = (partition.clone(), NoteKind::Delete);
+        if self.owed_notes.lock().contains(&key) {
+            self.note(partition, NoteKind::Delete, 0)?;
+            self.owed_notes.lock().remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Writes what is owed, as far as there is room. `start_of` tells where a log begins by now.
+    pub(crate) fn pay_notes(&self, start_of: impl Fn(&TopicPartition) -> Option<i64>) {
+        let owed: Vec<(TopicPartition, NoteKind)> = self.owed_notes.lock().iter().cloned().collect();
+        for (partition, kind) in owed {
+            let paid = if kind == NoteKind::Delete {
+                self.pay_deletion(&partition)
+            } else {
+                let start = start_of(&partition);
+                start.map_or(Ok(()), |start| self.note(&partition, kind, start).map(|_| ()))
+            };
+            if let Err(error) = paid {
+                tracing::debug!(%partition, %error, "the journal has no room yet");
+                return;
+            }
+            self.owed_notes.lock().remove(&(partition, kind));
+        }
     }
 
     /// Makes all that the journal says durable, and the next checkpoint too.

@@ -56,6 +56,8 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
             }
         }
         home.dir.removals.remove_due(&*manager.disk, now.monotonic);
+        // Before anything else takes the room that this has made.
+        pay_notes(manager, home);
         if due.checkpoint <= now.monotonic || home.dir.checkpoint_is_due() {
             let synced = due.synced_checkpoint <= now.monotonic;
             match write_checkpoint(manager, home, &logs, synced, false) {
@@ -87,6 +89,13 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
     }
     let removal = manager.dirs.iter().filter_map(|home| home.dir.removals.next_due()).min();
     removal.map_or(next, |removal| next.min(removal.max(now.monotonic.plus_ms(1))))
+}
+
+fn pay_notes(manager: &LogManager, home: &ManagedDir) {
+    home.dir.pay_notes(|partition| {
+        let log = manager.get(partition).filter(|log| Arc::ptr_eq(&log.dir, &home.dir));
+        log.map(|log| log.log_start_offset().get())
+    });
 }
 
 /// Whether a log is to be synced without anyone having asked.
@@ -273,6 +282,7 @@ pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> 
             result = result.and(prepared);
         }
         dir.removals.remove_due(&*manager.disk, now.monotonic);
+        pay_notes(manager, home);
         let result = result.and_then(|()| {
             manager.waiting_in(dir).map_or(Ok(()), Err)?;
             // A start that finds other files of Kafka's beside a clean checkpoint takes them for Kafka's own.

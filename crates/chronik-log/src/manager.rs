@@ -124,6 +124,9 @@ impl LogManager {
             let log = self.recover_again(partition, failed, &config)?;
             return Self::claim(log, topic_id, config);
         }
+        for home in &self.dirs {
+            home.dir.pay_deletion(partition)?;
+        }
         let dir = self.choose_dir()?;
         let path = dir.partition_path(partition);
         // Or a power loss might bring the log of a deleted topic back under this name.
@@ -247,11 +250,7 @@ impl LogManager {
                 None => return Ok(None),
             },
         };
-        match dir.note(partition, NoteKind::Delete, 0) {
-            // A full disk must not keep anyone from making room on it.
-            Ok(_) | Err(LogError::DiskFull { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        dir.note_or_owe(partition, NoteKind::Delete, 0)?;
         let count = self.renamed_count.fetch_add(1, Ordering::Relaxed);
         let unique = (u128::from(now.wall.get().unsigned_abs()) << 64) | u128::from(count);
         let from = dir.partition_path(partition);

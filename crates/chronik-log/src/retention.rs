@@ -66,11 +66,7 @@ impl Log {
         }
         let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
         let Some(new_start) = new_start.filter(|_| count > 0) else { return Ok(None) };
-        match self.dir.note(&self.partition, NoteKind::LogStart, new_start) {
-            // A full disk must not keep anyone from making room on it. The next checkpoint, which is synced, has it.
-            Ok(_) | Err(LogError::DiskFull { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        self.dir.note_or_owe(&self.partition, NoteKind::LogStart, new_start)?;
         self.move_start(&mut writer, new_start)?;
         Ok(Some(new_start))
     }

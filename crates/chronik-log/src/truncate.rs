@@ -145,12 +145,8 @@ impl Log {
         if offset <= log_start_offset {
             return Ok(log_start_offset);
         }
-        // The journal has it before the client has its answer: deleted records do not come back.
-        match self.dir.note(&self.partition, NoteKind::LogStart, offset.get()) {
-            // A full disk must not keep anyone from making room on it. The next checkpoint has the new start.
-            Ok(_) | Err(LogError::DiskFull { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        // The journal has it before the client has its answer, if there is room: deleted records do not come back.
+        self.dir.note_or_owe(&self.partition, NoteKind::LogStart, offset.get())?;
         self.move_start(&mut writer, offset.get())?;
         self.dir.mark_start_moved();
         Ok(offset)
