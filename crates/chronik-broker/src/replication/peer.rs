@@ -8,7 +8,7 @@ use chronik_types::NodeId;
 pub enum Lane {
     /// Partitions that keep up. The leader holds the request until there is something to say.
     Main,
-    /// Partitions that have just been taken up or have fallen behind. They neither wait for the others nor starve
+    /// Partitions that have just been taken up, however far they are behind. They neither wait for the others nor starve
     /// them.
     Newcomers,
 }
