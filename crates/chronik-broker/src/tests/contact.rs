@@ -5,14 +5,14 @@ use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, Lis
 use chronik_protocol::messages::metadata_request::MetadataRequestTopic;
 use chronik_protocol::messages::{
     FetchRequest, FetchResponse, JoinGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, ProduceResponse,
+    MetadataResponse, OffsetCommitResponse, ProduceResponse,
 };
 use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{CommandBatch, SetPartitionLeader};
 use chronik_replication::FollowerFetch;
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, PartitionIndex};
 
-use super::groups::{find, join};
+use super::groups::{commit_request, find, join};
 use super::leadership::{TOPIC, fetched, produce, three_brokers};
 use super::{Fixture, NODE, Pending, code, response};
 use crate::clock::Clock as _;
@@ -204,4 +204,35 @@ fn groups_are_sent_away_and_read_again_when_the_lead_has_stayed() {
     // What was being written when the lead seemed lost is committed by now: the group is there.
     let known: JoinGroupResponse = fixture.call(9, &join("", None));
     assert_eq!(code(known.error_code), ErrorCode::MemberIdRequired, "and groups form");
+}
+
+/// Replication point 14.
+#[test]
+fn a_commit_is_answered_when_the_followers_have_it() {
+    let fixture = leading();
+    regain(&fixture);
+    fixture.create_topic("t", 2, &[]);
+    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
+    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
+    let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
+    let lead = |node: i32| {
+        let lead = SetPartitionLeader::new(topic, home, Some(NodeId(node)));
+        let batch = CommandBatch::new(vec![lead.into()]);
+        fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+    };
+    lead(NODE.get());
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let commit = |offset: i64| fixture.send(8, &commit_request("t", "g", None, offset, ""));
+    let told = |pending: &Pending| {
+        let answer: OffsetCommitResponse = response(pending, 8);
+        code(answer.topics[0].partitions[0].error_code)
+    };
+    let pending = commit(5);
+    assert!(pending.lock().is_none(), "the followers do not have it");
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    assert_eq!(told(&pending), ErrorCode::None);
+    let pending = commit(6);
+    assert!(pending.lock().is_none());
+    lead(2);
+    assert_eq!(told(&pending), ErrorCode::NotCoordinator, "the next one may have it or not");
 }

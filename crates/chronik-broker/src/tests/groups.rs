@@ -112,12 +112,24 @@ pub(super) fn commit_noted(
     offset: i64,
     note: &str,
 ) -> ErrorCode {
-    let request = OffsetCommitRequest {
+    let answer: OffsetCommitResponse = fixture.call(8, &commit_request("t", group, member, offset, note));
+    code(answer.topics[0].partitions[0].error_code)
+}
+
+/// A commit for partition 1 of a topic.
+pub(super) fn commit_request(
+    topic: &str,
+    group: &str,
+    member: Option<&JoinGroupResponse>,
+    offset: i64,
+    note: &str,
+) -> OffsetCommitRequest {
+    OffsetCommitRequest {
         group_id: group.to_owned(),
         generation_id_or_member_epoch: member.map_or(-1, |joined| joined.generation_id),
         member_id: member.map(|joined| joined.member_id.clone()).unwrap_or_default(),
         topics: vec![OffsetCommitRequestTopic {
-            name: "t".to_owned(),
+            name: topic.to_owned(),
             partitions: vec![OffsetCommitRequestPartition {
                 partition_index: 1,
                 committed_offset: offset,
@@ -127,9 +139,7 @@ pub(super) fn commit_noted(
             ..Default::default()
         }],
         ..Default::default()
-    };
-    let answer: OffsetCommitResponse = fixture.call(8, &request);
-    code(answer.topics[0].partitions[0].error_code)
+    }
 }
 
 /// The committed offset of partition 1 for each group, or −1.
