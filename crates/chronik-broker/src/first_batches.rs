@@ -48,11 +48,18 @@ impl FirstBatches {
         self.has_any.load(Ordering::Acquire)
     }
 
-    /// Whether a batch must come again after its producer's first one. That one is not waited for any more when it is here.
-    pub(crate) fn is_early(&self, now: MonotonicMs, key: &Key, base_sequence: i32) -> bool {
+    /// Whether a batch must come again after its producer's first one. That one is not waited for any more when it is here,
+    /// or has come to another leader meanwhile: `is_known` tells whether the log has something of the producer.
+    pub(crate) fn is_early(
+        &self,
+        now: MonotonicMs,
+        key: &Key,
+        base_sequence: i32,
+        is_known: impl FnOnce() -> bool,
+    ) -> bool {
         let mut waiting = self.waiting.lock();
         let Some(since) = waiting.get(key) else { return false };
-        let is_early = base_sequence > 0 && now.since_ms(*since) < WAIT_MS_MAX;
+        let is_early = base_sequence > 0 && now.since_ms(*since) < WAIT_MS_MAX && !is_known();
         if !is_early {
             waiting.remove(key);
             self.has_any.store(!waiting.is_empty(), Ordering::Release);
@@ -69,24 +76,32 @@ mod tests {
         (ProducerId(producer), TopicRef::Name("orders".to_owned()), PartitionIndex(0))
     }
 
+    fn is_early(batches: &FirstBatches, now: MonotonicMs, key: &Key, base_sequence: i32) -> bool {
+        batches.is_early(now, key, base_sequence, || false)
+    }
+
     #[test]
     fn others_wait_until_the_first_one_is_here_or_given_up() {
         let batches = FirstBatches::default();
         let at = MonotonicMs;
-        assert!(!batches.is_early(at(0), &key(1), 5), "a producer that has not been here");
+        assert!(!is_early(&batches, at(0), &key(1), 5), "a producer that has not been here");
         batches.refused(at(0), key(1), 5);
         batches.refused(at(0), key(-1), 0);
-        assert!(!batches.is_early(at(0), &key(1), 10), "only the first batch is waited for");
+        assert!(!is_early(&batches, at(0), &key(1), 10), "only the first batch is waited for");
         for _ in 0..2 {
             batches.refused(at(0), key(1), 0);
-            assert!(batches.is_early(at(1), &key(1), 5));
-            assert!(!batches.is_early(at(1), &key(2), 5), "others do not wait");
-            assert!(!batches.is_early(at(2), &key(1), 0), "it is here");
-            assert!(!batches.is_early(at(2), &key(1), 5));
+            assert!(is_early(&batches, at(1), &key(1), 5));
+            assert!(!is_early(&batches, at(1), &key(2), 5), "others do not wait");
+            assert!(!is_early(&batches, at(2), &key(1), 0), "it is here");
+            assert!(!is_early(&batches, at(2), &key(1), 5));
         }
         batches.refused(at(0), key(1), 0);
-        assert!(batches.is_early(at(WAIT_MS_MAX - 1), &key(1), 5));
-        assert!(!batches.is_early(at(WAIT_MS_MAX), &key(1), 5));
+        assert!(is_early(&batches, at(1), &key(1), 5));
+        assert!(!batches.is_early(at(1), &key(1), 5, || true), "it has come to another leader");
+        assert!(!is_early(&batches, at(1), &key(1), 5));
+        batches.refused(at(0), key(1), 0);
+        assert!(is_early(&batches, at(WAIT_MS_MAX - 1), &key(1), 5));
+        assert!(!is_early(&batches, at(WAIT_MS_MAX), &key(1), 5));
         assert!(!batches.has_any());
     }
 
@@ -96,9 +111,12 @@ mod tests {
         for producer in 0..=WAITING_MAX {
             batches.refused(MonotonicMs(0), key(i64::try_from(producer).unwrap_or(0)), 0);
         }
-        assert!(!batches.is_early(MonotonicMs(1), &key(i64::try_from(WAITING_MAX).unwrap_or(0)), 5));
+        assert!(!is_early(&batches, MonotonicMs(1), &key(i64::try_from(WAITING_MAX).unwrap_or(0)), 5));
         batches.refused(MonotonicMs(WAIT_MS_MAX), key(-7), 0);
         batches.refused(MonotonicMs(WAIT_MS_MAX), key(1_000_000), 0);
-        assert!(batches.is_early(MonotonicMs(WAIT_MS_MAX), &key(1_000_000), 5), "the old ones are forgotten");
+        assert!(
+            is_early(&batches, MonotonicMs(WAIT_MS_MAX), &key(1_000_000), 5),
+            "the old ones are forgotten"
+        );
     }
 }

@@ -254,6 +254,10 @@ impl ProducerState {
         self.entries.clear();
     }
 
+    pub(crate) fn knows(&self, producer_id: ProducerId) -> bool {
+        self.entries.contains_key(&producer_id.get())
+    }
+
     /// Where the oldest open transaction starts.
     pub(crate) fn first_unstable_offset(&self) -> Option<i64> {
         self.entries.values().filter_map(|entry| entry.current_txn_first_offset).min()

@@ -94,9 +94,9 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         for (partition_at, wanted) in topic.partitions.into_iter().enumerate() {
             let request = Wanted { topic: &topic.topic, index: wanted.index, acks, frame_bytes };
             let sequence = wanted.records.as_ref().and_then(|records| sequence_of(records));
-            match check(broker, &context, &image, &request, wanted.records)
-                .and_then(|checked| in_order(broker, context.now, &request, sequence).map(|()| checked))
-            {
+            match check(broker, &context, &image, &request, wanted.records).and_then(|checked| {
+                in_order(broker, context.now, &request, sequence, &checked.0).map(|()| checked)
+            }) {
                 Ok((partition, records)) => {
                     accepted.push(Accepted { topic_at, partition_at, partition, records });
                     partitions.push(ProducePartitionResponse::error(wanted.index, ErrorCode::None));
@@ -293,12 +293,14 @@ fn in_order(
     now: Now,
     wanted: &Wanted<'_>,
     sequence: Option<(ProducerId, i32)>,
+    partition: &Partition,
 ) -> Result<(), Refusal> {
     let Some((producer, base_sequence)) = sequence.filter(|_| broker.first_batches.has_any()) else {
         return Ok(());
     };
     let key = (producer, wanted.topic.clone(), wanted.index);
-    if !broker.first_batches.is_early(now.monotonic, &key, base_sequence) {
+    let is_known = || partition.log().knows_producer(producer);
+    if !broker.first_batches.is_early(now.monotonic, &key, base_sequence, is_known) {
         return Ok(());
     }
     let message = format!(

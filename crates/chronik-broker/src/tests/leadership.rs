@@ -21,8 +21,8 @@ use chronik_raft::metadata::{
 };
 use chronik_replication::FollowerFetch;
 use chronik_types::{
-    BrokerEpoch, ErrorCode, NodeId, Now, Offset, PartitionIndex, ProducerEpoch, ProducerId, TimestampMs,
-    TopicId,
+    BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset, PartitionIndex, ProducerEpoch, ProducerId,
+    TimestampMs, TopicId,
 };
 
 use super::{Fixture, NODE, Pending, code, response};
@@ -441,6 +441,44 @@ fn a_producers_first_batch_is_taken_before_its_second() {
     assert_eq!(sent(2), ErrorCode::NotEnoughReplicas);
     in_sync(&[1, 2, 3]);
     assert_eq!(sent(3), ErrorCode::OutOfOrderSequenceNumber, "the log knows what is missing");
+}
+
+/// ADR 14: it is not waited for where another leader has taken it.
+#[test]
+fn a_first_batch_that_went_to_another_leader_is_not_waited_for() {
+    let fixture = three_brokers();
+    let numbered = |sequence: i32| BatchOptions {
+        producer_id: ProducerId(9),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: sequence,
+        ..BatchOptions::default()
+    };
+    let told = |pending: &Pending| {
+        let answer: ProduceResponse = response(pending, 9);
+        code(answer.responses[0].partition_responses[0].error_code)
+    };
+    lead(&fixture, 2);
+    assert_eq!(told(&produce_with(&fixture, 9, numbered(0))), ErrorCode::NotLeaderOrFollower);
+    let partition = fixture.partition("shared", 0);
+    let records = batch(BatchOptions { partition_leader_epoch: LeaderEpoch(1), ..numbered(0) });
+    let position = partition.fetch_position();
+    let answer = LeaderAnswer {
+        leader_epoch: position.current_leader_epoch,
+        fetched_from: position.fetch_offset,
+        error: ErrorCode::None,
+        high_watermark: Offset::ZERO,
+        log_start_offset: Offset::ZERO,
+        diverging: None,
+        records,
+    };
+    let applied = partition.apply_answer(fixture.broker.clock.now(), answer);
+    assert!(matches!(applied, Applied::At(_)), "{applied:?}");
+    lead(&fixture, 1);
+    let pending = produce_with(&fixture, 9, numbered(1));
+    for node in [2, 3] {
+        fetched(&fixture, node, 2, 0);
+    }
+    assert_eq!(told(&pending), ErrorCode::None);
 }
 
 /// This broker follows `shared-0`, has asked from an offset and is answered with one record.
