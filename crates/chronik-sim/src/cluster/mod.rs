@@ -22,6 +22,7 @@
 
 mod checkers;
 mod clients;
+mod counts;
 mod effects;
 mod ending;
 mod event;
@@ -37,9 +38,9 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use checkers::{Finding, Rule};
+pub use counts::{Counts, FaultCounts};
 pub use plan::Fault;
 pub use sabotage::Sabotage;
-pub use world::Counts;
 
 use crate::log_lines::LogLines;
 use crate::rng::Rng;
@@ -95,6 +96,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     if options.is_traced && !world.checkers.is_content() {
         world.tell_state();
     }
+    world.counts.failed_syncs = world.nodes.iter().map(|node| node.disk.failed_sync_count()).sum();
     Outcome {
         finding: world.checkers.finding().cloned(),
         hash: world.hash,

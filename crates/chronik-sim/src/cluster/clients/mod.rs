@@ -12,10 +12,10 @@ use chronik_protocol::frame::{decode_response, encode_request};
 use chronik_protocol::messages::Message;
 
 use super::checkers::Checkers;
+use super::counts::Counts;
 use super::network::Answer;
 use super::plan::Plan;
 use super::sabotage::Sabotage;
-use super::world::Counts;
 use crate::rng::Rng;
 use crate::trace::Trace;
 
