@@ -220,6 +220,13 @@ impl World {
         self.network.block(other, one, until_ms);
     }
 
+    /// A node reaches no other, whatever is mended.
+    pub(super) fn cut_off_for_ever(&mut self, node: usize) {
+        for other in (0..self.plan.node_count).filter(|other| *other != node) {
+            self.cut(Endpoint::Node(node), Endpoint::Node(other), FOR_EVER_MS);
+        }
+    }
+
     fn schedule(&mut self, node: usize, duty: Duty, at_ms: u64) {
         let Some(life) = self.nodes[node].process.as_ref().map(|process| process.life) else { return };
         self.schedule_duty(life, duty, at_ms);

@@ -112,6 +112,9 @@ impl World {
         for node in 0..world.plan.node_count {
             world.at(0, Event::Start { node });
         }
+        if sabotage == Some(Sabotage::StartApart) {
+            world.cut_off_for_ever(0);
+        }
         for client in 0..world.clients.len() {
             world.at(100, Event::Wake { client });
         }
@@ -321,6 +324,13 @@ impl World {
             return;
         }
         *due_ms = u64::MAX;
+        let is_mended = !self.network.is_faulty && self.counts.faults.total() > 0;
+        if self.sabotage == Some(Sabotage::StopControllers) && duty == Duty::Controller && is_mended {
+            return;
+        }
+        if self.sabotage == Some(Sabotage::NeverWait) {
+            self.effects.due(life, duty, now_ms);
+        }
         let next = match duty {
             Duty::Raft => match process.driver.poll(now.monotonic) {
                 Ok(next) => next,

@@ -335,7 +335,8 @@ impl Member {
             Asked::Commit { partition, offset, generation, newest_before } => {
                 let response = context.read::<OffsetCommitResponse>(answer, COMMIT_VERSION);
                 let part = response.as_ref().and_then(|response| response.topics.first()?.partitions.first());
-                let Some(error) = part.and_then(|part| ErrorCode::from_code(part.error_code)) else { return };
+                let code = part.map(|part| context.told_error(part.error_code));
+                let Some(error) = code.and_then(ErrorCode::from_code) else { return };
                 context.trace.note(format_args!(
                     "{} {} commits {offset} of {partition} in generation {generation}: {error}",
                     context.now_ms, self.member_id
@@ -456,7 +457,8 @@ fn shares(members: &[String], assigns: bool, sabotage: Option<Sabotage>) -> Vec<
     let mut shares: Vec<(String, Vec<u8>)> =
         members.iter().map(|member| (member.clone(), Vec::new())).collect();
     let count = shares.len().max(1);
-    for partition in 0..OWNED_PARTITIONS {
+    let given_count = OWNED_PARTITIONS - u8::from(sabotage == Some(Sabotage::AssignNever));
+    for partition in 0..given_count {
         if let Some((_, share)) = shares.get_mut(usize::from(partition) % count) {
             share.push(partition);
         }

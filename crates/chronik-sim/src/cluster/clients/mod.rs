@@ -84,6 +84,11 @@ impl Context<'_> {
         }
     }
 
+    /// Which error a client is told of.
+    pub(super) fn told_error(&mut self, code: i16) -> i16 {
+        self.sabotage.map_or(code, |sabotage| sabotage.told_error(code, self.rng))
+    }
+
     pub(super) fn any_node(&mut self) -> usize {
         self.rng.index(self.node_count)
     }
