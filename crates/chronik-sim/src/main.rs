@@ -210,17 +210,20 @@ mod progress {
             let elapsed = self.began_at.elapsed();
             let Ok(state) = self.state.lock() else { return String::new() };
             let counts = state.counts;
-            format!(
-                "{} seeds in {} s ({}/s): {} events, {} faults, {} ends of processes, {} records acknowledged, {} read",
+            let told = format!(
+                "{} seeds in {} s ({}/s): {} events, {} faults, {} failed syncs, {} ends of processes, {} records \
+                 acknowledged, {} read",
                 state.lived_count,
                 elapsed.as_secs(),
                 Self::per_second(state.lived_count, elapsed),
                 counts.events,
-                counts.faults,
+                counts.faults.total(),
+                counts.failed_syncs,
                 counts.ends,
                 counts.acknowledged,
                 counts.read
-            )
+            );
+            if counts.faults.total() == 0 { told } else { format!("{told}\nfaults: {}", counts.faults) }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_sim::cluster::{Fault, Finding, Options, Rule, Sabotage, run};
+use chronik_sim::cluster::{Fault, Options, Rule, Sabotage, run};
 
 /// How many histories are lived through.
 const SEEDS: u64 = 120;
@@ -50,44 +50,88 @@ fn c12_a_seed_always_tells_the_same_history_and_another_seed_another() {
     assert!((0..12).any(differs), "it would be noticed");
 }
 
-fn bites(sabotage: Sabotage, rules: &[Rule], faults: &[Fault]) {
-    let options = Options { sabotage: Some(sabotage), faults: faults.to_vec(), ..Options::default() };
-    // Much of what is broken keeps a cluster from coming together again; what has to notice it is looked for beyond that.
-    let counts = |finding: &Finding| rules.contains(&finding.rule) || finding.rule != Rule::Convergence;
-    let bitten = (0..SABOTAGED_SEEDS).find_map(|seed| run(seed, options.clone()).finding.filter(counts));
-    let finding = bitten.unwrap_or_else(|| panic!("{sabotage:?} goes unnoticed"));
-    assert!(rules.contains(&finding.rule), "{sabotage:?} is noticed by another checker: {finding}");
+/// Whether a breach of this rule alone, told in these words, is found where something is broken on purpose.
+fn bites(sabotage: Sabotage, faults: &[Fault], rule: Rule, words: &str) {
+    let options =
+        Options { sabotage: Some(sabotage), faults: faults.to_vec(), only: Some(rule), ..Options::default() };
+    let mut findings = (0..SABOTAGED_SEEDS).filter_map(|seed| run(seed, options.clone()).finding);
+    let Some(finding) = findings.find(|finding| finding.text.contains(words)) else {
+        panic!("{sabotage:?} goes unnoticed by {rule:?}");
+    };
+    assert_eq!(finding.rule, rule);
 }
 
-/// One test for each rule that is broken on purpose, the faults that it takes where few seeds have them, and the checkers that may be the first to notice.
+/// One test for each way to break a rule on purpose: what is broken, the faults that it takes where few seeds have them,
+/// the only rule whose checker is looked at, and what it says where it looks at several things.
 macro_rules! sabotages {
-    ($($name:ident: $sabotage:ident $(under $($fault:ident)|+)? is noticed by $($rule:ident)|+;)+) => {
+    ($($name:ident: $sabotage:ident $(under $($fault:ident)|+)? breaks $rule:ident $($words:literal)?;)+) => {
         $(
             #[test]
             fn $name() {
-                bites(Sabotage::$sabotage, &[$(Rule::$rule),+], &[$($(Fault::$fault),+)?]);
+                bites(Sabotage::$sabotage, &[$($(Fault::$fault),+)?], Rule::$rule, concat!($($words)?));
             }
         )+
+
+        #[test]
+        fn every_rule_is_broken_and_every_sabotage_breaks_one() {
+            // What depends on the past breaks no rule of brokers: two histories of a seed differ.
+            let sabotages = [$(Sabotage::$sabotage,)+ Sabotage::DependOnThePast];
+            assert_eq!(Sabotage::ALL.into_iter().find(|sabotage| !sabotages.contains(sabotage)), None);
+            let rules = [$(Rule::$rule,)+ Rule::Defect];
+            assert_eq!(Rule::ALL.into_iter().find(|rule| !rules.contains(rule)), None);
+        }
     };
 }
 
 sabotages! {
-    // What was never synced may come back torn as well as not at all.
-    lying_disks_bite: LyingDisk is noticed by Acknowledged | OneValue | InSync | Skips | Order | Logs;
-    forgotten_unclean_ends_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown is noticed by Acknowledged | OneValue | InSync | Skips | Order;
-    acknowledgements_ahead_bite: AcknowledgeAhead is noticed by Acknowledged | OneValue | InSync | Order;
-    forgotten_producers_bite: ForgetProducers is noticed by Order;
-    skipped_records_bite: SkipRecords is noticed by Skips;
-    old_watermarks_bite: TellOldWatermarks is noticed by Watermarks;
-    forgotten_commits_bite: ForgetCommits is noticed by Commits;
-    partitions_of_two_owners_bite: AssignTwice is noticed by Groups;
-    old_generations_bite: TellOldGenerations is noticed by Groups;
-    forgotten_commits_of_members_bite: ForgetGroupCommits is noticed by Groups;
-    other_bytes_bite: StoreOtherBytes is noticed by SameBytes | OneValue;
-    damaged_disks_bite: DamageDisks is noticed by Logs;
-    ignored_failed_syncs_bite: IgnoreFailedSyncs is noticed by FailedSync;
-    another_leader_bites: SeeAnotherLeader is noticed by OneLeader;
-    another_isr_bites: SeeAnotherIsr is noticed by Images;
-    nodes_that_never_meet_bite: NeverHeal is noticed by Convergence;
-    panics_bite: Panic is noticed by Panic;
+    lost_records_bite: LyingDisk under PowerLoss breaks Acknowledged "was acknowledged, and None is there";
+    forgotten_unclean_ends_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks Acknowledged "is there";
+    acknowledged_refusals_bite: AcknowledgeRefused breaks Acknowledged "is nowhere";
+    deletions_bite: DeleteUnasked breaks Acknowledged "nobody has deleted that much";
+    two_values_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks OneValue "was Value";
+    records_of_other_topics_bite: WriteToAnotherTopic breaks OneValue "which was written to another topic";
+    doubled_records_bite: ForgetProducers breaks Order "comes after its record";
+    missing_sequences_bite: AcknowledgeRefused breaks Order "is refused with";
+    shared_producer_ids_bite: GiveIdsAgain breaks Order "was given to two producers";
+    skipped_records_bite: SkipRecords breaks Skips "was to come";
+    unread_deletions_bite: DeleteUnasked breaks Skips "nobody has deleted that much";
+    records_gone_after_they_were_read_bite: LyingDisk under PowerLoss breaks Skips "what was read is gone";
+    old_watermarks_bite: TellOldWatermarks breaks Watermarks "the high watermark went back";
+    uncommitted_reads_bite: TellOldWatermarks breaks Watermarks "was read";
+    old_beginnings_bite: TellOldBeginnings breaks Watermarks "the log's beginning went back";
+    acknowledgements_ahead_bite: AcknowledgeAhead breaks InSync;
+    another_leader_bites: SeeAnotherLeader breaks OneLeader;
+    another_isr_bites: SeeAnotherIsr breaks Images "and was";
+    a_foreign_isr_bites: SeeForeignIsr breaks Images;
+    a_leader_out_of_the_isr_bites: SeeLeaderOutOfIsr breaks Images;
+    shared_topic_ids_bite: GiveTopicIdsAgain breaks Images "was made with the id";
+    changed_entries_bite: ChangeEntries breaks Images "have applied the same and differ";
+    other_bytes_bite: StoreOtherBytes breaks SameBytes;
+    damaged_disks_bite: DamageDisks breaks Logs "the batch checksum is";
+    damaged_reads_bite: DamageReads breaks Logs "the batch checksum is";
+    moved_batches_bite: MoveBatches breaks Logs "follows offset";
+    old_epochs_bite: AgeBatches breaks Logs "follows offset";
+    torn_logs_bite: TearLogs breaks Logs "ends within a batch";
+    ignored_failed_syncs_bite: IgnoreFailedSyncs breaks FailedSync;
+    forgotten_commits_bite: ForgetCommits breaks Commits;
+    partitions_of_two_owners_bite: AssignTwice breaks Groups "belongs to";
+    old_generations_bite: TellOldGenerations breaks Groups "is told what it owns";
+    commits_of_old_generations_bite: TellOldGenerations breaks Groups "commits";
+    forgotten_commits_of_members_bite: ForgetGroupCommits breaks Groups "is told";
+    nodes_that_never_start_bite: StartApart breaks Convergence "does not serve";
+    nodes_that_never_meet_bite: NeverHeal breaks Convergence "in sync at";
+    producers_without_an_answer_bite: AcknowledgeRefused breaks Convergence "waits for answers";
+    partitions_without_an_owner_bite: AssignNever breaks Convergence "have an owner";
+    leaders_that_do_not_come_back_bite: StopControllers under Pause | CutNode breaks Convergence "is led by";
+    ends_that_nobody_hears_of_bite: TellFollowersOldWatermarks breaks Convergence "high watermarks and ends";
+    unread_records_bite: HideLastRecords breaks Convergence "is read up to";
+    panics_bite: Panic breaks Panic "panic: sabotage";
+    logs_that_go_offline_bite: FailLogSyncs breaks Panic "its log directory is offline";
+    metadata_logs_that_end_bite: FailMetadataSyncs breaks Panic "the metadata log ends";
+    nodes_that_do_not_start_bite: RefuseLocks breaks Panic "does not start";
+    duties_without_a_pause_bite: NeverWait breaks Panic "goes round in circles";
+    refused_producers_bite: TellErrors breaks Errors "producer";
+    refused_fetches_bite: TellErrors breaks Errors "a fetch of";
+    refused_members_bite: TellErrors breaks Errors "of group";
+    unasked_answers_bite: AnswerUnasked breaks Errors "was not asked for";
 }

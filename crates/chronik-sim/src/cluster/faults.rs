@@ -46,17 +46,22 @@ impl World {
         self.at(self.now_ms + pause_ms, Event::Fault);
         let fault = self.plan.faults[self.rng.index(self.plan.faults.len())];
         let node = self.rng.index(self.plan.node_count);
-        self.counts.faults += 1;
         self.trace.note(format_args!("{} FAULT {fault:?} at node {}", self.now_ms, node_id(node)));
-        self.strike(fault, node);
+        if self.strike(fault, node) {
+            self.counts.faults.add(fault);
+        }
     }
 
-    fn strike(&mut self, fault: Fault, node: usize) {
+    /// Whether there was anything to strike.
+    fn strike(&mut self, fault: Fault, node: usize) -> bool {
         match fault {
-            Fault::Crash => self.kill(node),
-            Fault::CrashAll => (0..self.plan.node_count).for_each(|node| self.kill(node)),
+            Fault::Crash => return self.kill(node),
+            Fault::CrashAll => {
+                let killed_count = (0..self.plan.node_count).filter(|node| self.kill(*node)).count();
+                return killed_count > 0;
+            }
             Fault::CrashInWrite => {
-                let Some(process) = &self.nodes[node].process else { return };
+                let Some(process) = &self.nodes[node].process else { return false };
                 let life = process.life;
                 let count = self.rng.below(8);
                 self.nodes[node].disk.stop_after(count);
@@ -73,15 +78,16 @@ impl World {
                 // Synced records survive any loss of power, as long as the disk gives them back.
                 let is_safe =
                     self.plan.is_flushed && !self.plan.faults.iter().any(|fault| fault.takes_synced());
-                if self.nodes[node].has_lost || lost_count < lost_max || is_safe {
-                    self.lose_power(node);
+                if !self.nodes[node].has_lost && lost_max <= lost_count && !is_safe {
+                    return false;
                 }
+                self.lose_power(node);
             }
             Fault::PowerLossAndFile => {
                 self.note_recoveries();
                 let others = (0..self.plan.node_count).filter(|other| *other != node);
                 if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
-                    return;
+                    return false;
                 }
                 self.lose_power(node);
                 if let Some(path) = rot::lose_file(&self.nodes[node].disk, &mut self.rng) {
@@ -89,13 +95,14 @@ impl World {
                 }
             }
             Fault::PowerLossAll => (0..self.plan.node_count).for_each(|node| self.lose_power(node)),
-            Fault::Shutdown => self.tell_to_end(node),
+            Fault::Shutdown => return self.tell_to_end(node),
             Fault::Pause => {
-                if self.nodes[node].process.is_some() {
-                    let pause_ms = 50 + self.rng.below(3_500);
-                    self.nodes[node].paused_until_ms = self.now_ms + pause_ms;
-                    self.at(self.now_ms + pause_ms, Event::Resume { node });
+                if self.nodes[node].process.is_none() {
+                    return false;
                 }
+                let pause_ms = 50 + self.rng.below(3_500);
+                self.nodes[node].paused_until_ms = self.now_ms + pause_ms;
+                self.at(self.now_ms + pause_ms, Event::Resume { node });
             }
             Fault::CutPair => {
                 let other = (node + 1 + self.rng.index(self.plan.node_count - 1)) % self.plan.node_count;
@@ -145,14 +152,15 @@ impl World {
                 self.note_recoveries();
                 let others = (0..self.plan.node_count).filter(|other| *other != node);
                 let others_lost = others.filter(|other| self.nodes[*other].has_lost).count();
-                if self.nodes[node].process.is_some() && others_lost == 0 {
-                    // Syncs of logs are rare unless each record is synced, those of the metadata log are not.
-                    let path = if self.rng.chance(50) { ".log" } else { "wal-" };
-                    self.nodes[node].disk.inject(FaultRule::once(Operation::Sync, path, DiskFault::Io));
-                    self.nodes[node].sync_failed = true;
-                    self.nodes[node].is_excused = true;
-                    self.nodes[node].has_lost = true;
+                if self.nodes[node].process.is_none() || others_lost > 0 {
+                    return false;
                 }
+                // Syncs of logs are rare unless each record is synced, those of the metadata log are not.
+                let path = if self.rng.chance(50) { ".log" } else { "wal-" };
+                self.nodes[node].disk.inject(FaultRule::once(Operation::Sync, path, DiskFault::Io));
+                self.nodes[node].sync_failed = true;
+                self.nodes[node].is_excused = true;
+                self.nodes[node].has_lost = true;
             }
             Fault::DiskFull => {
                 let free = self.rng.below(3_000);
@@ -166,7 +174,7 @@ impl World {
                 self.note_recoveries();
                 let others = (0..self.plan.node_count).filter(|other| *other != node);
                 if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
-                    return;
+                    return false;
                 }
                 // A process that starts takes for lost what it reads wrongly often enough.
                 self.nodes[node].has_lost |= self.nodes[node].process.is_none();
@@ -181,26 +189,26 @@ impl World {
                 self.note_recoveries();
                 let others = (0..self.plan.node_count).filter(|other| *other != node);
                 if others.filter(|other| self.nodes[*other].has_lost).count() > 0 {
-                    return;
+                    return false;
                 }
-                if let Some(place) = rot::strike(&self.nodes[node].disk, &mut self.rng) {
-                    self.trace.note(format_args!("{} rot in {place}", self.now_ms));
-                    self.nodes[node].has_lost = true;
-                    let until_ms = self.now_ms + 100 + self.rng.below(4_000);
-                    self.at(until_ms, Event::DiskRestored { node });
-                }
+                let place = rot::strike(&self.nodes[node].disk, &mut self.rng);
+                let Some(place) = place else { return false };
+                self.trace.note(format_args!("{} rot in {place}", self.now_ms));
+                self.nodes[node].has_lost = true;
+                let until_ms = self.now_ms + 100 + self.rng.below(4_000);
+                self.at(until_ms, Event::DiskRestored { node });
             }
             Fault::ClockJump => {
                 let off_by_ms = i64::try_from(self.rng.below(7_200_000)).unwrap_or(0) - HOUR_MS;
                 self.nodes[node].clock.off_by_ms.store(off_by_ms, Ordering::Relaxed);
             }
             Fault::Campaign => {
-                if let Some(process) = &self.nodes[node].process {
-                    process.handle.leader_gone();
-                    self.schedule(node, Duty::Raft, 0);
-                }
+                let Some(process) = &self.nodes[node].process else { return false };
+                process.handle.leader_gone();
+                self.schedule(node, Duty::Raft, 0);
             }
         }
+        true
     }
 
     fn cut_until_ms(&mut self) -> u64 {
@@ -210,6 +218,13 @@ impl World {
     fn cut(&mut self, one: Endpoint, other: Endpoint, until_ms: u64) {
         self.network.block(one, other, until_ms);
         self.network.block(other, one, until_ms);
+    }
+
+    /// A node reaches no other, whatever is mended.
+    pub(super) fn cut_off_for_ever(&mut self, node: usize) {
+        for other in (0..self.plan.node_count).filter(|other| *other != node) {
+            self.cut(Endpoint::Node(node), Endpoint::Node(other), FOR_EVER_MS);
+        }
     }
 
     fn schedule(&mut self, node: usize, duty: Duty, at_ms: u64) {
@@ -222,14 +237,15 @@ impl World {
         if self.rng.chance(25) { 2_500 } else { 50 + self.rng.below(1_200) }
     }
 
-    /// A process is killed, and started again later.
-    pub(super) fn kill(&mut self, node: usize) {
+    /// A process is killed, if one runs, and started again later.
+    pub(super) fn kill(&mut self, node: usize) -> bool {
         if self.nodes[node].process.is_none() {
-            return;
+            return false;
         }
         self.end(node, Crash::Process);
         let down_ms = self.down_ms();
         self.at(self.now_ms + down_ms, Event::Start { node });
+        true
     }
 
     /// A machine loses power, and starts again later.
@@ -249,17 +265,18 @@ impl World {
         }
     }
 
-    /// A process is told to end, and is started again later.
-    fn tell_to_end(&mut self, node: usize) {
+    /// A process is told to end, if one serves, and is started again later.
+    fn tell_to_end(&mut self, node: usize) -> bool {
         let until_ms = self.now_ms + HAND_OVER_MS_MAX;
-        let Some(process) = self.nodes[node].process.as_mut() else { return };
+        let Some(process) = self.nodes[node].process.as_mut() else { return false };
         if !matches!(process.exit, Exit::No) || !matches!(process.entry, Entry::Serving) {
-            return;
+            return false;
         }
         let done = Arc::new(Mutex::new(false));
         process.exit = Exit::HandingOver { until_ms, done: Arc::clone(&done) };
         process.broker.hand_over(Box::new(move |_| *done.lock() = true));
         self.schedule(node, Duty::Leave, self.now_ms);
+        true
     }
 
     /// The end of a process that has left in good order.

@@ -84,7 +84,10 @@ impl World {
             if is_faulty && self.rng.chance(plan.late_percent) {
                 at_ms += 20 + self.rng.below(800);
             }
-            let bytes = message.bytes.clone();
+            let mut bytes = message.bytes.clone();
+            if let Some(sabotage) = self.sabotage {
+                bytes = sabotage.raft_message(bytes, &mut self.rng);
+            }
             self.at(at_ms, Event::Raft { from, to, bytes, is_snapshot: message.is_snapshot });
         }
     }

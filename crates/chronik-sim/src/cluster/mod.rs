@@ -20,8 +20,10 @@
     reason = "the files are the broker's own, on a disk of the world"
 )]
 
+mod broken_disk;
 mod checkers;
 mod clients;
+mod counts;
 mod effects;
 mod ending;
 mod event;
@@ -37,9 +39,9 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use checkers::{Finding, Rule};
+pub use counts::{Counts, FaultCounts};
 pub use plan::Fault;
 pub use sabotage::Sabotage;
-pub use world::Counts;
 
 use crate::log_lines::LogLines;
 use crate::rng::Rng;
@@ -55,6 +57,8 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// What is broken on purpose.
     pub sabotage: Option<Sabotage>,
+    /// The only rule whose breaches are reported; a history goes on beyond those of all others.
+    pub only: Option<Rule>,
     /// Whether what happens is kept in words.
     pub is_traced: bool,
 }
@@ -79,6 +83,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let mut world = World::new(seed, plan, rng, options.sabotage, options.is_traced);
     world.trace.note(format_args!("{:?}", world.plan));
     world.checkers.reads_may_be_damaged = world.plan.faults.iter().any(|fault| fault.damages_reads());
+    world.checkers.only = options.only;
     world.checkers.strict_producer_count = u32::try_from(world.plan.producer_count).unwrap_or(0);
     let logged = options.is_traced.then(LogLines::default);
     world.logged.clone_from(&logged);
@@ -95,6 +100,7 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     if options.is_traced && !world.checkers.is_content() {
         world.tell_state();
     }
+    world.counts.failed_syncs = world.nodes.iter().map(|node| node.disk.failed_sync_count()).sum();
     Outcome {
         finding: world.checkers.finding().cloned(),
         hash: world.hash,

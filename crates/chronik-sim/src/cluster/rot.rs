@@ -48,7 +48,7 @@ pub(super) fn lose_file(disk: &SimDisk, rng: &mut Rng) -> Option<PathBuf> {
 }
 
 /// The segments of all logs.
-fn segments(disk: &SimDisk) -> Vec<PathBuf> {
+pub(super) fn segments(disk: &SimDisk) -> Vec<PathBuf> {
     let root = Path::new("/data");
     let mut found = Vec::new();
     for dir in disk.read_dir(root).unwrap_or_default().iter().filter(|entry| entry.is_dir) {

@@ -2,14 +2,12 @@
 //!
 //! All of them work at the edges of the brokers: on what they write, send and are told. What ships has no switches.
 
-use std::io::{self, IoSlice};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chronik_broker::{LastLife, PreviousLife};
-use chronik_disk::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, OpenMode, SimDisk};
+use chronik_disk::{Disk, SimDisk};
 use chronik_protocol::frame::{
     FRAME_LENGTH_BYTES, RequestHeader, decode_request, decode_response, encode_request, encode_response,
 };
@@ -17,8 +15,9 @@ use chronik_protocol::messages::{FetchRequest, FetchResponse};
 use chronik_protocol::records::BatchIter;
 use chronik_protocol::wire::Reader;
 use chronik_raft::metadata::{MetadataImage, PartitionImage};
-use chronik_types::{NodeId, PartitionEpoch};
+use chronik_types::{ErrorCode, NodeId, PartitionEpoch};
 
+use super::broken_disk::{Breakage, BrokenDisk};
 use crate::rng::Rng;
 
 /// The version of followers' fetches.
@@ -26,6 +25,10 @@ const FETCH_VERSION: i16 = 16;
 /// Where a batch has its checksum, and where what that covers begins.
 const CRC_AT: std::ops::Range<usize> = 17..21;
 const CRC_FROM: usize = 21;
+/// A node that is not in any cluster.
+const NO_NODE: NodeId = NodeId(99);
+/// What the metadata log says of a node that was registered.
+const HOST: &[u8] = b"node-";
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +39,44 @@ pub enum Sabotage {
     IgnoreFailedSyncs,
     /// A machine that has lost power does not say that it may have lost records (KIP-966).
     ForgetUncleanEnds,
+    /// A sync of each log fails where no fault was struck,
+    FailLogSyncs,
+    /// or of each segment of the metadata log.
+    FailMetadataSyncs,
+    /// No process can lock its directory.
+    RefuseLocks,
     /// Producers are not told apart, so that what is sent again is stored again.
     ForgetProducers,
+    /// All producers are given the same id.
+    GiveIdsAgain,
+    /// Producers are told that what was refused is acknowledged.
+    AcknowledgeRefused,
+    /// Records get into another topic than their producer's.
+    WriteToAnotherTopic,
     /// Readers are not given every record.
     SkipRecords,
     /// Readers are told old high watermarks.
     TellOldWatermarks,
+    /// Readers are not given the last record.
+    HideLastRecords,
+    /// Readers are given damaged records.
+    DamageReads,
+    /// Readers are told of log starts as they were.
+    TellOldBeginnings,
+    /// Readers are answered for partitions that they have not asked for.
+    AnswerUnasked,
+    /// Clients are told of errors that nothing has led to.
+    TellErrors,
+    /// Records are deleted that nobody wanted deleted.
+    DeleteUnasked,
+    /// All topics are told to have the same id.
+    GiveTopicIdsAgain,
     /// Groups are told old offsets.
     ForgetCommits,
     /// The leader of a group gives a partition to all members.
     AssignTwice,
+    /// The leader of a group gives a partition to nobody.
+    AssignNever,
     /// Members are told of a generation that is over.
     TellOldGenerations,
     /// Members are told old offsets.
@@ -54,16 +85,36 @@ pub enum Sabotage {
     AcknowledgeAhead,
     /// Followers store other bytes than their leader.
     StoreOtherBytes,
+    /// Followers never hear that the last record is committed.
+    TellFollowersOldWatermarks,
     /// A node takes another for the leader than everybody else does.
     SeeAnotherLeader,
     /// A node sees another ISR than everybody else does.
     SeeAnotherIsr,
+    /// All nodes see a member of the ISR that is no replica,
+    SeeForeignIsr,
+    /// or a leader that is not in the ISR.
+    SeeLeaderOutOfIsr,
+    /// Entries of the metadata log change on their way.
+    ChangeEntries,
+    /// The controller does nothing any more, once everything is mended.
+    StopControllers,
+    /// A node reaches no other from the beginning.
+    StartApart,
     /// Two nodes never reach each other again.
     NeverHeal,
     /// Bits have changed on a disk in the end.
     DamageDisks,
+    /// Batches have other offsets on a disk in the end,
+    MoveBatches,
+    /// or older epochs,
+    AgeBatches,
+    /// or the last of a log is not whole.
+    TearLogs,
     /// A node panics.
     Panic,
+    /// A duty is due again as soon as it is done.
+    NeverWait,
     /// How long messages take depends on what the process has done before.
     DependOnThePast,
 }
@@ -73,34 +124,62 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 42] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
+        Self::FailLogSyncs,
+        Self::FailMetadataSyncs,
+        Self::RefuseLocks,
         Self::ForgetProducers,
+        Self::GiveIdsAgain,
+        Self::AcknowledgeRefused,
+        Self::WriteToAnotherTopic,
         Self::SkipRecords,
         Self::TellOldWatermarks,
+        Self::HideLastRecords,
+        Self::DamageReads,
+        Self::TellOldBeginnings,
+        Self::AnswerUnasked,
+        Self::TellErrors,
+        Self::DeleteUnasked,
+        Self::GiveTopicIdsAgain,
         Self::ForgetCommits,
         Self::AssignTwice,
+        Self::AssignNever,
         Self::TellOldGenerations,
         Self::ForgetGroupCommits,
         Self::AcknowledgeAhead,
         Self::StoreOtherBytes,
+        Self::TellFollowersOldWatermarks,
         Self::SeeAnotherLeader,
         Self::SeeAnotherIsr,
+        Self::SeeForeignIsr,
+        Self::SeeLeaderOutOfIsr,
+        Self::ChangeEntries,
+        Self::StopControllers,
+        Self::StartApart,
         Self::NeverHeal,
         Self::DamageDisks,
+        Self::MoveBatches,
+        Self::AgeBatches,
+        Self::TearLogs,
         Self::Panic,
+        Self::NeverWait,
         Self::DependOnThePast,
     ];
 
     /// The disk that a node is given.
     pub(super) fn disk(self, disk: SimDisk) -> Arc<dyn Disk> {
-        match self {
-            Self::LyingDisk => Arc::new(BrokenDisk { disk, syncs_nothing: true }),
-            Self::IgnoreFailedSyncs => Arc::new(BrokenDisk { disk, syncs_nothing: false }),
-            _ => Arc::new(disk),
-        }
+        let breakage = match self {
+            Self::LyingDisk => Breakage::SyncsNothing,
+            Self::IgnoreFailedSyncs => Breakage::HidesFailedSyncs,
+            Self::FailLogSyncs => Breakage::FailsSyncs(".log"),
+            Self::FailMetadataSyncs => Breakage::FailsSyncs("wal-"),
+            Self::RefuseLocks => Breakage::LocksNothing,
+            _ => return Arc::new(disk),
+        };
+        Arc::new(BrokenDisk { disk, breakage })
     }
 
     /// What a node says of the end of its last process.
@@ -135,14 +214,23 @@ impl Sabotage {
     /// What a follower hears of its leader.
     pub(super) fn follower_answer(self, frame: Bytes, rng: &mut Rng) -> Bytes {
         assert!(self != Self::Panic || !rng.chance(2), "sabotage");
-        if self != Self::StoreOtherBytes || !rng.chance(20) {
+        let is_struck = match self {
+            Self::StoreOtherBytes => rng.chance(20),
+            Self::TellFollowersOldWatermarks => true,
+            _ => false,
+        };
+        if !is_struck {
             return frame;
         }
         let Ok((id, mut response)) = decode_response::<FetchResponse>(&frame, FETCH_VERSION) else {
             return frame;
         };
         for partition in response.responses.iter_mut().flat_map(|topic| topic.partitions.iter_mut()) {
-            partition.records = partition.records.take().map(|records| changed(&records));
+            if self == Self::TellFollowersOldWatermarks {
+                partition.high_watermark = partition.high_watermark.saturating_sub(1).max(0);
+            } else {
+                partition.records = partition.records.take().map(|records| changed(&records));
+            }
         }
         match encode_response(id, &response, FETCH_VERSION) {
             Ok(frame) => frame.slice(FRAME_LENGTH_BYTES..),
@@ -152,19 +240,51 @@ impl Sabotage {
 
     /// What the checkers hear of a partition's state at a node.
     pub(super) fn seen(self, node: usize, state: &mut Arc<PartitionImage>) {
-        if node != 0 || state.leader.is_none() {
-            return;
+        let Some(leader) = state.leader else { return };
+        match self {
+            Self::SeeAnotherLeader if node == 0 => {
+                let state = Arc::make_mut(state);
+                state.leader = state.replicas.last().copied();
+                // A change that nobody else has seen.
+                state.partition_epoch = PartitionEpoch(state.partition_epoch.get() + 1_000_000);
+                state.isr = Arc::clone(&state.replicas);
+            }
+            Self::SeeAnotherIsr if node == 0 => Arc::make_mut(state).isr = [leader].into(),
+            Self::SeeForeignIsr => Arc::make_mut(state).isr = [leader, NO_NODE].into(),
+            Self::SeeLeaderOutOfIsr => {
+                let others = state.replicas.iter().copied().filter(|replica| *replica != leader).collect();
+                Arc::make_mut(state).isr = others;
+            }
+            _ => {}
         }
-        if self == Self::SeeAnotherLeader {
-            let state = Arc::make_mut(state);
-            state.leader = state.replicas.last().copied();
-            // A change that nobody else has seen.
-            state.partition_epoch = PartitionEpoch(state.partition_epoch.get() + 1_000_000);
-            state.isr = Arc::clone(&state.replicas);
-        } else if self == Self::SeeAnotherIsr {
-            let state = Arc::make_mut(state);
-            state.isr = state.leader.into_iter().collect();
+    }
+
+    /// What a node hears of the metadata log.
+    pub(super) fn raft_message(self, bytes: Bytes, rng: &mut Rng) -> Bytes {
+        if self != Self::ChangeEntries || !rng.chance(50) {
+            return bytes;
         }
+        let place = bytes.windows(HOST.len()).position(|window| window == HOST);
+        let Some(place) = place else { return bytes };
+        let mut bytes = bytes.to_vec();
+        bytes[place] = b'N';
+        bytes.into()
+    }
+
+    /// What a producer is told of a batch: an error, and the offset of its first record.
+    pub(super) fn told_outcome(self, (code, offset): (i16, i64), rng: &mut Rng) -> (i16, i64) {
+        // What follows from such an acknowledgement is told as it is.
+        let follows = code == ErrorCode::OutOfOrderSequenceNumber.code();
+        if self == Self::AcknowledgeRefused && code != 0 && !follows {
+            (0, -1)
+        } else {
+            (self.told_error(code, rng), offset)
+        }
+    }
+
+    /// Which error a client is told.
+    pub(super) fn told_error(self, code: i16, rng: &mut Rng) -> i16 {
+        if self == Self::TellErrors && rng.chance(10) { ErrorCode::UnknownServerError.code() } else { code }
     }
 
     /// How much longer a message takes.
@@ -184,104 +304,4 @@ fn changed(records: &[u8]) -> Bytes {
         bytes[CRC_AT].copy_from_slice(&crc.to_be_bytes());
     }
     bytes.into()
-}
-
-/// Changes a bit in every log on a disk.
-pub(super) fn damage(disk: &SimDisk) {
-    let root = Path::new("/data");
-    for dir in disk.read_dir(root).unwrap_or_default().iter().filter(|entry| entry.is_dir) {
-        let dir = root.join(&dir.name);
-        for file in disk.read_dir(&dir).unwrap_or_default() {
-            if file.name.ends_with(".log") && file.len_bytes > 0 {
-                // A file that has gone meanwhile needs no damage.
-                drop(disk.corrupt(&dir.join(&file.name), file.len_bytes - 1, 1));
-            }
-        }
-    }
-}
-
-/// A disk whose logs' syncs do nothing, or whose failures nobody hears of.
-struct BrokenDisk {
-    disk: SimDisk,
-    syncs_nothing: bool,
-}
-
-struct BrokenFile {
-    file: Arc<dyn DiskFile>,
-    syncs_nothing: bool,
-}
-
-impl Disk for BrokenDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, mode)?;
-        if path.extension().is_some_and(|extension| extension == "log") {
-            return Ok(Arc::new(BrokenFile { file, syncs_nothing: self.syncs_nothing }));
-        }
-        Ok(file)
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.read_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
-        self.disk.space(path)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.disk.lock(path)
-    }
-}
-
-impl DiskFile for BrokenFile {
-    fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset_bytes)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset_bytes)
-    }
-
-    fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset_bytes: u64) -> io::Result<()> {
-        self.file.write_all_vectored_at(slices, offset_bytes)
-    }
-
-    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
-        self.file.truncate(len_bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        if !self.syncs_nothing {
-            drop(self.file.sync_data());
-        }
-        Ok(())
-    }
-
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.file.len_bytes()
-    }
 }

@@ -13,6 +13,7 @@ use chronik_types::{MonotonicMs, Now, TimestampMs};
 
 use super::checkers::{Checkers, Rule};
 use super::clients::{Action, Client, Context};
+use super::counts::Counts;
 use super::effects::{Duty, Effect, Effects, Life, PeersUp, node_id, position};
 use super::event::{Event, Scheduled};
 use super::messages::{LENGTH_BYTES, RECONNECT_MS};
@@ -32,31 +33,6 @@ const ASK_PATIENCE_MS: u64 = 5_000;
 const LOOK_MS: u64 = 50;
 /// The most events of one millisecond: far beyond what there is to do, and soon reached by what never waits.
 const EVENTS_PER_MS_MAX: u64 = 20_000;
-
-/// What a history has seen, for who wants to know that its faults strike.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Events.
-    pub events: u64,
-    /// Records that were acknowledged with `acks=all`.
-    pub acknowledged: u64,
-    /// Records that consumers have read.
-    pub read: u64,
-    /// Faults, those of single messages aside.
-    pub faults: u64,
-    /// Processes that ended, by whatever cause.
-    pub ends: u64,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.events += other.events;
-        self.acknowledged += other.acknowledged;
-        self.read += other.read;
-        self.faults += other.faults;
-        self.ends += other.ends;
-    }
-}
 
 /// A cluster and its clients.
 pub(super) struct World {
@@ -135,6 +111,9 @@ impl World {
         world.at(LOOK_MS, Event::Look);
         for node in 0..world.plan.node_count {
             world.at(0, Event::Start { node });
+        }
+        if sabotage == Some(Sabotage::StartApart) {
+            world.cut_off_for_ever(0);
         }
         for client in 0..world.clients.len() {
             world.at(100, Event::Wake { client });
@@ -345,6 +324,13 @@ impl World {
             return;
         }
         *due_ms = u64::MAX;
+        let is_mended = !self.network.is_faulty && self.counts.faults.total() > 0;
+        if self.sabotage == Some(Sabotage::StopControllers) && duty == Duty::Controller && is_mended {
+            return;
+        }
+        if self.sabotage == Some(Sabotage::NeverWait) {
+            self.effects.due(life, duty, now_ms);
+        }
         let next = match duty {
             Duty::Raft => match process.driver.poll(now.monotonic) {
                 Ok(next) => next,

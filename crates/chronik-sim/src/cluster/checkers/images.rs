@@ -28,13 +28,11 @@ impl Checkers {
                 name()
             );
             self.report(Rule::Images, text);
-            return;
         }
         let is_consistent = state.isr.iter().all(|member| state.replicas.contains(member))
             && state.leader.is_none_or(|leader| state.isr.contains(&leader) || state.isr.is_empty());
         if !is_consistent {
             self.report(Rule::Images, format!("{}-{index} at node {node}: {state:?}", name()));
-            return;
         }
         let Some(leader) = state.leader else { return };
         let known = *self.leaders.entry((topic, index, state.leader_epoch)).or_insert(leader);

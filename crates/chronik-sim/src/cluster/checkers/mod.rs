@@ -56,6 +56,27 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::Acknowledged,
+        Self::OneValue,
+        Self::Order,
+        Self::Skips,
+        Self::Watermarks,
+        Self::InSync,
+        Self::OneLeader,
+        Self::Images,
+        Self::SameBytes,
+        Self::Logs,
+        Self::FailedSync,
+        Self::Commits,
+        Self::Groups,
+        Self::Convergence,
+        Self::Panic,
+        Self::Errors,
+        Self::Defect,
+    ];
+
     fn ids(self) -> &'static str {
         match self {
             Self::Acknowledged => "C1 REPL-5",
@@ -146,6 +167,8 @@ impl Value {
 #[derive(Default)]
 pub(super) struct Checkers {
     finding: Option<Finding>,
+    /// The only rule whose breaches count, if not all do.
+    pub(super) only: Option<Rule>,
     /// Values by partition and offset, as far as anybody has read them or was told of them.
     known: BTreeMap<PartitionKey, BTreeMap<i64, Value>>,
     /// Those among them that were acknowledged.
@@ -181,7 +204,7 @@ impl Checkers {
 
     /// Something is wrong. Only what is found first counts: the rest may follow from it.
     pub(super) fn report(&mut self, rule: Rule, text: String) {
-        if self.finding.is_none() {
+        if self.finding.is_none() && self.only.is_none_or(|only| only == rule) {
             self.finding = Some(Finding { rule, text });
         }
     }

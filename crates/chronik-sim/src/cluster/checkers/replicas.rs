@@ -51,7 +51,7 @@ impl Checkers {
                     Ok(stored) => stored,
                     Err(text) => {
                         self.report(Rule::Logs, format!("{name} at node {id}: {text}"));
-                        return;
+                        continue;
                     }
                 },
                 None => Vec::new(),
@@ -79,7 +79,7 @@ impl Checkers {
                             told(two)
                         );
                         self.report(Rule::SameBytes, text);
-                        return;
+                        break;
                     }
                 }
             }

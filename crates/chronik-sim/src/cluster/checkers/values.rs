@@ -74,7 +74,6 @@ impl Checkers {
         if !self.may_begin_at(key, log_start_offset) {
             let text = format!("{key} begins at {log_start_offset} and nobody has deleted that much");
             self.report(Rule::Acknowledged, text);
-            return;
         }
         let acknowledged = self.acknowledged.remove(&key).unwrap_or_default();
         for (offset, value) in acknowledged.range(log_start_offset..) {
@@ -84,7 +83,7 @@ impl Checkers {
                     let text =
                         format!("{key} offset {offset}: {value:?} was acknowledged, and {other:?} is there");
                     self.report(Rule::Acknowledged, text);
-                    return;
+                    break;
                 }
             }
         }
@@ -101,7 +100,7 @@ impl Checkers {
                     value.number, value.producer
                 );
                 self.report(Rule::Order, text);
-                return;
+                break;
             }
         }
         if log_start_offset > 0 {

@@ -19,6 +19,7 @@ use super::routing::Routing;
 use crate::cluster::checkers::PartitionKey;
 use crate::cluster::network::Answer;
 use crate::cluster::plan::{AdminPlan, Plan};
+use crate::cluster::sabotage::Sabotage;
 
 const CREATE_VERSION: i16 = 7;
 const DELETE_VERSION: i16 = 6;
@@ -133,7 +134,9 @@ impl Admin {
                 let token = self.token(Asked::Delete(name));
                 context.call_patiently(node, DELETE_VERSION, &request, token, PATIENCE_MS);
             }
-            1 if self.plan.deletes_records => self.delete_records(context, &name),
+            1 if self.plan.deletes_records || context.sabotage == Some(Sabotage::DeleteUnasked) => {
+                self.delete_records(context, &name);
+            }
             2 if self.plan.alters_min_insync => {
                 let value = 1 + context.rng.below(self.min_insync.unsigned_abs().into());
                 let request = IncrementalAlterConfigsRequest {
@@ -163,7 +166,9 @@ impl Admin {
         let Some(end) = context.checkers.known_end(key) else { return };
         let offset = i64::try_from(context.rng.below(end.unsigned_abs())).unwrap_or(0);
         // The request names a topic, and may meet the next one of this name.
-        context.checkers.deletes_before(name, offset);
+        if context.sabotage != Some(Sabotage::DeleteUnasked) {
+            context.checkers.deletes_before(name, offset);
+        }
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {
                 name: name.to_owned(),
@@ -191,7 +196,9 @@ impl Admin {
                 let error = result.and_then(|topic| ErrorCode::from_code(topic.error_code));
                 if matches!(error, Some(ErrorCode::None | ErrorCode::TopicAlreadyExists)) {
                     if let Some(result) = result.filter(|result| result.error_code == 0) {
-                        context.checkers.topic_created(&name, result.topic_id);
+                        let is_old = context.sabotage == Some(Sabotage::GiveTopicIdsAgain);
+                        let id = if is_old { TopicId::ZERO } else { result.topic_id };
+                        context.checkers.topic_created(&name, id);
                     }
                     self.missing.retain(|missing| *missing != name);
                     self.routing.distrust();

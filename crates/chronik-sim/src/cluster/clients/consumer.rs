@@ -193,13 +193,15 @@ impl Consumer {
             return;
         }
         for topic in response.responses {
-            for data in topic.partitions {
+            for mut data in topic.partitions {
+                if context.sabotage == Some(Sabotage::AnswerUnasked) && context.rng.chance(2) {
+                    data.partition_index += 1_000;
+                }
                 let key = PartitionKey { topic: topic.topic_id, partition: data.partition_index };
                 let Some((_, position)) = parts.iter().find(|(other, _)| *other == key) else {
-                    context
-                        .checkers
-                        .report(Rule::Errors, format!("{key} was not asked for, and is answered"));
-                    return;
+                    let text = format!("{key} was not asked for, and is answered");
+                    context.checkers.report(Rule::Errors, text);
+                    continue;
                 };
                 self.take_partition(context, key, *position, data, answer);
             }
@@ -214,6 +216,7 @@ impl Consumer {
         mut data: PartitionData,
         answer: &Answer,
     ) {
+        data.error_code = context.told_error(data.error_code);
         match ErrorCode::from_code(data.error_code) {
             Some(ErrorCode::None) => {}
             Some(ErrorCode::OffsetOutOfRange) => {
@@ -230,6 +233,7 @@ impl Consumer {
             Some(ErrorCode::UnknownServerError | ErrorCode::CorruptMessage) | None => {
                 let text = format!("a fetch of {key} at {position} is refused with {}", data.error_code);
                 context.checkers.report(Rule::Errors, text);
+                self.back_off(context, key);
                 return;
             }
             Some(_) => {
@@ -240,6 +244,9 @@ impl Consumer {
         if context.sabotage == Some(Sabotage::TellOldWatermarks) && context.rng.chance(20) {
             data.high_watermark = data.high_watermark.saturating_sub(2).max(0);
         }
+        if context.sabotage == Some(Sabotage::TellOldBeginnings) && context.rng.chance(20) {
+            data.log_start_offset = data.log_start_offset.saturating_sub(2).max(0);
+        }
         let epoch = answer
             .image
             .topic_by_id(key.topic)
@@ -249,12 +256,18 @@ impl Consumer {
         if let Some(epoch) = epoch {
             context.checkers.watermark(key, epoch, data.high_watermark, data.log_start_offset);
         }
-        let records = data.records.unwrap_or_default();
+        let mut records = data.records.unwrap_or_default();
+        if context.sabotage == Some(Sabotage::DamageReads) && context.rng.chance(20) {
+            records = damaged(&records);
+        }
         match read(&records, position) {
             Ok(Some(values)) => {
                 let mut values = values;
                 if context.sabotage == Some(Sabotage::SkipRecords) && values.len() > 2 {
                     values.remove(0);
+                }
+                if context.sabotage == Some(Sabotage::HideLastRecords) {
+                    values.retain(|(offset, _)| offset + 1 < data.high_watermark);
                 }
                 self.take_values(context, key, position, &values, data.high_watermark);
             }
@@ -288,12 +301,14 @@ impl Consumer {
             if *offset != expected {
                 let text = format!("{key}: after {expected} was to come, offset {offset} came");
                 context.checkers.report(Rule::Skips, text);
+                self.back_off(context, key);
                 return;
             }
             if high_watermark <= *offset {
                 let text =
                     format!("{key}: offset {offset} was read, and the high watermark is {high_watermark}");
                 context.checkers.report(Rule::Watermarks, text);
+                self.back_off(context, key);
                 return;
             }
             context.checkers.read(key, *offset, *value);
@@ -364,4 +379,13 @@ fn read(records: &Bytes, position: i64) -> Result<Option<Vec<(i64, Value)>>, Str
         }
     }
     Ok((!values.is_empty()).then_some(values))
+}
+
+/// The same bytes but for the last.
+fn damaged(records: &Bytes) -> Bytes {
+    let mut bytes = records.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 0x55;
+    }
+    bytes.into()
 }

@@ -64,6 +64,7 @@ enum Asked {
     Leave,
 }
 
+#[expect(clippy::struct_field_names, reason = "the protocol calls it a member id")]
 pub(in crate::cluster) struct Member {
     pause_ms: u64,
     coordinator: Option<usize>,
@@ -133,10 +134,10 @@ impl Member {
             return;
         };
         let asked = match &self.stage {
-            Stage::Out => self.join(context, coordinator, token),
+            Stage::Out => Some(self.join(context, coordinator, token)),
             Stage::Joined { members, assigns } => {
                 let parts = shares(members, *assigns, context.sabotage);
-                self.sync(context, coordinator, token, parts)
+                Some(self.sync(context, coordinator, token, parts))
             }
             Stage::In { positions } => {
                 let owned: Vec<(i32, Option<i64>)> =
@@ -147,7 +148,7 @@ impl Member {
         self.under_way = asked.map(|asked| (token, asked));
     }
 
-    fn join(&self, context: &mut Context<'_>, coordinator: usize, token: u64) -> Option<Asked> {
+    fn join(&self, context: &mut Context<'_>, coordinator: usize, token: u64) -> Asked {
         let protocol = |name: &str| JoinGroupRequestProtocol {
             name: name.to_owned(),
             metadata: Bytes::copy_from_slice(&[self.metadata]),
@@ -162,7 +163,7 @@ impl Member {
             ..JoinGroupRequest::default()
         };
         context.call_patiently(coordinator, JOIN_VERSION, &request, token, REBALANCE_PATIENCE_MS);
-        Some(Asked::Join)
+        Asked::Join
     }
 
     fn sync(
@@ -171,7 +172,7 @@ impl Member {
         coordinator: usize,
         token: u64,
         parts: Vec<(String, Vec<u8>)>,
-    ) -> Option<Asked> {
+    ) -> Asked {
         let assignment = |(member_id, part): (String, Vec<u8>)| SyncGroupRequestAssignment {
             member_id,
             assignment: part.into(),
@@ -186,7 +187,7 @@ impl Member {
             ..SyncGroupRequest::default()
         };
         context.call_patiently(coordinator, SYNC_VERSION, &request, token, REBALANCE_PATIENCE_MS);
-        Some(Asked::Sync { newest_before: context.checkers.newest_generation(GROUP) })
+        Asked::Sync { newest_before: context.checkers.newest_generation(GROUP) }
     }
 
     /// What a member does that owns its partitions.
@@ -198,7 +199,7 @@ impl Member {
         owned: &[(i32, Option<i64>)],
     ) -> Option<Asked> {
         if let Some((partition, _)) = owned.iter().find(|(_, position)| position.is_none()) {
-            return Some(self.fetch(context, coordinator, token, *partition));
+            return Some(Self::fetch(context, coordinator, token, *partition));
         }
         if !self.is_finishing && context.rng.chance(3) {
             return self.go(context, coordinator, token);
@@ -247,7 +248,7 @@ impl Member {
         }
     }
 
-    fn fetch(&self, context: &mut Context<'_>, coordinator: usize, token: u64, partition: i32) -> Asked {
+    fn fetch(context: &mut Context<'_>, coordinator: usize, token: u64, partition: i32) -> Asked {
         let request = OffsetFetchRequest {
             groups: vec![OffsetFetchRequestGroup {
                 group_id: GROUP.to_owned(),
@@ -335,7 +336,8 @@ impl Member {
             Asked::Commit { partition, offset, generation, newest_before } => {
                 let response = context.read::<OffsetCommitResponse>(answer, COMMIT_VERSION);
                 let part = response.as_ref().and_then(|response| response.topics.first()?.partitions.first());
-                let Some(error) = part.and_then(|part| ErrorCode::from_code(part.error_code)) else { return };
+                let code = part.map(|part| context.told_error(part.error_code));
+                let Some(error) = code.and_then(ErrorCode::from_code) else { return };
                 context.trace.note(format_args!(
                     "{} {} commits {offset} of {partition} in generation {generation}: {error}",
                     context.now_ms, self.member_id
@@ -456,7 +458,8 @@ fn shares(members: &[String], assigns: bool, sabotage: Option<Sabotage>) -> Vec<
     let mut shares: Vec<(String, Vec<u8>)> =
         members.iter().map(|member| (member.clone(), Vec::new())).collect();
     let count = shares.len().max(1);
-    for partition in 0..OWNED_PARTITIONS {
+    let given_count = OWNED_PARTITIONS - u8::from(sabotage == Some(Sabotage::AssignNever));
+    for partition in 0..given_count {
         if let Some((_, share)) = shares.get_mut(usize::from(partition) % count) {
             share.push(partition);
         }

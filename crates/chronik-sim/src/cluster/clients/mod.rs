@@ -12,10 +12,10 @@ use chronik_protocol::frame::{decode_response, encode_request};
 use chronik_protocol::messages::Message;
 
 use super::checkers::Checkers;
+use super::counts::Counts;
 use super::network::Answer;
 use super::plan::Plan;
 use super::sabotage::Sabotage;
-use super::world::Counts;
 use crate::rng::Rng;
 use crate::trace::Trace;
 
@@ -82,6 +82,11 @@ impl Context<'_> {
                 None
             }
         }
+    }
+
+    /// Which error a client is told of.
+    pub(super) fn told_error(&mut self, code: i16) -> i16 {
+        self.sabotage.map_or(code, |sabotage| sabotage.told_error(code, self.rng))
     }
 
     pub(super) fn any_node(&mut self) -> usize {

@@ -197,6 +197,11 @@ impl Producer {
                 self.sent.insert(token, key);
                 let producer = self.id.filter(|_| self.is_idempotent);
                 let Some(records) = encode(context, batch, producer) else { return };
+                let is_misled = context.sabotage == Some(Sabotage::WriteToAnotherTopic);
+                let mut others =
+                    self.routing.topics.values().map(|topic| topic.id).filter(|id| *id != topic_id);
+                let topic_id =
+                    others.next().filter(|_| is_misled && context.rng.chance(20)).unwrap_or(topic_id);
                 let request = ProduceRequest {
                     acks: if self.is_strict { -1 } else { 1 },
                     timeout_ms: 1_000,
@@ -223,8 +228,10 @@ impl Producer {
                 if let Some(response) = context.read::<InitProducerIdResponse>(answer, INIT_VERSION)
                     && response.error_code == 0
                 {
-                    context.checkers.producer_id(response.producer_id, response.producer_epoch);
-                    self.id = Some((response.producer_id, response.producer_epoch));
+                    let is_old = context.sabotage == Some(Sabotage::GiveIdsAgain);
+                    let id = if is_old { 0 } else { response.producer_id };
+                    context.checkers.producer_id(id, response.producer_epoch);
+                    self.id = Some((id, response.producer_epoch));
                 }
             }
             token => {
@@ -249,7 +256,11 @@ impl Producer {
         let is_strict = self.is_strict;
         let part =
             response.as_ref().and_then(|response| response.responses.first()?.partition_responses.first());
-        let outcome = part.map(|part| (ErrorCode::from_code(part.error_code), part.base_offset));
+        let outcome = part.map(|part| {
+            let told = (part.error_code, part.base_offset);
+            let told = context.sabotage.map_or(told, |sabotage| sabotage.told_outcome(told, context.rng));
+            (ErrorCode::from_code(told.0), told.1)
+        });
         let Some(lane) = self.lanes.get_mut(&key) else { return };
         let Some(position) = lane.batches.iter().position(|batch| batch.sent == Some(token)) else { return };
         let error = match outcome {

@@ -1,0 +1,100 @@
+//! What histories have seen, for who wants to know that their faults strike.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use super::plan::Fault;
+
+/// What a history has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events.
+    pub events: u64,
+    /// Records that were acknowledged with `acks=all`.
+    pub acknowledged: u64,
+    /// Records that consumers have read.
+    pub read: u64,
+    /// Faults that struck, those of single messages aside.
+    pub faults: FaultCounts,
+    /// Syncs that have failed: of a disk's faults only some meet an operation before its process ends.
+    pub failed_syncs: u64,
+    /// Processes that ended, by whatever cause.
+    pub ends: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.acknowledged += other.acknowledged;
+        self.read += other.read;
+        self.faults += other.faults;
+        self.failed_syncs += other.failed_syncs;
+        self.ends += other.ends;
+    }
+}
+
+/// How often each kind of fault struck. One that found nothing to strike, as a process that did not run, is not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCounts([u64; Fault::ALL.len()]);
+
+impl FaultCounts {
+    pub(super) fn add(&mut self, fault: Fault) {
+        self.0[fault as usize] += 1;
+    }
+
+    /// How often one kind struck.
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.0[fault as usize]
+    }
+
+    /// How often any kind struck.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
+impl AddAssign for FaultCounts {
+    fn add_assign(&mut self, other: Self) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
+        }
+    }
+}
+
+impl fmt::Display for FaultCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        for fault in Fault::ALL.into_iter().filter(|fault| self.of(*fault) > 0) {
+            write!(f, "{separator}{fault:?} {}", self.of(fault))?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_fault_has_a_count_of_its_own() {
+        let mut counts = FaultCounts::default();
+        for (index, fault) in Fault::ALL.into_iter().enumerate() {
+            assert_eq!(fault as usize, index, "{fault:?}");
+            counts.add(fault);
+        }
+        assert!(Fault::ALL.into_iter().all(|fault| counts.of(fault) == 1));
+        assert_eq!(counts.total(), Fault::ALL.len() as u64);
+    }
+
+    #[test]
+    fn the_kinds_that_struck_are_told() {
+        let mut counts = FaultCounts::default();
+        assert_eq!(counts.to_string(), "");
+        counts.add(Fault::PowerLoss);
+        let mut sum = counts;
+        counts.add(Fault::Crash);
+        sum += counts;
+        assert_eq!(sum.to_string(), "Crash 1, PowerLoss 2");
+    }
+}
