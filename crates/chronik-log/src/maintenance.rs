@@ -36,7 +36,7 @@ impl Due {
 pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
     let mut due = manager.maintenance.lock();
     let options = &manager.shared.options;
-    manager.recover_waiting();
+    manager.recover_waiting(now);
     let logs = manager.logs();
     let retention_is_due = due.retention <= now.monotonic;
     if retention_is_due {

@@ -31,7 +31,8 @@ pub struct LogManager {
     pub(crate) dirs: Vec<ManagedDir>,
     logs: RwLock<BTreeMap<TopicPartition, Arc<Log>>>,
     failed: RwLock<BTreeMap<TopicPartition, FailedLog>>,
-    /// Held while a log is made, deleted or retired.
+    /// Held while a log is made, deleted or retired, and while a recovery begins or ends, but never during one: whoever
+    /// deletes a log is perhaps the thread of the metadata log.
     creating: Mutex<()>,
     flush_queue: Arc<FlushQueue>,
     renamed_count: AtomicU64,
@@ -108,7 +109,8 @@ impl LogManager {
     }
 
     /// The partition's log, made where there is none. Fails with `InconsistentTopicId` where the directory belongs
-    /// to another topic of that name: retire it first.
+    /// to another topic of that name: retire it first. A log that could not be recovered gives the reason until
+    /// [`maintain`](Self::maintain) has recovered it.
     pub fn get_or_create(
         &self,
         partition: &TopicPartition,
@@ -119,10 +121,8 @@ impl LogManager {
         if let Some(log) = self.get(partition) {
             return Self::claim(log, topic_id, config);
         }
-        let failed = self.failed.read().get(partition).cloned();
-        if let Some(failed) = failed {
-            let log = self.recover_again(partition, failed, &config)?;
-            return Self::claim(log, topic_id, config);
+        if let Some(failed) = self.failed.read().get(partition) {
+            return Err(failed.error.clone());
         }
         for home in &self.dirs {
             home.dir.pay_deletion(partition)?;
@@ -145,36 +145,6 @@ impl LogManager {
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
         Ok(log)
-    }
-
-    /// The log of a partition that could not be recovered before, if it can be now. The caller holds `creating`.
-    fn recover_again(
-        &self,
-        partition: &TopicPartition,
-        mut failed: FailedLog,
-        config: &Arc<LogConfig>,
-    ) -> Result<Arc<Log>, LogError> {
-        if !failed.may_pass() {
-            return Err(failed.error);
-        }
-        match failed.recover_again(partition, Arc::clone(config)) {
-            Ok(log) => {
-                tracing::info!(%partition, "the partition is recovered");
-                let log = Arc::new(log);
-                self.logs.write().insert(partition.clone(), Arc::clone(&log));
-                self.failed.write().remove(partition);
-                log.dir.mark_changed();
-                Ok(log)
-            }
-            Err(error) => {
-                if !matches!(error, LogError::DiskFull { .. }) {
-                    self.shared.note_loss();
-                }
-                failed.error = error.clone();
-                self.failed.write().insert(partition.clone(), failed);
-                Err(error)
-            }
-        }
     }
 
     /// A log that is there, if it is this topic's.
@@ -214,8 +184,18 @@ impl LogManager {
     }
 
     /// Closes the partition's log and renames its directory; maintenance removes it later. False where there is
-    /// none.
+    /// none. A log that is being recovered is never served from now on, and goes when that has ended.
     pub fn delete(&self, now: Now, partition: &TopicPartition) -> Result<bool, LogError> {
+        let _creating = self.creating.lock();
+        if let Some(failed) = self.failed.write().get_mut(partition).filter(|log| log.is_being_recovered()) {
+            failed.mark_deleted();
+            return Ok(true);
+        }
+        self.delete_now(now, partition)
+    }
+
+    /// The caller holds `creating`.
+    fn delete_now(&self, now: Now, partition: &TopicPartition) -> Result<bool, LogError> {
         let delay_ms = self.get(partition).map_or(0, |log| log.config().file_delete_delay_ms);
         let Some((dir, path)) = self.rename_away(now, partition, names::DELETE_DIR)? else {
             return Ok(false);
@@ -227,18 +207,22 @@ impl LogManager {
     /// Closes a log that the metadata does not know and renames its directory to `…-stray`, where it stays until an
     /// operator looks at it. False where there is none.
     pub fn retire_stray(&self, now: Now, partition: &TopicPartition) -> Result<bool, LogError> {
+        let _creating = self.creating.lock();
+        if let Some(failed) = self.failed.read().get(partition).filter(|log| log.is_being_recovered()) {
+            return Err(failed.error.clone());
+        }
         let Some((_, path)) = self.rename_away(now, partition, names::STRAY_DIR)? else { return Ok(false) };
         tracing::warn!(%partition, path = %path.display(), "no topic claims this partition; its directory was renamed and is kept");
         Ok(true)
     }
 
+    /// The caller holds `creating`, and nobody recovers the log.
     fn rename_away(
         &self,
         now: Now,
         partition: &TopicPartition,
         suffix: &str,
     ) -> Result<Option<(Arc<LogDir>, PathBuf)>, LogError> {
-        let _creating = self.creating.lock();
         let dir = match self.get(partition) {
             Some(log) => {
                 let dir = Arc::clone(&log.dir);
@@ -283,6 +267,11 @@ impl LogManager {
         self.failed.read().iter().map(|(partition, log)| (partition.clone(), log.error.clone())).collect()
     }
 
+    /// Whether the partition's log could not be recovered.
+    pub fn is_failed(&self, partition: &TopicPartition) -> bool {
+        self.failed.read().contains_key(partition)
+    }
+
     /// Whether there are partitions that nothing but a full disk keeps from being recovered, so that nobody can say yet
     /// whether they have lost anything. [`LogManager::maintain`] recovers them once there is room.
     pub fn waits_for_room(&self) -> bool {
@@ -297,19 +286,56 @@ impl LogManager {
         waiting.map(|failed| failed.error.clone())
     }
 
-    /// Recovers what has waited for room, if there is some now.
-    pub(crate) fn recover_waiting(&self) {
-        let waiting = |(partition, failed): (&TopicPartition, &FailedLog)| {
-            (failed.waits_for_room() && failed.may_pass()).then(|| partition.clone())
+    /// Recovers what a full disk has kept from it, if there is room now.
+    pub(crate) fn recover_waiting(&self, now: Now) {
+        let due = |(partition, failed): (&TopicPartition, &mut FailedLog)| {
+            failed.is_due(now).then(|| partition.clone())
         };
-        let waiting: Vec<TopicPartition> = self.failed.read().iter().filter_map(waiting).collect();
-        for partition in waiting {
+        let due: Vec<TopicPartition> = self.failed.write().iter_mut().filter_map(due).collect();
+        for partition in due {
+            self.recover_again(now, &partition);
+        }
+    }
+
+    /// Recovers a log, or does away with one that was deleted while it was recovered.
+    fn recover_again(&self, now: Now, partition: &TopicPartition) {
+        let attempt = {
             let _creating = self.creating.lock();
-            let Some(failed) = self.failed.read().get(&partition).cloned() else { continue };
-            let config = failed.config();
-            if let Err(error) = self.recover_again(&partition, failed, &config) {
-                tracing::debug!(%partition, %error, "the partition cannot be recovered yet");
+            let mut failed = self.failed.write();
+            let Some(failed) = failed.get_mut(partition) else { return };
+            failed.begin_attempt()
+        };
+        // Nobody waits for this; it may take minutes.
+        let recovered = attempt.map(|attempt| attempt.recover(partition));
+        let _creating = self.creating.lock();
+        if self.failed.read().get(partition).is_some_and(FailedLog::is_deleted) {
+            if let Some(Ok(log)) = recovered {
+                log.close();
             }
+            match self.delete_now(now, partition) {
+                Ok(_) => drop(self.failed.write().remove(partition)),
+                Err(error) => tracing::warn!(%partition, %error, "cannot delete a log; it is tried again"),
+            }
+            return;
+        }
+        match recovered {
+            Some(Ok(log)) => {
+                tracing::info!(%partition, "the partition is recovered");
+                let log = Arc::new(log);
+                self.logs.write().insert(partition.clone(), Arc::clone(&log));
+                self.failed.write().remove(partition);
+                log.dir.mark_changed();
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%partition, %error, "the partition cannot be recovered yet");
+                if !matches!(error, LogError::DiskFull { .. }) {
+                    self.shared.note_loss();
+                }
+                if let Some(failed) = self.failed.write().get_mut(partition) {
+                    failed.end_attempt(error);
+                }
+            }
+            None => {}
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_disk::{Disk, DiskLock};
-use chronik_types::{Now, TopicPartition};
+use chronik_types::{MonotonicMs, Now, TopicPartition};
 use parking_lot::Mutex;
 
 use crate::checkpoint::{self, Checkpoint, PartitionCheckpoint};
@@ -51,6 +51,25 @@ fn has_room(dir: &LogDir) -> bool {
     dir.disk.space(&dir.path).map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
 }
 
+/// How long a recovery is not tried again after it has found the disk full, in milliseconds: an attempt reads all of the
+/// log, which may take minutes, and nobody frees space by the second.
+const RETRY_PAUSE_MS: u64 = 30_000;
+
+/// Where the next attempt stands to recover a log that could not be recovered.
+#[derive(Clone, Copy)]
+enum Attempt {
+    /// It begins as soon as there is room.
+    WithRoom,
+    /// It begins a pause after the last one has ended, which is when somebody looks next.
+    AfterPause,
+    /// It begins as soon as there is room from then on.
+    NotBefore(MonotonicMs),
+    /// It is under way: nobody else touches the directory.
+    UnderWay,
+    /// The log was deleted while one was under way. None follows, and the directory goes with its end.
+    Deleted,
+}
+
 /// A log that could not be recovered.
 #[derive(Clone)]
 pub(crate) struct FailedLog {
@@ -62,13 +81,24 @@ pub(crate) struct FailedLog {
     waits: bool,
     config: Arc<LogConfig>,
     now: Now,
+    attempt: Attempt,
 }
 
 impl FailedLog {
-    /// Whether there is something to be gained from another attempt: the disk was full, and is not any more. An attempt
-    /// reads all of the log.
-    pub(crate) fn may_pass(&self) -> bool {
-        matches!(self.error, LogError::DiskFull { .. }) && has_room(&self.dir)
+    /// Whether there is something to be gained from another attempt, as the disk was full and is not any more; or
+    /// whether the directory is still to go. It is asked in every pass.
+    pub(crate) fn is_due(&mut self, now: Now) -> bool {
+        let is_time = match self.attempt {
+            Attempt::WithRoom => true,
+            Attempt::NotBefore(at) => at <= now.monotonic,
+            Attempt::AfterPause => {
+                self.attempt = Attempt::NotBefore(now.monotonic.plus_ms(RETRY_PAUSE_MS));
+                false
+            }
+            Attempt::UnderWay => false,
+            Attempt::Deleted => return true,
+        };
+        is_time && matches!(self.error, LogError::DiskFull { .. }) && has_room(&self.dir)
     }
 
     /// Whether nothing but room is missing, so that nobody can say yet whether it has lost anything. While there is one,
@@ -81,18 +111,38 @@ impl FailedLog {
         &self.dir
     }
 
-    /// The topic's configuration when the process started.
-    pub(crate) fn config(&self) -> Arc<LogConfig> {
-        Arc::clone(&self.config)
+    /// Whether its directory belongs to an attempt.
+    pub(crate) fn is_being_recovered(&self) -> bool {
+        matches!(self.attempt, Attempt::UnderWay | Attempt::Deleted)
     }
 
-    /// Recovers the log with what is known of it.
-    pub(crate) fn recover_again(
-        &self,
-        partition: &TopicPartition,
-        config: Arc<LogConfig>,
-    ) -> Result<Log, LogError> {
-        recover(&self.dir, partition, self.known.clone(), config, self.now)
+    /// Notes that it was deleted while an attempt is under way.
+    pub(crate) fn mark_deleted(&mut self) {
+        self.attempt = Attempt::Deleted;
+    }
+
+    pub(crate) fn is_deleted(&self) -> bool {
+        matches!(self.attempt, Attempt::Deleted)
+    }
+
+    /// An attempt begins, unless the log is deleted: what is given needs no lock for it.
+    pub(crate) fn begin_attempt(&mut self) -> Option<Self> {
+        if self.is_deleted() {
+            return None;
+        }
+        self.attempt = Attempt::UnderWay;
+        Some(self.clone())
+    }
+
+    /// An attempt has failed.
+    pub(crate) fn end_attempt(&mut self, error: LogError) {
+        self.attempt = Attempt::AfterPause;
+        self.error = error;
+    }
+
+    /// Recovers the log with what is known of it, under the topic's configuration when the process started.
+    pub(crate) fn recover(self, partition: &TopicPartition) -> Result<Log, LogError> {
+        recover(&self.dir, partition, self.known, self.config, self.now)
     }
 }
 
@@ -158,7 +208,9 @@ impl StartingLogManager {
                     self.shared.note_loss();
                 }
                 let known = kept.filter(|_| waits).unwrap_or(lasting);
-                let failed = FailedLog { error, dir, known, waits, config, now };
+                // Where there was room this was an attempt like any other.
+                let attempt = if waits { Attempt::WithRoom } else { Attempt::AfterPause };
+                let failed = FailedLog { error, dir, known, waits, config, now, attempt };
                 self.recovered.lock().failed.insert(partition, failed);
             }
         }

@@ -868,6 +868,7 @@ fn what_a_full_disk_kept_from_being_recovered_is_recovered_once_there_is_room() 
         assert!(node.manager.waits_for_room() && !node.manager.has_lost_records(), "nobody can say yet");
     }
     node.disk.set_capacity_bytes(None);
+    node.manager.maintain(now_at(1_000));
     let log = open().unwrap();
     assert!(node.manager.failed().is_empty());
     assert_eq!(all_records(&log, 0, 1_000), records);

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use chronik_raft::metadata::{Delta, MetadataImage, PartitionImage};
-use chronik_types::{LeaderEpoch, NodeId, Now, PartitionIndex, TopicId};
+use chronik_types::{LeaderEpoch, NodeId, Now, PartitionIndex, TopicId, TopicPartition};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
@@ -34,12 +34,17 @@ type SharedLane = Arc<Mutex<LaneState>>;
 pub(crate) struct Fetchers {
     peers: Arc<dyn PeerClient>,
     followed: Mutex<BTreeMap<Key, (NodeId, LeaderEpoch)>>,
+    /// Partitions of which nothing is fetched because their logs could not be recovered: a fetch tells the leader that
+    /// this broker has everything before it, which is enough to be in sync with an empty partition. They are tried again
+    /// and again, at most as many as there are such logs. Held while it is decided from whom a partition is fetched, so
+    /// that the newest image decides last.
+    blocked: Mutex<BTreeSet<Key>>,
     lanes: Mutex<BTreeMap<(NodeId, Lane), SharedLane>>,
 }
 
 impl Fetchers {
     pub(crate) fn new(peers: Arc<dyn PeerClient>) -> Self {
-        Self { peers, followed: Mutex::default(), lanes: Mutex::default() }
+        Self { peers, followed: Mutex::default(), blocked: Mutex::default(), lanes: Mutex::default() }
     }
 
     fn lane(&self, leader: NodeId, lane: Lane) -> SharedLane {
@@ -61,11 +66,15 @@ impl Broker {
         let mut touched = BTreeSet::new();
         for topic in &delta.topics_deleted {
             for (index, _) in topic.partitions() {
-                self.fetchers.stop(&(topic.id, index));
+                let key = (topic.id, index);
+                self.fetchers.blocked.lock().remove(&key);
+                self.fetchers.stop(&key);
             }
         }
         for change in &delta.partitions_changed {
-            touched.extend(self.follow_partition(image, change.topic_id, change.partition, &change.new));
+            let mut blocked = self.fetchers.blocked.lock();
+            let key = (change.topic_id, change.partition);
+            touched.extend(self.follow_partition(&mut blocked, image, key, &change.new));
         }
         // A leader that has registered anew may listen elsewhere, and is tried at once.
         touched.extend(delta.brokers_changed.iter().copied().filter(|node| *node != self.node_id()));
@@ -73,8 +82,12 @@ impl Broker {
             // Now that this broker is registered, leaders may be asked.
             touched.extend(self.fetchers.lanes.lock().keys().map(|(leader, _)| *leader));
         }
+        self.fetch_at_once(touched);
+    }
+
+    fn fetch_at_once(self: &Arc<Self>, leaders: BTreeSet<NodeId>) {
         let now = self.clock.now();
-        for leader in touched {
+        for leader in leaders {
             for lane in Lane::ALL {
                 self.fetchers.lane(leader, lane).lock().try_at_once();
                 self.pump(now, leader, lane);
@@ -82,16 +95,17 @@ impl Broker {
         }
     }
 
-    /// Sees to it that a partition is fetched from its leader, and from nobody else; gives the leader where that is
-    /// new.
+    /// Sees to it that a partition is fetched from its leader, and from nobody else, or from nobody at all while its log
+    /// is not recovered; gives the leader where that is new.
     fn follow_partition(
         &self,
+        blocked: &mut BTreeSet<Key>,
         image: &MetadataImage,
-        topic_id: TopicId,
-        index: PartitionIndex,
+        key: Key,
         state: &PartitionImage,
     ) -> Option<NodeId> {
-        let key = (topic_id, index);
+        let (topic_id, index) = key;
+        let was_blocked = blocked.remove(&key);
         let leader = state
             .leader
             .filter(|leader| *leader != self.node_id() && state.replicas.contains(&self.node_id()));
@@ -104,10 +118,41 @@ impl Broker {
         }
         self.fetchers.stop(&key);
         let topic = image.topic_by_id(topic_id)?;
+        if self.logs.is_failed(&TopicPartition { topic: Arc::clone(&topic.name), partition: index }) {
+            blocked.insert(key);
+            if !was_blocked {
+                tracing::warn!(
+                    topic = &*topic.name,
+                    partition = index.get(),
+                    leader_epoch = state.leader_epoch.get(),
+                    "the log could not be recovered; nothing is fetched for it until it is"
+                );
+            }
+            return None;
+        }
         let position = self.fetch_position(topic, index, state.leader_epoch);
         self.fetchers.followed.lock().insert(key, (leader, state.leader_epoch));
         self.fetchers.lane(leader, Lane::Newcomers).lock().follow(key, position);
         Some(leader)
+    }
+
+    /// Follows partitions whose logs are recovered by now.
+    fn follow_blocked(self: &Arc<Self>) {
+        let keys = self.fetchers.blocked.lock().clone();
+        let mut touched = BTreeSet::new();
+        for key in keys {
+            let mut blocked = self.fetchers.blocked.lock();
+            if !blocked.contains(&key) {
+                continue;
+            }
+            let image = self.metadata.image();
+            let state = image.topic_by_id(key.0).and_then(|topic| topic.partition(key.1));
+            match state {
+                Some(state) => touched.extend(self.follow_partition(&mut blocked, &image, key, state)),
+                None => drop(blocked.remove(&key)),
+            }
+        }
+        self.fetch_at_once(touched);
     }
 
     /// From now on this broker looks for replicas that have fallen behind, on all partitions that it leads. Called once.
@@ -136,6 +181,7 @@ impl Expire for ReplicaCheck {
                 partition.check_replicas(now);
             }
         }
+        broker.follow_blocked();
         broker.timers.arm(now.monotonic.plus_ms(self.pause_ms), self);
     }
 }

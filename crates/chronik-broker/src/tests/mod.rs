@@ -7,6 +7,7 @@ mod configs;
 mod contact;
 mod duties;
 mod fetch;
+mod fetchers;
 mod followers;
 mod group_shards;
 mod groups;
@@ -174,6 +175,16 @@ impl Fixture {
         disk: SimDisk,
     ) -> Self {
         let broker = Self::begin(config, &metadata, &clock, &disk, None);
+        Self::enter(broker, metadata, clock, disk)
+    }
+
+    /// Registers the broker and brings it into service.
+    fn enter(
+        broker: Arc<Broker>,
+        metadata: Arc<HeldMetadata>,
+        clock: Arc<ManualClock>,
+        disk: SimDisk,
+    ) -> Self {
         broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
         // A single node is in service once it is registered; in a cluster the controller has to hear of it.
         broker.liveness_changed(Term(1), &[LivenessChange::Returned { node: NODE }]);
@@ -190,6 +201,18 @@ impl Fixture {
         disk: &SimDisk,
         previous_life: Option<PreviousLife>,
     ) -> Arc<Broker> {
+        Self::begin_with(config, metadata, clock, disk, previous_life, Arc::new(crate::NoPeerClient))
+    }
+
+    /// One that reaches others by `peers`.
+    fn begin_with(
+        config: BrokerConfig,
+        metadata: &Arc<HeldMetadata>,
+        clock: &Arc<ManualClock>,
+        disk: &SimDisk,
+        previous_life: Option<PreviousLife>,
+        peers: Arc<dyn crate::PeerClient>,
+    ) -> Arc<Broker> {
         let starting = LogManager::open(
             Arc::new(disk.clone()),
             vec![PathBuf::from(LOG_DIR)],
@@ -205,7 +228,7 @@ impl Fixture {
             config,
             metadata: Arc::clone(metadata) as Arc<dyn MetadataLog>,
             logs: starting.finish(clock.now()),
-            peers: Arc::new(crate::NoPeerClient),
+            peers,
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             previous_life,
             seed,

@@ -1,0 +1,303 @@
+//! Logs that wait for room on a full disk, and are recovered while everything else goes on.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
+
+mod common;
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use chronik_disk::{
+    Crash, DirEntry, Disk, DiskFile, DiskLock, DiskSpace, Fault, FaultRule, OpenMode, Operation, SimDisk,
+};
+use chronik_log::{LogConfig, LogError};
+use chronik_types::{Offset, TopicId, TopicPartition};
+use common::*;
+use parking_lot::{Condvar, Mutex};
+
+/// Longer than any machine takes for what does not wait.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the reads of the log under test are held up.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    is_shut: bool,
+    waiting_count: usize,
+    read_count: usize,
+}
+
+impl Gate {
+    fn shut(&self) {
+        self.state.lock().is_shut = true;
+    }
+
+    fn open(&self) {
+        self.state.lock().is_shut = false;
+        self.changed.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut state = self.state.lock();
+        state.read_count += 1;
+        state.waiting_count += 1;
+        self.changed.notify_all();
+        while state.is_shut {
+            self.changed.wait(&mut state);
+        }
+        state.waiting_count -= 1;
+    }
+
+    /// Waits until somebody stands before it.
+    fn wait_for_reader(&self) {
+        let mut state = self.state.lock();
+        while state.waiting_count == 0 {
+            assert!(!self.changed.wait_for(&mut state, PATIENCE).timed_out(), "nobody reads the log");
+        }
+    }
+
+    fn read_count(&self) -> usize {
+        self.state.lock().read_count
+    }
+}
+
+/// A disk on which reads of the segments of [`partition()`] go through a gate.
+struct GatedDisk {
+    inner: SimDisk,
+    gate: Arc<Gate>,
+}
+
+struct GatedFile {
+    inner: Arc<dyn DiskFile>,
+    gate: Arc<Gate>,
+}
+
+impl Disk for GatedDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let inner = self.inner.open(path, mode)?;
+        let is_segment = path.starts_with(partition_dir()) && path.extension().is_some_and(|it| it == "log");
+        Ok(if is_segment { Arc::new(GatedFile { inner, gate: Arc::clone(&self.gate) }) } else { inner })
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.inner.read_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.remove_dir_all(path)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.inner.exists(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.inner.sync_dir(path)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
+        self.inner.space(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
+        self.inner.lock(path)
+    }
+}
+
+impl DiskFile for GatedFile {
+    fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
+        self.gate.pass();
+        self.inner.read_at(buffer, offset_bytes)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        self.inner.write_all_at(bytes, offset_bytes)
+    }
+
+    fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset_bytes: u64) -> io::Result<()> {
+        self.inner.write_all_vectored_at(slices, offset_bytes)
+    }
+
+    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
+        self.inner.truncate(len_bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.inner.sync_data()
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.inner.len_bytes()
+    }
+}
+
+fn other(index: i32) -> TopicPartition {
+    TopicPartition::new("other", index)
+}
+
+/// A node whose log of 40 records waits for room, beside one that does not, and how its reads are held up. There is room
+/// by now.
+fn waiting() -> (Node, Arc<Gate>) {
+    let node = Node::new(LogConfig { segment_bytes: 1_000, ..LogConfig::default() });
+    for at in 0..40 {
+        append(&node.log(), idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+    node.manager.get_or_create(&other(0), TopicId(9), Arc::clone(&node.config)).unwrap();
+    let Node { disk, config, manager } = node;
+    disk.crash(Crash::Process);
+    drop(manager);
+    disk.remove_file(&partition_dir().join("leader-epoch-checkpoint")).unwrap();
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let gate = Arc::new(Gate::default());
+    let gated: Arc<dyn Disk> = Arc::new(GatedDisk { inner: disk.clone(), gate: Arc::clone(&gate) });
+    let manager = open_manager(&gated, &dir(), options("boot-1"), &config, now_at(0)).unwrap();
+    disk.set_capacity_bytes(None);
+    assert!(manager.waits_for_room() && manager.get(&other(0)).is_some());
+    (Node { disk, manager, config }, gate)
+}
+
+/// Runs `meanwhile` while the recovery of the log stands still in the middle of a read.
+fn while_recovering(node: &Node, gate: &Arc<Gate>, meanwhile: impl FnOnce(&Node) + Send + 'static) {
+    gate.shut();
+    let maintained = Arc::clone(&node.manager);
+    let maintenance = thread::spawn(move || maintained.maintain(now_at(10_000)));
+    gate.wait_for_reader();
+    let (sender, done) = mpsc::channel();
+    let seen = Node {
+        disk: node.disk.clone(),
+        manager: Arc::clone(&node.manager),
+        config: Arc::clone(&node.config),
+    };
+    let doing = thread::spawn(move || {
+        meanwhile(&seen);
+        sender.send(()).unwrap();
+    });
+    let is_done = done.recv_timeout(PATIENCE);
+    gate.open();
+    maintenance.join().unwrap();
+    assert_ne!(is_done, Err(mpsc::RecvTimeoutError::Timeout), "it waits for the recovery");
+    doing.join().unwrap();
+}
+
+fn names(node: &Node) -> Vec<String> {
+    node.disk.read_dir(&dir()).unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+/// Whoever deletes or opens a log may be the thread of the metadata log, which has to vote and to append meanwhile.
+#[test]
+fn nobody_waits_for_the_recovery_of_another_log() {
+    let (node, gate) = waiting();
+    while_recovering(&node, &gate, |node| {
+        assert!(node.manager.delete(now_at(10_000), &other(0)).unwrap());
+        let open = |partition: &TopicPartition| {
+            node.manager.get_or_create(partition, TOPIC_ID, Arc::clone(&node.config))
+        };
+        open(&other(1)).unwrap();
+        assert!(matches!(open(&partition()), Err(LogError::DiskFull { .. })));
+        assert!(node.manager.get(&partition()).is_none() && node.manager.waits_for_room());
+    });
+    assert!(node.manager.failed().is_empty());
+    assert_eq!(node.log().log_end_offset(), Offset(40));
+    assert_eq!(all_records(&node.log(), 0, 1_000).len(), 40);
+}
+
+/// Nor does whoever opens the log itself read it.
+#[test]
+fn a_log_that_waits_for_room_is_recovered_by_maintenance_only() {
+    let (node, gate) = waiting();
+    let read_count = gate.read_count();
+    let open = || node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
+    assert!(matches!(open(), Err(LogError::DiskFull { .. })));
+    assert_eq!(gate.read_count(), read_count);
+    node.manager.maintain(now_at(1_000));
+    assert_eq!(open().unwrap().log_end_offset(), Offset(40));
+}
+
+/// Replication point 17.
+#[test]
+fn a_log_that_is_deleted_while_it_is_recovered_is_gone_when_that_has_ended() {
+    for fails in [false, true] {
+        let (node, gate) = waiting();
+        if fails {
+            let fault = FaultRule::always(Operation::Open, "leader-epoch-checkpoint", Fault::NoSpace);
+            node.disk.inject(fault);
+        }
+        while_recovering(&node, &gate, |node| {
+            for _ in 0..2 {
+                assert!(node.manager.delete(now_at(10_000), &partition()).unwrap());
+            }
+            // The next topic of its name has to wait for the directory.
+            let next = node.manager.get_or_create(&partition(), TopicId(8), Arc::clone(&node.config));
+            assert!(matches!(next, Err(LogError::DiskFull { .. })));
+            assert!(matches!(
+                node.manager.retire_stray(now_at(10_000), &partition()),
+                Err(LogError::DiskFull { .. })
+            ));
+            assert!(node.disk.exists(&partition_dir()).unwrap(), "somebody writes to it");
+        });
+        assert!(node.manager.get(&partition()).is_none(), "{fails}");
+        assert!(node.manager.failed().is_empty() && !node.manager.has_lost_records(), "{fails}");
+        node.manager.maintain(now_at(11_000));
+        assert!(!names(&node).iter().any(|name| name.starts_with("orders-0")), "{:?}", names(&node));
+        node.disk.clear_faults();
+        let next = node.manager.get_or_create(&partition(), TopicId(8), Arc::clone(&node.config)).unwrap();
+        assert_eq!((next.topic_id(), next.log_end_offset()), (TopicId(8), Offset(0)));
+    }
+}
+
+/// Its directory may be kept from getting another name for a while.
+#[test]
+fn a_deleted_log_that_cannot_be_renamed_after_its_recovery_is_not_served_and_goes_later() {
+    let (node, gate) = waiting();
+    while_recovering(&node, &gate, |node| {
+        assert!(node.manager.delete(now_at(10_000), &partition()).unwrap());
+        node.disk.inject(FaultRule::always(Operation::Rename, "orders-0", Fault::NoSpace));
+    });
+    assert!(node.manager.get(&partition()).is_none());
+    let next = || node.manager.get_or_create(&partition(), TopicId(8), Arc::clone(&node.config));
+    assert!(next().is_err());
+    node.disk.clear_faults();
+    let read_count = gate.read_count();
+    node.manager.maintain(now_at(11_000));
+    assert_eq!(gate.read_count(), read_count, "it is not recovered for that");
+    assert_eq!(next().unwrap().log_end_offset(), Offset(0));
+}
+
+/// An attempt reads all of the log, which may take minutes; the pause begins after that.
+#[test]
+fn a_recovery_that_finds_the_disk_full_is_tried_again_after_a_pause() {
+    let (node, gate) = waiting();
+    node.disk.inject(FaultRule::always(Operation::Open, "leader-epoch-checkpoint", Fault::NoSpace));
+    node.manager.maintain(now_at(1_000));
+    assert!(node.manager.waits_for_room());
+    node.disk.clear_faults();
+    let read_count = gate.read_count();
+    for ms in [300_000, 301_000, 329_999] {
+        node.manager.maintain(now_at(ms));
+        assert!(node.manager.waits_for_room(), "{ms}");
+    }
+    assert_eq!(gate.read_count(), read_count);
+    node.manager.maintain(now_at(330_000));
+    assert!(!node.manager.waits_for_room());
+    assert_eq!(node.log().log_end_offset(), Offset(40));
+}
