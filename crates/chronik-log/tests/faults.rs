@@ -394,8 +394,9 @@ fn what_was_cut_off_before_is_not_taken_for_what_is_gone_now() {
 }
 
 /// The leader epochs of deleted records are gone with them, and may stay away when a power loss brings the records back.
+/// Without them a follower that has others there would not be cut.
 #[test]
-fn a_log_begins_no_earlier_than_its_leader_epochs() {
+fn deleted_records_that_come_back_with_the_power_have_their_leader_epochs() {
     let node = Node::new(LogConfig::default());
     let log = node.log();
     for (epoch, at) in [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4)] {
@@ -415,7 +416,8 @@ fn a_log_begins_no_earlier_than_its_leader_epochs() {
     }
     let node = Node::on(disk, LogConfig::default(), "boot-2");
     let log = node.log();
-    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(3), Offset(5)));
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(5)));
+    assert_eq!(log.end_offset_for_epoch(LeaderEpoch(0)).unwrap().end_offset, Offset(2));
     assert_eq!(log.epoch_before(Offset(5)), Some(LeaderEpoch(1)));
 }
 

@@ -16,6 +16,7 @@
 //!
 //! A file that is missing or damaged is put right from the others, with one warning.
 
+mod epochs;
 mod files;
 mod hole;
 mod indexes;
@@ -211,11 +212,13 @@ impl Recovery<'_> {
         }
         self.remove_segments(&lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
+        self.complete_epochs(&segments, offsets.log_start)?;
         let hole = self.settle_hole(entries, &segments, offsets.log_end)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();
         self.epochs_changed |= self.known.has_failed_sync && !self.epochs.entries().is_empty();
+        self.epochs_changed |= self.was_cut();
         self.epochs_changed |= self.epochs.truncate_from_end(offsets.log_end);
         self.epochs_changed |= self.epochs.truncate_from_start(offsets.log_start);
         if self.epochs_changed {
@@ -395,33 +398,6 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn load_epochs(&mut self, entries: &[DirEntry], has_segments: bool) {
-        let there = entries.iter().any(|entry| entry.name == names::LEADER_EPOCH_CHECKPOINT);
-        let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
-        if let (Some(checkpoint), false) = (&self.known.checkpoint, self.was_cut()) {
-            self.epochs = checkpoint.epochs.clone();
-            if !there && !self.epochs.entries().is_empty() {
-                tracing::warn!(path = %path.display(), "the leader epochs are missing; they are written anew from the checkpoint");
-                self.epochs_changed = true;
-            }
-            return;
-        }
-        let found = self
-            .dir
-            .disk
-            .read_file(&path)
-            .ok()
-            .and_then(|contents| EpochCache::from_file(std::str::from_utf8(&contents).ok()?));
-        match found {
-            Some(epochs) => self.epochs = epochs,
-            None if there || has_segments => {
-                tracing::warn!(path = %path.display(), "the leader epochs are missing or damaged; they are read from the batches");
-                self.epochs_changed = true;
-            }
-            None => {}
-        }
-    }
-
     fn load_producers(&mut self) {
         let was_cut = self.was_cut();
         if let Some(checkpoint) = &mut self.known.checkpoint
@@ -461,16 +437,6 @@ impl Recovery<'_> {
         })
     }
 
-    /// Where the leader epochs begin, which is not before the log's start: what was deleted took its epochs along, and the file
-    /// may have outlived a loss of power that the note of it has not. Records before the first epoch are of no leader that
-    /// anybody could compare with.
-    fn epochs_begin(&self) -> Option<i64> {
-        let is_told = self.known.rebooted
-            && self.known.last_writer == LastWriter::Chronik
-            && !self.config.cleanup_policy.compact;
-        self.epochs.entries().first().filter(|_| is_told).map(|entry| entry.start_offset)
-    }
-
     fn settle_offsets(&mut self, segments: &mut Vec<Segment>) -> Result<Offsets, LogError> {
         let restart = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Restart);
         let mut offsets = Offsets::default();
@@ -492,10 +458,6 @@ impl Recovery<'_> {
             offsets.recovery_point = offsets.recovery_point.min(cut_offset);
         }
         offsets.log_start = self.noted_start(offsets.log_start);
-        let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
-        if let Some(begin) = self.epochs_begin().filter(|&begin| begin <= found_end) {
-            offsets.log_start = offsets.log_start.max(begin);
-        }
         if let Some(first) = segments.first() {
             offsets.log_start = offsets.log_start.max(first.base_offset);
         }
