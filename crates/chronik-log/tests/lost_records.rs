@@ -6,8 +6,8 @@ mod common;
 
 use std::path::PathBuf;
 
-use chronik_disk::{Crash, Disk};
-use chronik_log::{AppendOrigin, Log, LogConfig};
+use chronik_disk::{Crash, Disk, OpenMode, SimDisk};
+use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig};
 use chronik_types::{LeaderEpoch, Offset};
 use common::*;
 
@@ -157,4 +157,110 @@ fn with_epochs(checkpoint: &[u8], from: &[(i32, i64)], to: &[(i32, i64)]) -> Vec
     let mut changed = [&checkpoint[..at], &to, &checkpoint[at + from.len()..checkpoint.len() - 4]].concat();
     changed.extend(crc32c::crc32c(&changed).to_be_bytes());
     changed
+}
+
+/// What a leader has at an offset, as its follower appends it.
+fn follow(log: &Log, offset: i64) {
+    let mut records = batch(BASE_MS, &[format!("value {offset}").as_bytes()]);
+    chronik_protocol::records::patch_append(&mut records, Offset(offset), LeaderEpoch(0));
+    log.append_as_follower(now_at(0), records.freeze(), LeaderEpoch(0)).unwrap();
+}
+
+/// The offsets of the records from an offset on, with gaps between them.
+fn offsets_of(log: &Log, from: i64) -> Vec<i64> {
+    let mut found: Vec<i64> = Vec::new();
+    let mut next = from;
+    while next < log.log_end_offset().get() {
+        let result = read_from(log, next, 500);
+        found.extend(records_of(&bytes_of(&result)).into_iter().map(|(offset, _)| offset));
+        assert!(next < result.next_offset.get(), "no progress at {next}");
+        next = result.next_offset.get();
+    }
+    found
+}
+
+/// The system has written everything to the disk by itself; the log does not know.
+fn written_by_the_system(disk: &SimDisk) {
+    for entry in disk.read_dir(&partition_dir()).unwrap() {
+        disk.open(&file(&entry.name), OpenMode::ReadWrite).unwrap().sync_data().unwrap();
+    }
+    disk.sync_dir(&partition_dir()).unwrap();
+    disk.sync_dir(&dir()).unwrap();
+}
+
+/// Cleaning leaves logs that begin behind their start, and gaps between segments in what follows them from there. A replica
+/// that the checkpoint knows to begin so has lost nothing.
+#[test]
+fn a_replica_of_a_compacted_log_begins_where_it_did_after_a_loss_of_power() {
+    let config = |cleanup_policy| LogConfig { cleanup_policy, ..small_segments() };
+    for (policy, later, gap) in [
+        (CleanupPolicy::COMPACT, CleanupPolicy::COMPACT, 3),
+        (CleanupPolicy::COMPACT, CleanupPolicy::DELETE, 0),
+    ] {
+        for (start, first) in [(0, 7), (500, 507)] {
+            for (count, is_synced) in [(3, false), (30, false), (3, true), (30, true)] {
+                let what = format!("{later:?}, {first}, {count} batches, synced {is_synced}");
+                let node = Node::new(config(policy));
+                let log = node.log();
+                if start > 0 {
+                    log.truncate_fully_and_start_at(now_at(0), Offset(start)).unwrap();
+                }
+                let expected: Vec<i64> = (0..count).map(|at| first + at * (1 + gap)).collect();
+                for &offset in &expected {
+                    follow(&log, offset);
+                }
+                if is_synced {
+                    log.sync().unwrap();
+                }
+                node.manager.maintain(now_at(10_000));
+                written_by_the_system(&node.disk);
+                drop(log);
+                let disk = node.disk.clone();
+                drop(node);
+                disk.crash(Crash::PowerLoss { seed: 1 });
+                for boot in ["boot-2", "boot-3"] {
+                    let node = Node::on(disk.clone(), config(later), boot);
+                    let log = node.log();
+                    assert_eq!(offsets_of(&log, first), expected, "{what}, {boot}");
+                    assert_eq!(log.hole(), None, "{what}, {boot}");
+                    drop((log, node));
+                    disk.crash(Crash::Process);
+                }
+            }
+        }
+    }
+}
+
+/// Before a checkpoint knows how such a log begins, nobody can tell whether something was there before. Then what is there
+/// stays, and a follower asks its leader what the log begins with.
+#[test]
+fn a_log_that_begins_behind_its_start_is_kept_and_asks_where_no_checkpoint_knows_why() {
+    let check = |policy: CleanupPolicy, start: i64, has_checkpoint: bool| {
+        let what = format!("{policy:?}, {start}, checkpoint {has_checkpoint}");
+        let node = Node::new(LogConfig { cleanup_policy: policy, ..small_segments() });
+        let log = node.log();
+        if has_checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        if start > 0 {
+            log.truncate_fully_and_start_at(now_at(11_000), Offset(start)).unwrap();
+        }
+        for offset in start + 7..start + 37 {
+            follow(&log, offset);
+        }
+        written_by_the_system(&node.disk);
+        drop(log);
+        let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+        let log = node.log();
+        let range = (log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (Offset(start + 7), Offset(start + 37)), "{what}");
+        assert_eq!(log.hole(), Some(Offset(start)), "{what}");
+    };
+    for policy in [CleanupPolicy::COMPACT, CleanupPolicy::DELETE] {
+        for start in [0, 500] {
+            for has_checkpoint in [false, true] {
+                check(policy, start, has_checkpoint);
+            }
+        }
+    }
 }

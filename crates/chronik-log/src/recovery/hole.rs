@@ -8,7 +8,6 @@
 use chronik_disk::DirEntry;
 
 use super::{LastWriter, Recovery};
-use crate::journal::NoteKind;
 use crate::segment::Segment;
 use crate::{LogError, names};
 
@@ -71,18 +70,22 @@ impl Recovery<'_> {
     }
 
     /// Where a log began that begins further on since a loss of power. Its first segments may be gone, or they were deleted
-    /// and the note of it is lost; what the leader's log begins with tells which. Kafka's files do not always tell where
-    /// its logs begin, and one that is made anew from a leader's compacted log may begin behind its start.
+    /// and the note of it is lost; what the leader's log begins with tells which. A log that follows a compacted one from its
+    /// start may have begun behind it, which the checkpoint knows. Where that is older than the log, it is asked for in
+    /// vain, and fetched once more: of what was made since, nobody can tell whether something came before it. Kafka's files
+    /// do not always tell where its logs begin.
     fn missing_beginning(&self, segments: &[Segment]) -> Option<i64> {
-        let is_told = self.known.last_writer == LastWriter::Chronik
-            && !(self.config.cleanup_policy.compact && self.noted(NoteKind::Restart));
-        if !self.known.rebooted || !is_told {
+        if !self.known.rebooted || self.known.last_writer != LastWriter::Chronik {
             return None;
         }
-        let start = self.known.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.log_start_offset);
-        let start = self.noted_start(start);
-        let first = segments.first()?.base_offset;
-        (start < first).then_some(start)
+        let checkpoint = self.known.checkpoint.as_ref();
+        let start = self.noted_start(checkpoint.map_or(0, |checkpoint| checkpoint.log_start_offset));
+        let known =
+            checkpoint.and_then(|checkpoint| checkpoint.segments.first()).map(|known| known.base_offset);
+        // What was cut off may have come again behind the start.
+        let known = known.filter(|&known| self.cut_offset().is_none_or(|cut_offset| known < cut_offset));
+        let began = known.map_or(start, |known| known.max(start));
+        (began < segments.first()?.base_offset).then_some(began)
     }
 
     /// Where a segment should begin that the checkpoint knows and that is not there, though others behind it are. What was

@@ -257,30 +257,43 @@ impl Recovery<'_> {
     }
 
     /// Whether a power loss took data before a segment that no one was told is durable. Then it is as if the segment
-    /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments.)
+    /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments, and what
+    /// follows such a log has them between any two.)
+    ///
+    /// Of what may be missing before the first segment its leader knows more: that of a compacted log may begin behind its
+    /// start, and then so does what follows it from there. Such a log stays, and may have lost its
+    /// [beginning](Self::missing_beginning).
     ///
     /// Without a checkpoint nothing tells where the log should begin, and holes are left to logs that may have been
     /// compacted and to those that Kafka wrote, which come with checkpoints of Kafka's.
     fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
-        let compact = self.config.cleanup_policy.compact;
-        // A leader's compacted log may begin behind its start, and so does what follows it from there.
-        if !self.known.rebooted || before.is_empty() && compact && self.noted(NoteKind::Restart) {
+        let Some(before) = before.last() else { return false };
+        if !self.known.rebooted || self.followed_at_the_checkpoint(before, base_offset) {
             return false;
         }
-        let before = before.last().map(|segment| segment.next_offset);
-        let (expected, kept_below) = match &self.known.checkpoint {
+        let compact = self.config.cleanup_policy.compact;
+        let kept_below = match &self.known.checkpoint {
             Some(checkpoint) => {
-                let start = self.noted_start(checkpoint.log_start_offset);
                 // What was cut off is not synced any more, but gaps in it may be the leader's.
                 let cut_offset = self.cut_offset().filter(|_| !compact).unwrap_or(i64::MAX);
-                (before.unwrap_or(start), checkpoint.recovery_point.min(cut_offset))
+                checkpoint.recovery_point.min(cut_offset)
             }
             None if compact || self.known.last_writer != LastWriter::Chronik => {
                 return false;
             }
-            None => (before.unwrap_or(base_offset), self.cleaned_up_to().unwrap_or(i64::MIN)),
+            None => self.cleaned_up_to().unwrap_or(i64::MIN),
         };
-        expected < base_offset && kept_below.max(self.cleaned_end()) < base_offset
+        before.next_offset < base_offset && kept_below.max(self.cleaned_end()) < base_offset
+    }
+
+    /// Whether nothing lay between two segments when the checkpoint was made, and nothing of the first one is missing.
+    fn followed_at_the_checkpoint(&self, before: &Segment, base_offset: i64) -> bool {
+        let Some(checkpoint) = &self.known.checkpoint else { return false };
+        let mut known = checkpoint.segments.iter().rev().skip_while(|known| known.base_offset != base_offset);
+        // What was cut off may have come again at other offsets.
+        known.next().is_some()
+            && self.cut_offset().is_none_or(|cut_offset| base_offset < cut_offset)
+            && known.next().is_some_and(|known| known.next_offset <= before.next_offset)
     }
 
     /// Whether a segment may have been emptied by compaction, by a policy that need not be the topic's any more.
