@@ -476,8 +476,8 @@ impl Recovery<'_> {
         }
         let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
         offsets.log_end = found_end;
-        // Whatever the power has taken, what was synced is there.
-        if self.known.rebooted && found_end < offsets.recovery_point && !self.was_cut() {
+        // Whatever the power has taken, what was synced is there, up to where it was cut.
+        if self.known.rebooted && found_end < offsets.recovery_point {
             self.dir.shared.note_loss();
             // What is appended from here on is not what the checkpoint says was synced.
             self.dir.note(&self.partition, NoteKind::Cut, found_end)?;
