@@ -6,7 +6,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use chronik_disk::{Crash, Disk, OpenMode, SimDisk};
+use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
 use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig};
 use chronik_types::{LeaderEpoch, Offset};
 use common::*;
@@ -20,6 +20,16 @@ fn small_segments() -> LogConfig {
 
 fn file(name: &str) -> PathBuf {
     partition_dir().join(name)
+}
+
+fn segment(base_offset: i64, extension: &str) -> PathBuf {
+    file(&format!("{base_offset:020}.{extension}"))
+}
+
+/// The base offsets of the segments that are there.
+fn bases(disk: &SimDisk) -> Vec<i64> {
+    let entries = disk.read_dir(&partition_dir()).unwrap();
+    entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect()
 }
 
 /// Appends records under a leader epoch until the log ends at `end`.
@@ -262,5 +272,72 @@ fn a_log_that_begins_behind_its_start_is_kept_and_asks_where_no_checkpoint_knows
                 check(policy, start, has_checkpoint);
             }
         }
+    }
+}
+
+/// On a full disk the journal may not take the note of a new start, and the segments' files that wait for their removal are
+/// all that tells of it. They tell it until something else does.
+#[test]
+fn what_was_deleted_on_a_full_disk_is_not_taken_for_lost_by_any_later_start() {
+    let deleted_on_a_full_disk = || {
+        let node = Node::new(small_segments());
+        append_up_to(&node.log(), 40, 0);
+        node.log().set_high_watermark(Offset(40));
+        node.log().sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let bases = bases(&node.disk);
+        node.disk.set_capacity_bytes(Some(node.disk.used_bytes()));
+        node.log().delete_records(Offset(bases[2])).unwrap();
+        node.manager.maintain(now_at(11_000));
+        let disk = node.disk.clone();
+        disk.crash(Crash::Process);
+        for base in &bases[..2] {
+            assert!(disk.exists(&segment(*base, "log.deleted")).unwrap());
+        }
+        (disk, bases[2])
+    };
+    let check = |node: &Node, start: i64, what: &str| {
+        assert!(!node.manager.has_lost_records(), "{what}");
+        let log = node.log();
+        let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (None, Offset(start), Offset(40)), "{what}");
+    };
+    // The recovery has no room itself, and is done again; processes end before a checkpoint.
+    for kill_count in [0, 1, 2] {
+        let (disk, start) = deleted_on_a_full_disk();
+        disk.remove_file(&file("leader-epoch-checkpoint")).unwrap();
+        disk.inject(FaultRule::once(Operation::Write, "leader-epoch-checkpoint", Fault::NoSpace));
+        let mut node = Node::on(disk, small_segments(), "boot-1");
+        assert!(node.manager.waits_for_room() && !node.manager.has_lost_records());
+        if kill_count == 2 {
+            node = node.restart(Crash::Process, "boot-1");
+        }
+        node.disk.set_capacity_bytes(None);
+        node.manager.maintain(now_at(1_000));
+        check(&node, start, &format!("after a failure, {kill_count} kills"));
+        if kill_count >= 1 {
+            node = node.restart(Crash::Process, "boot-1");
+            check(&node, start, &format!("after a failure and {kill_count} kills"));
+        }
+    }
+    for has_room in [false, true] {
+        let (disk, start) = deleted_on_a_full_disk();
+        if has_room {
+            disk.set_capacity_bytes(None);
+        }
+        let before = disk.used_bytes();
+        let mut node = Node::on(disk, small_segments(), "boot-1");
+        assert!(node.disk.used_bytes() < before, "what was deleted gives its room back");
+        for kill in 0..3 {
+            check(&node, start, &format!("room {has_room}, kill {kill}"));
+            node = node.restart(Crash::Process, "boot-1");
+        }
+        node.disk.set_capacity_bytes(None);
+        node.manager.maintain(now_at(10_000));
+        node.manager.maintain(now_at(100_000));
+        let node = node.restart(Crash::Process, "boot-1");
+        check(&node, start, "after a checkpoint");
+        let left = node.disk.read_dir(&partition_dir()).unwrap();
+        assert!(!left.iter().any(|entry| entry.name.ends_with(".deleted")), "{left:?}");
     }
 }

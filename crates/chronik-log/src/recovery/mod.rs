@@ -97,7 +97,7 @@ struct Recovery<'a> {
     /// Whether a batch is not what was written. Without a power loss nothing but its last write, which nobody was told
     /// of, can be torn; what lay behind a damaged batch has to be fetched again with it.
     is_damaged: bool,
-    /// Base offsets of the segments that had waited for their removal.
+    /// Base offsets of the segments whose files wait for their removal, and of whose deletion nothing else tells.
     deleted: BTreeSet<i64>,
     /// The lowest offset from which on a segment has lost what it held, with others behind it.
     lost_from: Option<i64>,
@@ -233,6 +233,7 @@ impl Recovery<'_> {
             }
             self.dir.mark_changed();
         }
+        self.settle_deleted(offsets.log_start)?;
         let parts = LogParts {
             segments,
             epochs: self.epochs,
