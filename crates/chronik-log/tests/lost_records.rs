@@ -341,3 +341,85 @@ fn what_was_deleted_on_a_full_disk_is_not_taken_for_lost_by_any_later_start() {
         assert!(!left.iter().any(|entry| entry.name.ends_with(".deleted")), "{left:?}");
     }
 }
+
+/// The leader's start may tell that nothing is missing at the beginning. It says nothing of what is missing further on.
+#[test]
+fn a_log_that_lacks_its_beginning_says_too_what_it_lacks_further_on() {
+    let synced = || {
+        let node = Node::new(small_segments());
+        append_up_to(&node.log(), 70, 0);
+        node.log().set_high_watermark(Offset(70));
+        node.log().sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let bases = bases(&node.disk);
+        assert!(bases.len() >= 6);
+        (node, bases)
+    };
+    let lose = |disk: &SimDisk, base: i64| disk.remove_file(&segment(base, "log")).unwrap();
+    let damage = |disk: &SimDisk, base: i64| {
+        disk.open(&segment(base, "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
+    };
+    let ways: [(&str, &dyn Fn(&SimDisk, i64)); 2] = [("gone", &lose), ("without its contents", &damage)];
+    for (what, lose_second) in ways {
+        let (node, bases) = synced();
+        lose(&node.disk, bases[0]);
+        lose_second(&node.disk, bases[2]);
+        lose(&node.disk, bases[4]);
+        written_by_the_system(&node.disk);
+        let mut node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+        let (second, third) = (Offset(bases[2]), Offset(bases[4]));
+        for boot in ["boot-2", "boot-3"] {
+            let log = node.log();
+            assert_eq!(
+                (log.log_start_offset(), log.log_end_offset()),
+                (Offset(bases[1]), Offset(70)),
+                "{what}"
+            );
+            assert_eq!((log.hole(), log.hole_within()), (Some(Offset(0)), Some(second)), "{what}");
+            node.manager.maintain(now_at(20_000));
+            drop(log);
+            node = node.restart(Crash::Process, boot);
+        }
+        let log = node.log();
+        log.forget_late_beginning().unwrap();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), Some(second)), "{what}");
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-3");
+        let log = node.log();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), Some(second)), "{what}");
+        // The start moves past it; what is missing behind it is missing still.
+        log.delete_records(Offset(bases[3])).unwrap();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), Some(third)), "{what}");
+        log.truncate_to(now_at(30_000), third).unwrap();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), None), "{what}");
+        log.forget_late_beginning().unwrap();
+        assert_eq!(log.hole(), None, "{what}");
+        assert!(!node.disk.exists(&file("hole")).unwrap(), "{what}");
+    }
+}
+
+/// The file of one offset is that of earlier versions. One that is damaged may have said anything.
+#[test]
+fn the_file_of_holes_is_read_in_its_old_form_and_believed_in_none_that_is_damaged() {
+    for (contents, hole, within) in [
+        ("15\n", Some(15), Some(15)),
+        ("3\n", Some(3), None),
+        ("3\n15\n", Some(3), Some(15)),
+        ("1", Some(0), Some(10)),
+        ("", Some(0), Some(10)),
+        ("3\nx\n", Some(0), Some(10)),
+        ("90\n", None, None),
+    ] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        append_up_to(&log, 40, 0);
+        log.set_high_watermark(Offset(40));
+        log.delete_records(Offset(10)).unwrap();
+        drop(log);
+        node.manager.shutdown(now_at(10_000)).unwrap();
+        node.disk.replace_file(&file("hole"), contents.as_bytes()).unwrap();
+        let node = node.restart(Crash::Process, "boot-1");
+        let log = node.log();
+        assert_eq!((log.hole(), log.hole_within()), (hole.map(Offset), within.map(Offset)), "{contents:?}");
+    }
+}

@@ -99,8 +99,8 @@ struct Recovery<'a> {
     is_damaged: bool,
     /// Base offsets of the segments whose files wait for their removal, and of whose deletion nothing else tells.
     deleted: BTreeSet<i64>,
-    /// The lowest offset from which on a segment has lost what it held, with others behind it.
-    lost_from: Option<i64>,
+    /// The offsets from which on segments have lost what they held, with others behind them.
+    lost_from: BTreeSet<i64>,
 }
 
 impl Known {
@@ -155,7 +155,7 @@ pub(crate) fn recover(
         snapshots: BTreeSet::new(),
         put_in_place: BTreeSet::new(),
         is_damaged: false,
-        lost_from: None,
+        lost_from: BTreeSet::new(),
         deleted: BTreeSet::new(),
     };
     let entries = recovery.finish_interrupted(entries)?;
@@ -203,7 +203,7 @@ impl Recovery<'_> {
                 );
                 lost.push(base_offset);
                 if self.known.rebooted || had_records {
-                    self.lose_from(base_offset);
+                    self.lost_from.insert(base_offset);
                 }
                 // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
                 // go on, at the next one, as if what is missing had been deleted.
@@ -213,7 +213,7 @@ impl Recovery<'_> {
         self.remove_segments(&lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
         self.complete_epochs(&segments, offsets.log_start)?;
-        let hole = self.settle_hole(entries, &segments, offsets.log_end)?;
+        let holes = self.settle_holes(entries, &segments, &offsets)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();
@@ -246,7 +246,7 @@ impl Recovery<'_> {
             cleaned_up_to,
             // A checkpoint has it too. Whoever claims a log that is nobody's writes it anew.
             id_unsynced: self.known.checkpoint.is_none() && topic_id != TopicId::ZERO,
-            hole,
+            holes,
         };
         let must_be_synced = self.config.flush_messages.is_some();
         let log = Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts);
