@@ -17,6 +17,7 @@ mod epoch_cache;
 mod error;
 mod file_cache;
 mod flush;
+mod holes;
 mod index;
 mod journal;
 mod kafka_checkpoint;

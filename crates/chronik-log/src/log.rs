@@ -25,14 +25,12 @@ use crate::journal::NoteKind;
 use crate::producer_state::ProducerState;
 use crate::segment::Segment;
 use crate::tail_ring::TailRing;
-use crate::{LogConfig, LogError, ProducerSummary, names};
+use crate::{LogConfig, LogError, ProducerSummary, holes, names};
 
 /// Stands for "no open transaction" where the first unstable offset is kept.
 const STABLE: i64 = i64::MAX;
 /// Stands for "never" where the offset is kept up to which the log was cleaned.
 const NEVER_CLEANED: i64 = -1;
-/// Stands for "nowhere" where the offset of a hole is kept.
-const NO_HOLE: i64 = i64::MAX;
 
 /// One partition's log.
 #[expect(clippy::struct_field_names, reason = "log start and log end offset are Kafka's names")]
@@ -51,8 +49,8 @@ pub struct Log {
     closed: AtomicBool,
     /// The offset up to which the log was cleaned, [`NEVER_CLEANED`] where it was not.
     cleaned_up_to: AtomicI64,
-    /// See [`Log::hole`].
-    hole: AtomicI64,
+    /// See [`Log::hole`]; sorted. Locked after all others.
+    holes: Mutex<Vec<i64>>,
     /// Held by whoever replaces or removes segments (cuts, retention, cleaning, the end of the log), and while the
     /// checkpoint notes which there are. Taken before all other locks.
     pub(crate) reshaping: Mutex<()>,
@@ -128,8 +126,8 @@ pub(crate) struct LogParts {
     pub(crate) cleaned_up_to: Option<i64>,
     /// See [`Writer::id_unsynced`].
     pub(crate) id_unsynced: bool,
-    /// See [`Log::hole`].
-    pub(crate) hole: Option<i64>,
+    /// See [`Log::hole`]; sorted.
+    pub(crate) holes: Vec<i64>,
 }
 
 impl Log {
@@ -165,7 +163,7 @@ impl Log {
             size_bytes: AtomicU64::new(size_bytes),
             closed: AtomicBool::new(false),
             cleaned_up_to: AtomicI64::new(parts.cleaned_up_to.unwrap_or(NEVER_CLEANED)),
-            hole: AtomicI64::new(parts.hole.unwrap_or(NO_HOLE)),
+            holes: Mutex::new(parts.holes),
             reshaping: Mutex::new(()),
             syncing: Mutex::new(()),
             writer: Mutex::new(Writer {
@@ -260,28 +258,54 @@ impl Log {
         self.dir.mark_cleaner_offsets_changed();
     }
 
-    /// Where records are missing that were there once, although the log goes on behind them: a recovery has found a
-    /// segment damaged or gone. Whoever follows another that has them cuts the log there and fetches the rest anew; for
-    /// who leads, what is left is better than nothing.
+    /// The first place where records are missing that were there once, although the log goes on behind them: a recovery has
+    /// found a segment damaged or gone. Whoever follows another that has them cuts the log there and fetches the rest anew;
+    /// for who leads, what is left is better than nothing.
+    ///
+    /// One before the log's start is where the log began once. What is missing there may have been deleted, which the
+    /// leader's start tells.
     pub fn hole(&self) -> Option<Offset> {
-        let offset = self.hole.load(Ordering::Acquire);
-        (offset != NO_HOLE).then_some(Offset(offset))
+        self.holes.lock().first().copied().map(Offset)
     }
 
-    /// Notes that the log was cut at `offset`, and with it what lies behind a hole there.
+    /// The first such place that is not before the log's start. What is missing there is missing, whatever the leader begins
+    /// with.
+    pub fn hole_within(&self) -> Option<Offset> {
+        let start = self.log_start_offset().get();
+        self.holes.lock().iter().copied().find(|&hole| start <= hole).map(Offset)
+    }
+
+    /// Notes that the log was cut at `offset`, and with it what lies behind the holes from there on.
     pub(crate) fn close_hole(&self, offset: i64) -> Result<(), LogError> {
-        if self.hole.load(Ordering::Acquire) < offset { Ok(()) } else { self.forget_hole() }
+        self.keep_holes(|hole| hole < offset)
     }
 
     /// Takes what there is for all that there should be.
     pub fn forget_hole(&self) -> Result<(), LogError> {
-        if self.hole().is_none() {
+        self.keep_holes(|_| false)
+    }
+
+    /// Takes the log's start for its beginning: nothing is missing before it.
+    pub fn forget_late_beginning(&self) -> Result<(), LogError> {
+        let start = self.log_start_offset().get();
+        self.keep_holes(|hole| start <= hole)
+    }
+
+    fn keep_holes(&self, is_kept: impl Fn(i64) -> bool) -> Result<(), LogError> {
+        let mut holes = self.holes.lock();
+        let kept: Vec<i64> = holes.iter().copied().filter(|&hole| is_kept(hole)).collect();
+        if kept.len() == holes.len() {
             return Ok(());
         }
         let path = self.path().join(names::HOLE);
-        let removed = self.dir.disk.remove_file_if_there(&path);
-        removed.map_err(|source| self.dir.cut_failed("remove", &path, source))?;
-        self.hole.store(NO_HOLE, Ordering::Release);
+        if kept.is_empty() {
+            let removed = self.dir.disk.remove_file_if_there(&path);
+            removed.map_err(|source| self.dir.cut_failed("remove", &path, source))?;
+        } else {
+            let written = self.dir.disk.replace_file(&path, holes::format(&kept).as_bytes());
+            written.map_err(|source| self.dir.write_failed("write", &path, source))?;
+        }
+        *holes = kept;
         Ok(())
     }
 

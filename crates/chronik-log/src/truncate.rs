@@ -123,6 +123,11 @@ impl Log {
         for segment in &gone {
             self.retire_segment(writer, now, segment.base_offset, 0)?;
         }
+        if !gone.is_empty() {
+            // Or a power loss might bring one of them back, and the log would begin with it.
+            let path = self.path();
+            self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
+        }
         self.remove_snapshots(writer, |_| true)?;
         writer.unsynced.clear();
         writer.producers.clear();

@@ -333,37 +333,46 @@ fn a_log_that_begins_further_on_after_a_loss_of_power_says_where_it_began() {
     assert_eq!((log.hole(), log.log_start_offset()), (None, Offset(bases[2])));
 }
 
-/// What is appended where a power loss took synced records is not what the checkpoint says was synced.
+/// What is appended where a power loss took synced records is not what the checkpoint says was synced, also where the log
+/// was cut further on since.
 #[test]
 fn a_log_that_ends_below_its_recovery_point_is_read_again_after_the_next_loss() {
-    let node = Node::new(small_segments());
-    let log = node.log();
-    for at in 0..40 {
-        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    for was_cut in [false, true] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        for at in 0..40 {
+            append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+        }
+        log.set_high_watermark(log.log_end_offset());
+        log.sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let entries = node.disk.read_dir(&partition_dir()).unwrap();
+        let bases: Vec<i64> =
+            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+        if was_cut {
+            log.truncate_to(now_at(11_000), Offset(bases[2] + 1)).unwrap();
+        }
+        drop(log);
+        for base in &bases[1..] {
+            if node.disk.exists(&segment(*base, "log")).unwrap() {
+                node.disk.remove_file(&segment(*base, "log")).unwrap();
+            }
+        }
+        node.disk.sync_dir(&partition_dir()).unwrap();
+        let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+        assert!(node.manager.has_lost_records(), "cut {was_cut}");
+        let log = node.log();
+        assert_eq!(log.log_end_offset(), Offset(bases[1]), "cut {was_cut}");
+        for at in bases[1]..40 {
+            append(&log, idempotent(6, 0, i32::try_from(at).unwrap(), &[format!("other {at}").as_bytes()]))
+                .unwrap();
+        }
+        drop(log);
+        node.disk.crash(Crash::Process);
+        node.disk.corrupt(&segment(bases[1], "log"), 70, 1).unwrap();
+        let node = node.restart(Crash::Process, "boot-3");
+        assert_eq!(node.log().log_end_offset(), Offset(bases[1]), "nobody has synced it, cut {was_cut}");
     }
-    log.set_high_watermark(log.log_end_offset());
-    log.sync().unwrap();
-    node.manager.maintain(now_at(10_000));
-    let entries = node.disk.read_dir(&partition_dir()).unwrap();
-    let bases: Vec<i64> =
-        entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
-    drop(log);
-    for base in &bases[1..] {
-        node.disk.remove_file(&segment(*base, "log")).unwrap();
-    }
-    node.disk.sync_dir(&partition_dir()).unwrap();
-    let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
-    let log = node.log();
-    assert_eq!(log.log_end_offset(), Offset(bases[1]));
-    for at in bases[1]..40 {
-        append(&log, idempotent(6, 0, i32::try_from(at).unwrap(), &[format!("other {at}").as_bytes()]))
-            .unwrap();
-    }
-    drop(log);
-    node.disk.crash(Crash::Process);
-    node.disk.corrupt(&segment(bases[1], "log"), 70, 1).unwrap();
-    let node = node.restart(Crash::Process, "boot-3");
-    assert_eq!(node.log().log_end_offset(), Offset(bases[1]), "nobody has synced it");
 }
 
 /// A segment that is gone counts as gone though another that began at the same offset was cut off before.
@@ -394,8 +403,9 @@ fn what_was_cut_off_before_is_not_taken_for_what_is_gone_now() {
 }
 
 /// The leader epochs of deleted records are gone with them, and may stay away when a power loss brings the records back.
+/// Without them a follower that has others there would not be cut.
 #[test]
-fn a_log_begins_no_earlier_than_its_leader_epochs() {
+fn deleted_records_that_come_back_with_the_power_have_their_leader_epochs() {
     let node = Node::new(LogConfig::default());
     let log = node.log();
     for (epoch, at) in [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4)] {
@@ -415,7 +425,8 @@ fn a_log_begins_no_earlier_than_its_leader_epochs() {
     }
     let node = Node::on(disk, LogConfig::default(), "boot-2");
     let log = node.log();
-    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(3), Offset(5)));
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(5)));
+    assert_eq!(log.end_offset_for_epoch(LeaderEpoch(0)).unwrap().end_offset, Offset(2));
     assert_eq!(log.epoch_before(Offset(5)), Some(LeaderEpoch(1)));
 }
 

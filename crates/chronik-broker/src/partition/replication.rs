@@ -216,9 +216,8 @@ impl Partition {
                 return Ok(());
             }
             self.may_cut.store(may_cut, Ordering::Release);
-            let is_within = self.log.hole().is_some_and(|hole| self.log.log_start_offset() <= hole);
-            let is_to_be_cut = may_cut && is_within && leader.is_some();
-            let outcome = if is_to_be_cut { self.cut_at_hole(now) } else { Ok(()) };
+            let hole = self.log.hole_within().filter(|_| may_cut && leader.is_some());
+            let outcome = hole.map_or(Ok(()), |hole| self.cut_at_hole(now, hole));
             // Without the cut it must not follow; it is tried again.
             let leader = leader.filter(|_| outcome.is_ok());
             let mut replicas = self.replicas.lock();
@@ -244,8 +243,7 @@ impl Partition {
         outcome
     }
 
-    fn cut_at_hole(&self, now: Now) -> Result<(), LogError> {
-        let Some(hole) = self.log.hole() else { return Ok(()) };
+    fn cut_at_hole(&self, now: Now, hole: Offset) -> Result<(), LogError> {
         tracing::warn!(
             "{}-{} is cut from offset {} to {hole}: records are missing from there, which the leader has",
             self.topic,
@@ -552,20 +550,18 @@ impl Partition {
     }
 
     /// Takes in what the leader says of a log that begins later than it did. Where the leader's begins no earlier, nothing is
-    /// missing.
+    /// missing at the beginning; what is missing further on is missing still.
     fn settle_hole(&self, now: Now, answer: &Answer) -> Result<(), LogError> {
         let is_told = answer.error.is_none() || answer.error == ErrorCode::OffsetOutOfRange;
         if !is_told || answer.log_start_offset < Offset::ZERO {
             return Ok(());
         }
-        let start = self.log.log_start_offset();
-        let is_late = self.log.hole().is_some_and(|hole| hole < start);
-        if is_late && start <= answer.log_start_offset {
-            self.log.forget_hole()
-        } else if is_late && self.may_cut.load(Ordering::Acquire) {
-            self.cut_at_hole(now)
-        } else {
-            Ok(())
+        if self.log.log_start_offset() <= answer.log_start_offset {
+            self.log.forget_late_beginning()?;
+        }
+        match self.log.hole() {
+            Some(hole) if self.may_cut.load(Ordering::Acquire) => self.cut_at_hole(now, hole),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -210,12 +210,57 @@ fn a_follower_that_has_lost_the_beginning_of_its_log_fetches_it_where_the_leader
     assert_eq!(fixture.partition("shared", 0).log().log_start_offset(), Offset(0));
 }
 
+/// Where the leader begins says nothing of what is missing further on.
+#[test]
+fn a_follower_that_lacks_more_than_its_beginning_is_cut_where_that_is_missing() {
+    let records: Vec<Bytes> = (0..4).map(|at| stamped(batch("a"), at, 1)).collect();
+    let late = || {
+        let fixture = three_brokers();
+        lead(&fixture, 2);
+        let partition = fixture.partition("shared", 0);
+        partition.log().truncate_fully_and_start_at(fixture.clock.now(), Offset(1)).unwrap();
+        drop(partition);
+        let behind = records[1..].concat().into();
+        assert_eq!(take(&fixture, LeaderAnswer { records: behind, ..answer(1, 1, 4) }), (4, 1));
+        let fixture = restart_with_holes(fixture, "0\n2\n");
+        assert_eq!(hole(&fixture), (4, Some(0), (0, -1)));
+        fixture
+    };
+    let out_of_range = || LeaderAnswer {
+        error: ErrorCode::OffsetOutOfRange,
+        log_start_offset: Offset(1),
+        ..answer(1, 0, 4)
+    };
+    let go_on = |fixture: &Fixture| {
+        assert_eq!(hole(fixture), (2, None, (2, 1)));
+        let records = records[2..].concat().into();
+        assert_eq!(take(fixture, LeaderAnswer { records, ..answer(1, 2, 4) }), (4, 1));
+    };
+    // The leader answers before it has left the ISR,
+    let fixture = late();
+    assert_eq!(take(&fixture, out_of_range()), (2, 1));
+    assert_eq!(hole(&fixture), (4, Some(2), (2, 1)), "it is in the ISR");
+    update_isr(&fixture, &[2, 3]);
+    go_on(&fixture);
+    // or after that.
+    let fixture = late();
+    update_isr(&fixture, &[2, 3]);
+    assert_eq!(hole(&fixture).1, Some(0), "it waits for what the leader says of its beginning");
+    assert_eq!(take(&fixture, out_of_range()), (2, 1));
+    go_on(&fixture);
+}
+
 /// The node starts again, and its log lacks records from `offset` on.
 fn restart_with_hole(fixture: Fixture, offset: i64) -> Fixture {
+    restart_with_holes(fixture, &format!("{offset}\n"))
+}
+
+/// The same, with what the file says.
+fn restart_with_holes(fixture: Fixture, file: &str) -> Fixture {
     fixture.broker.logs.shutdown(fixture.clock.now()).unwrap();
     let Fixture { broker, metadata, clock, disk, .. } = fixture;
     let path = Path::new(LOG_DIR).join("shared-0/hole");
-    disk.replace_file(&path, format!("{offset}\n").as_bytes()).unwrap();
+    disk.replace_file(&path, file.as_bytes()).unwrap();
     Fixture::start(broker.config.clone(), metadata, clock, disk)
 }
 

@@ -25,8 +25,10 @@ impl Recovery<'_> {
             let name = &entry.name;
             if let Some((base_offset, names::LOG)) =
                 name.strip_suffix(names::DELETED).and_then(names::parse_file)
+                && self.tells_of_deletion(base_offset)
             {
-                self.deleted.insert(base_offset);
+                self.empty_deleted(base_offset, entry)?;
+                continue;
             }
             if [names::DELETED, names::CLEANED, names::TMP].iter().any(|suffix| name.ends_with(suffix)) {
                 self.remove(name)?;
@@ -70,6 +72,58 @@ impl Recovery<'_> {
             self.sync_names()?;
         }
         self.dir.disk.read_dir(&self.path).map_err(|source| LogError::io("list", &self.path, source))
+    }
+
+    /// Whether nothing but its file, which waits for its removal, tells that a segment was deleted which the checkpoint knows:
+    /// on a full disk the note of it may be missing.
+    fn tells_of_deletion(&self, base_offset: i64) -> bool {
+        let Some(checkpoint) = &self.known.checkpoint else { return false };
+        let start = self.noted_start(checkpoint.log_start_offset);
+        let cut_offset = self.cut_offset().unwrap_or(i64::MAX);
+        self.cleaned_end() <= base_offset
+            && self
+                .known_segment(base_offset)
+                .is_some_and(|known| start < known.next_offset && known.next_offset <= cut_offset)
+    }
+
+    /// Gives the room of a deleted segment back. Its name stays until something else tells of the deletion: this recovery may
+    /// fail, or the process end before it has made a checkpoint.
+    fn empty_deleted(&mut self, base_offset: i64, entry: &DirEntry) -> Result<(), LogError> {
+        if self.deleted.is_empty() {
+            // A power loss must not bring the old name back, and a segment with nothing in it.
+            self.sync_names()?;
+        }
+        self.deleted.insert(base_offset);
+        if entry.len_bytes > 0 {
+            let path = self.path.join(&entry.name);
+            let emptied = self.dir.open(&path, OpenMode::ReadWrite).and_then(|file| file.truncate(0));
+            emptied.map_err(|source| self.dir.write_failed("cut", &path, source))?;
+        }
+        Ok(())
+    }
+
+    /// Has the journal tell what the names of deleted segments tell, and removes them. Where the disk is too full for that,
+    /// they stay for as long as others of that kind do.
+    pub(super) fn settle_deleted(&mut self, log_start: i64) -> Result<(), LogError> {
+        if self.deleted.is_empty() {
+            return Ok(());
+        }
+        let noted = self.dir.note(&self.partition, NoteKind::LogStart, log_start);
+        let is_noted = match noted.and_then(|_| self.dir.sync_notes()) {
+            Ok(()) => true,
+            Err(LogError::DiskFull { .. }) => false,
+            Err(error) => return Err(error),
+        };
+        for base_offset in std::mem::take(&mut self.deleted) {
+            let name = format!("{}{}", names::file(base_offset, names::LOG), names::DELETED);
+            if is_noted {
+                self.remove(&name)?;
+            } else {
+                let due = self.now.monotonic.plus_ms(self.config.file_delete_delay_ms);
+                self.dir.removals.push_file(due, self.path.join(name));
+            }
+        }
+        Ok(())
     }
 
     fn remove(&self, name: &str) -> Result<(), LogError> {

@@ -16,6 +16,7 @@
 //!
 //! A file that is missing or damaged is put right from the others, with one warning.
 
+mod epochs;
 mod files;
 mod hole;
 mod indexes;
@@ -96,10 +97,10 @@ struct Recovery<'a> {
     /// Whether a batch is not what was written. Without a power loss nothing but its last write, which nobody was told
     /// of, can be torn; what lay behind a damaged batch has to be fetched again with it.
     is_damaged: bool,
-    /// Base offsets of the segments that had waited for their removal.
+    /// Base offsets of the segments whose files wait for their removal, and of whose deletion nothing else tells.
     deleted: BTreeSet<i64>,
-    /// The lowest offset from which on a segment has lost what it held, with others behind it.
-    lost_from: Option<i64>,
+    /// The offsets from which on segments have lost what they held, with others behind them.
+    lost_from: BTreeSet<i64>,
 }
 
 impl Known {
@@ -154,7 +155,7 @@ pub(crate) fn recover(
         snapshots: BTreeSet::new(),
         put_in_place: BTreeSet::new(),
         is_damaged: false,
-        lost_from: None,
+        lost_from: BTreeSet::new(),
         deleted: BTreeSet::new(),
     };
     let entries = recovery.finish_interrupted(entries)?;
@@ -202,7 +203,7 @@ impl Recovery<'_> {
                 );
                 lost.push(base_offset);
                 if self.known.rebooted || had_records {
-                    self.lose_from(base_offset);
+                    self.lost_from.insert(base_offset);
                 }
                 // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
                 // go on, at the next one, as if what is missing had been deleted.
@@ -211,11 +212,13 @@ impl Recovery<'_> {
         }
         self.remove_segments(&lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
-        let hole = self.settle_hole(entries, &segments, offsets.log_end)?;
+        self.complete_epochs(&segments, offsets.log_start)?;
+        let holes = self.settle_holes(entries, &segments, &offsets)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();
         self.epochs_changed |= self.known.has_failed_sync && !self.epochs.entries().is_empty();
+        self.epochs_changed |= self.was_cut();
         self.epochs_changed |= self.epochs.truncate_from_end(offsets.log_end);
         self.epochs_changed |= self.epochs.truncate_from_start(offsets.log_start);
         if self.epochs_changed {
@@ -230,6 +233,7 @@ impl Recovery<'_> {
             }
             self.dir.mark_changed();
         }
+        self.settle_deleted(offsets.log_start)?;
         let parts = LogParts {
             segments,
             epochs: self.epochs,
@@ -242,7 +246,7 @@ impl Recovery<'_> {
             cleaned_up_to,
             // A checkpoint has it too. Whoever claims a log that is nobody's writes it anew.
             id_unsynced: self.known.checkpoint.is_none() && topic_id != TopicId::ZERO,
-            hole,
+            holes,
         };
         let must_be_synced = self.config.flush_messages.is_some();
         let log = Log::new(Arc::clone(self.dir), self.partition, topic_id, self.config, parts);
@@ -254,30 +258,43 @@ impl Recovery<'_> {
     }
 
     /// Whether a power loss took data before a segment that no one was told is durable. Then it is as if the segment
-    /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments.)
+    /// had never been written: a log has no holes of that kind. (Compaction leaves holes, in synced segments, and what
+    /// follows such a log has them between any two.)
+    ///
+    /// Of what may be missing before the first segment its leader knows more: that of a compacted log may begin behind its
+    /// start, and then so does what follows it from there. Such a log stays, and may have lost its
+    /// [beginning](Self::missing_beginning).
     ///
     /// Without a checkpoint nothing tells where the log should begin, and holes are left to logs that may have been
     /// compacted and to those that Kafka wrote, which come with checkpoints of Kafka's.
     fn is_beyond_a_hole(&self, before: &[Segment], base_offset: i64) -> bool {
-        let compact = self.config.cleanup_policy.compact;
-        // A leader's compacted log may begin behind its start, and so does what follows it from there.
-        if !self.known.rebooted || before.is_empty() && compact && self.noted(NoteKind::Restart) {
+        let Some(before) = before.last() else { return false };
+        if !self.known.rebooted || self.followed_at_the_checkpoint(before, base_offset) {
             return false;
         }
-        let before = before.last().map(|segment| segment.next_offset);
-        let (expected, kept_below) = match &self.known.checkpoint {
+        let compact = self.config.cleanup_policy.compact;
+        let kept_below = match &self.known.checkpoint {
             Some(checkpoint) => {
-                let start = self.noted_start(checkpoint.log_start_offset);
                 // What was cut off is not synced any more, but gaps in it may be the leader's.
                 let cut_offset = self.cut_offset().filter(|_| !compact).unwrap_or(i64::MAX);
-                (before.unwrap_or(start), checkpoint.recovery_point.min(cut_offset))
+                checkpoint.recovery_point.min(cut_offset)
             }
             None if compact || self.known.last_writer != LastWriter::Chronik => {
                 return false;
             }
-            None => (before.unwrap_or(base_offset), self.cleaned_up_to().unwrap_or(i64::MIN)),
+            None => self.cleaned_up_to().unwrap_or(i64::MIN),
         };
-        expected < base_offset && kept_below.max(self.cleaned_end()) < base_offset
+        before.next_offset < base_offset && kept_below.max(self.cleaned_end()) < base_offset
+    }
+
+    /// Whether nothing lay between two segments when the checkpoint was made, and nothing of the first one is missing.
+    fn followed_at_the_checkpoint(&self, before: &Segment, base_offset: i64) -> bool {
+        let Some(checkpoint) = &self.known.checkpoint else { return false };
+        let mut known = checkpoint.segments.iter().rev().skip_while(|known| known.base_offset != base_offset);
+        // What was cut off may have come again at other offsets.
+        known.next().is_some()
+            && self.cut_offset().is_none_or(|cut_offset| base_offset < cut_offset)
+            && known.next().is_some_and(|known| known.next_offset <= before.next_offset)
     }
 
     /// Whether a segment may have been emptied by compaction, by a policy that need not be the topic's any more.
@@ -395,33 +412,6 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    fn load_epochs(&mut self, entries: &[DirEntry], has_segments: bool) {
-        let there = entries.iter().any(|entry| entry.name == names::LEADER_EPOCH_CHECKPOINT);
-        let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
-        if let (Some(checkpoint), false) = (&self.known.checkpoint, self.was_cut()) {
-            self.epochs = checkpoint.epochs.clone();
-            if !there && !self.epochs.entries().is_empty() {
-                tracing::warn!(path = %path.display(), "the leader epochs are missing; they are written anew from the checkpoint");
-                self.epochs_changed = true;
-            }
-            return;
-        }
-        let found = self
-            .dir
-            .disk
-            .read_file(&path)
-            .ok()
-            .and_then(|contents| EpochCache::from_file(std::str::from_utf8(&contents).ok()?));
-        match found {
-            Some(epochs) => self.epochs = epochs,
-            None if there || has_segments => {
-                tracing::warn!(path = %path.display(), "the leader epochs are missing or damaged; they are read from the batches");
-                self.epochs_changed = true;
-            }
-            None => {}
-        }
-    }
-
     fn load_producers(&mut self) {
         let was_cut = self.was_cut();
         if let Some(checkpoint) = &mut self.known.checkpoint
@@ -461,16 +451,6 @@ impl Recovery<'_> {
         })
     }
 
-    /// Where the leader epochs begin, which is not before the log's start: what was deleted took its epochs along, and the file
-    /// may have outlived a loss of power that the note of it has not. Records before the first epoch are of no leader that
-    /// anybody could compare with.
-    fn epochs_begin(&self) -> Option<i64> {
-        let is_told = self.known.rebooted
-            && self.known.last_writer == LastWriter::Chronik
-            && !self.config.cleanup_policy.compact;
-        self.epochs.entries().first().filter(|_| is_told).map(|entry| entry.start_offset)
-    }
-
     fn settle_offsets(&mut self, segments: &mut Vec<Segment>) -> Result<Offsets, LogError> {
         let restart = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Restart);
         let mut offsets = Offsets::default();
@@ -492,17 +472,13 @@ impl Recovery<'_> {
             offsets.recovery_point = offsets.recovery_point.min(cut_offset);
         }
         offsets.log_start = self.noted_start(offsets.log_start);
-        let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
-        if let Some(begin) = self.epochs_begin().filter(|&begin| begin <= found_end) {
-            offsets.log_start = offsets.log_start.max(begin);
-        }
         if let Some(first) = segments.first() {
             offsets.log_start = offsets.log_start.max(first.base_offset);
         }
         let found_end = segments.last().map_or(offsets.log_start, |segment| segment.next_offset);
         offsets.log_end = found_end;
-        // Whatever the power has taken, what was synced is there.
-        if self.known.rebooted && found_end < offsets.recovery_point && !self.was_cut() {
+        // Whatever the power has taken, what was synced is there, up to where it was cut.
+        if self.known.rebooted && found_end < offsets.recovery_point {
             self.dir.shared.note_loss();
             // What is appended from here on is not what the checkpoint says was synced.
             self.dir.note(&self.partition, NoteKind::Cut, found_end)?;

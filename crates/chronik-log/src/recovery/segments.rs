@@ -167,7 +167,7 @@ impl Recovery<'_> {
                 self.dir.shared.note_loss();
                 self.is_damaged = true;
                 if next_base.is_some() {
-                    self.lose_from(segment.next_offset);
+                    self.lost_from.insert(segment.next_offset);
                 }
             }
             tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");

@@ -1,0 +1,425 @@
+//! Recoveries after which nothing may be missing that was acknowledged: what a log's start, its leader epochs and the places
+//! where it lacks records are taken from when one of their sources is damaged, older than the log, or gone.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
+
+mod common;
+
+use std::path::PathBuf;
+
+use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
+use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig};
+use chronik_types::{LeaderEpoch, Offset};
+use common::*;
+
+/// After this a retention pass is due, whatever ran before.
+const RETENTION_MS: u64 = 700_000;
+
+fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 1000, index_interval_bytes: 150, ..LogConfig::default() }
+}
+
+fn file(name: &str) -> PathBuf {
+    partition_dir().join(name)
+}
+
+fn segment(base_offset: i64, extension: &str) -> PathBuf {
+    file(&format!("{base_offset:020}.{extension}"))
+}
+
+/// The base offsets of the segments that are there.
+fn bases(disk: &SimDisk) -> Vec<i64> {
+    let entries = disk.read_dir(&partition_dir()).unwrap();
+    entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect()
+}
+
+/// Appends records under a leader epoch until the log ends at `end`.
+fn append_up_to(log: &Log, end: i64, epoch: i32) {
+    while log.log_end_offset().get() < end {
+        let at = i32::try_from(log.log_end_offset().get()).unwrap();
+        let batch = idempotent(5, 0, at, &[format!("value {at}").as_bytes()]);
+        log.append(now_at(0), batch, AppendOrigin::Client, LeaderEpoch(epoch)).unwrap();
+    }
+}
+
+const EPOCHS: &str = "leader-epoch-checkpoint";
+
+/// A synced log of some segments that a checkpoint knows, of epoch 3; what it had of epoch 4 was cut off since, which wrote
+/// the file of the epochs anew. Gives where it ends.
+fn cut_since_the_checkpoint() -> (Node, i64) {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    while log.segment_count() < 4 {
+        append_up_to(&log, log.log_end_offset().get() + 1, 3);
+    }
+    let end = log.log_end_offset().get() + 2;
+    append_up_to(&log, end, 3);
+    append_up_to(&log, end + 2, 4);
+    log.set_high_watermark(Offset(end));
+    log.sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    assert!(log.truncate_to(now_at(11_000), Offset(end)).unwrap());
+    assert_eq!(node.disk.read_file(&file(EPOCHS)).unwrap(), b"0\n1\n3 0\n");
+    (node, end)
+}
+
+/// Nothing of a log from 0 to `end` is missing, also once retention has had its turn.
+fn check_whole(node: &Node, end: i64, what: &str) {
+    for life in ["before", "after"] {
+        let log = node.log();
+        let range = (log.log_start_offset(), log.log_end_offset(), log.hole());
+        assert_eq!(range, (Offset(0), Offset(end), None), "{what}, {life} retention");
+        let found = all_records(&log, 0, 500).into_iter().map(|(offset, _)| offset);
+        assert!(found.eq(0..end), "{what}, {life} retention");
+        log.set_high_watermark(Offset(end));
+        node.manager.maintain(now_at(RETENTION_MS));
+    }
+}
+
+/// The file of the leader epochs is not synced when the log is cut, and has no checksum. What a loss of power leaves of it
+/// says nothing of where the log begins.
+#[test]
+fn the_records_before_a_cut_stay_whatever_is_left_of_the_file_of_the_epochs() {
+    let damages: [(&str, Option<&[u8]>); 6] = [
+        ("gone", None),
+        ("empty", Some(b"")),
+        ("torn", Some(b"0\n1\n3 ")),
+        ("not to be read", Some(b"\xff\xff\n")),
+        ("another start", Some(b"0\n1\n3 20\n")),
+        ("from before the cut", Some(b"0\n2\n3 0\n4 42\n")),
+    ];
+    for (what, contents) in damages {
+        for is_killed_before in [false, true] {
+            let what = format!("{what}, killed before {is_killed_before}");
+            let (mut node, end) = cut_since_the_checkpoint();
+            match contents {
+                Some(contents) => node.disk.replace_file(&file(EPOCHS), contents).unwrap(),
+                None => node.disk.remove_file(&file(EPOCHS)).unwrap(),
+            }
+            node.disk.sync_dir(&partition_dir()).unwrap();
+            if is_killed_before {
+                node = node.restart(Crash::Process, "boot-1");
+                node.log().sync().unwrap();
+                node.manager.maintain(now_at(20_000));
+            }
+            let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+            check_whole(&node, end, &what);
+            let log = node.log();
+            assert_eq!(log.epoch_before(Offset(1)), Some(LeaderEpoch(3)), "{what}");
+            assert_eq!(log.end_offset_for_epoch(LeaderEpoch(3)).unwrap().end_offset, Offset(end), "{what}");
+            assert_eq!(log.latest_epoch(), Some(LeaderEpoch(3)), "{what}");
+            if !is_killed_before {
+                assert_eq!(node.disk.read_file(&file(EPOCHS)).unwrap(), b"0\n1\n3 0\n", "{what}");
+            }
+        }
+    }
+}
+
+/// Earlier versions could write a list of epochs to the file and the checkpoint that lacked its beginning.
+#[test]
+fn epochs_that_a_list_lacks_are_read_from_the_batches() {
+    for is_in_checkpoint in [false, true] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        for (epoch, end) in [(0, 15), (2, 30), (3, 40)] {
+            append_up_to(&log, end, epoch);
+        }
+        log.set_high_watermark(Offset(40));
+        log.sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        disk.crash(Crash::Process);
+        disk.replace_file(&file(EPOCHS), b"0\n1\n3 30\n").unwrap();
+        let checkpoint = dir().join("chronik-checkpoint");
+        if is_in_checkpoint {
+            let contents = disk.read_file(&checkpoint).unwrap();
+            disk.replace_file(&checkpoint, &with_epochs(&contents, &[(0, 0), (2, 15), (3, 30)], &[(3, 30)]))
+                .unwrap();
+        } else {
+            disk.remove_file(&checkpoint).unwrap();
+        }
+        for boot in ["boot-1", "boot-2"] {
+            let node = Node::on(disk.clone(), small_segments(), boot);
+            check_whole(&node, 40, &format!("{is_in_checkpoint}, {boot}"));
+            for (epoch, end) in [(0, 15), (1, 15), (2, 30), (3, 40)] {
+                let found = node.log().end_offset_for_epoch(LeaderEpoch(epoch)).unwrap();
+                assert_eq!(found.end_offset, Offset(end), "{is_in_checkpoint}, {boot}, epoch {epoch}");
+            }
+            drop(node);
+            disk.crash(Crash::Process);
+        }
+    }
+}
+
+/// A checkpoint with other leader epochs in it.
+fn with_epochs(checkpoint: &[u8], from: &[(i32, i64)], to: &[(i32, i64)]) -> Vec<u8> {
+    let encode = |epochs: &[(i32, i64)]| {
+        let mut bytes = u32::try_from(epochs.len()).unwrap().to_be_bytes().to_vec();
+        for (epoch, start) in epochs {
+            bytes.extend(epoch.to_be_bytes());
+            bytes.extend(start.to_be_bytes());
+        }
+        bytes
+    };
+    let (from, to) = (encode(from), encode(to));
+    let at = checkpoint.windows(from.len()).position(|window| window == from).expect("it is there");
+    let mut changed = [&checkpoint[..at], &to, &checkpoint[at + from.len()..checkpoint.len() - 4]].concat();
+    changed.extend(crc32c::crc32c(&changed).to_be_bytes());
+    changed
+}
+
+/// What a leader has at an offset, as its follower appends it.
+fn follow(log: &Log, offset: i64) {
+    let mut records = batch(BASE_MS, &[format!("value {offset}").as_bytes()]);
+    chronik_protocol::records::patch_append(&mut records, Offset(offset), LeaderEpoch(0));
+    log.append_as_follower(now_at(0), records.freeze(), LeaderEpoch(0)).unwrap();
+}
+
+/// The offsets of the records from an offset on, with gaps between them.
+fn offsets_of(log: &Log, from: i64) -> Vec<i64> {
+    let mut found: Vec<i64> = Vec::new();
+    let mut next = from;
+    while next < log.log_end_offset().get() {
+        let result = read_from(log, next, 500);
+        found.extend(records_of(&bytes_of(&result)).into_iter().map(|(offset, _)| offset));
+        assert!(next < result.next_offset.get(), "no progress at {next}");
+        next = result.next_offset.get();
+    }
+    found
+}
+
+/// The system has written everything to the disk by itself; the log does not know.
+fn written_by_the_system(disk: &SimDisk) {
+    for entry in disk.read_dir(&partition_dir()).unwrap() {
+        disk.open(&file(&entry.name), OpenMode::ReadWrite).unwrap().sync_data().unwrap();
+    }
+    disk.sync_dir(&partition_dir()).unwrap();
+    disk.sync_dir(&dir()).unwrap();
+}
+
+/// Cleaning leaves logs that begin behind their start, and gaps between segments in what follows them from there. A replica
+/// that the checkpoint knows to begin so has lost nothing.
+#[test]
+fn a_replica_of_a_compacted_log_begins_where_it_did_after_a_loss_of_power() {
+    let config = |cleanup_policy| LogConfig { cleanup_policy, ..small_segments() };
+    for (policy, later, gap) in [
+        (CleanupPolicy::COMPACT, CleanupPolicy::COMPACT, 3),
+        (CleanupPolicy::COMPACT, CleanupPolicy::DELETE, 0),
+    ] {
+        for (start, first) in [(0, 7), (500, 507)] {
+            for (count, is_synced) in [(3, false), (30, false), (3, true), (30, true)] {
+                let what = format!("{later:?}, {first}, {count} batches, synced {is_synced}");
+                let node = Node::new(config(policy));
+                let log = node.log();
+                if start > 0 {
+                    log.truncate_fully_and_start_at(now_at(0), Offset(start)).unwrap();
+                }
+                let expected: Vec<i64> = (0..count).map(|at| first + at * (1 + gap)).collect();
+                for &offset in &expected {
+                    follow(&log, offset);
+                }
+                if is_synced {
+                    log.sync().unwrap();
+                }
+                node.manager.maintain(now_at(10_000));
+                written_by_the_system(&node.disk);
+                drop(log);
+                let disk = node.disk.clone();
+                drop(node);
+                disk.crash(Crash::PowerLoss { seed: 1 });
+                for boot in ["boot-2", "boot-3"] {
+                    let node = Node::on(disk.clone(), config(later), boot);
+                    let log = node.log();
+                    assert_eq!(offsets_of(&log, first), expected, "{what}, {boot}");
+                    assert_eq!(log.hole(), None, "{what}, {boot}");
+                    drop((log, node));
+                    disk.crash(Crash::Process);
+                }
+            }
+        }
+    }
+}
+
+/// Before a checkpoint knows how such a log begins, nobody can tell whether something was there before. Then what is there
+/// stays, and a follower asks its leader what the log begins with.
+#[test]
+fn a_log_that_begins_behind_its_start_is_kept_and_asks_where_no_checkpoint_knows_why() {
+    let check = |policy: CleanupPolicy, start: i64, has_checkpoint: bool| {
+        let what = format!("{policy:?}, {start}, checkpoint {has_checkpoint}");
+        let node = Node::new(LogConfig { cleanup_policy: policy, ..small_segments() });
+        let log = node.log();
+        if has_checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        if start > 0 {
+            log.truncate_fully_and_start_at(now_at(11_000), Offset(start)).unwrap();
+        }
+        for offset in start + 7..start + 37 {
+            follow(&log, offset);
+        }
+        written_by_the_system(&node.disk);
+        drop(log);
+        let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+        let log = node.log();
+        let range = (log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (Offset(start + 7), Offset(start + 37)), "{what}");
+        assert_eq!(log.hole(), Some(Offset(start)), "{what}");
+    };
+    for policy in [CleanupPolicy::COMPACT, CleanupPolicy::DELETE] {
+        for start in [0, 500] {
+            for has_checkpoint in [false, true] {
+                check(policy, start, has_checkpoint);
+            }
+        }
+    }
+}
+
+/// On a full disk the journal may not take the note of a new start, and the segments' files that wait for their removal are
+/// all that tells of it. They tell it until something else does.
+#[test]
+fn what_was_deleted_on_a_full_disk_is_not_taken_for_lost_by_any_later_start() {
+    let deleted_on_a_full_disk = || {
+        let node = Node::new(small_segments());
+        append_up_to(&node.log(), 40, 0);
+        node.log().set_high_watermark(Offset(40));
+        node.log().sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let bases = bases(&node.disk);
+        node.disk.set_capacity_bytes(Some(node.disk.used_bytes()));
+        node.log().delete_records(Offset(bases[2])).unwrap();
+        node.manager.maintain(now_at(11_000));
+        let disk = node.disk.clone();
+        disk.crash(Crash::Process);
+        for base in &bases[..2] {
+            assert!(disk.exists(&segment(*base, "log.deleted")).unwrap());
+        }
+        (disk, bases[2])
+    };
+    let check = |node: &Node, start: i64, what: &str| {
+        assert!(!node.manager.has_lost_records(), "{what}");
+        let log = node.log();
+        let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (None, Offset(start), Offset(40)), "{what}");
+    };
+    // The recovery has no room itself, and is done again; processes end before a checkpoint.
+    for kill_count in [0, 1, 2] {
+        let (disk, start) = deleted_on_a_full_disk();
+        disk.remove_file(&file("leader-epoch-checkpoint")).unwrap();
+        disk.inject(FaultRule::once(Operation::Write, "leader-epoch-checkpoint", Fault::NoSpace));
+        let mut node = Node::on(disk, small_segments(), "boot-1");
+        assert!(node.manager.waits_for_room() && !node.manager.has_lost_records());
+        if kill_count == 2 {
+            node = node.restart(Crash::Process, "boot-1");
+        }
+        node.disk.set_capacity_bytes(None);
+        node.manager.maintain(now_at(1_000));
+        check(&node, start, &format!("after a failure, {kill_count} kills"));
+        if kill_count >= 1 {
+            node = node.restart(Crash::Process, "boot-1");
+            check(&node, start, &format!("after a failure and {kill_count} kills"));
+        }
+    }
+    for has_room in [false, true] {
+        let (disk, start) = deleted_on_a_full_disk();
+        if has_room {
+            disk.set_capacity_bytes(None);
+        }
+        let before = disk.used_bytes();
+        let mut node = Node::on(disk, small_segments(), "boot-1");
+        assert!(node.disk.used_bytes() < before, "what was deleted gives its room back");
+        for kill in 0..3 {
+            check(&node, start, &format!("room {has_room}, kill {kill}"));
+            node = node.restart(Crash::Process, "boot-1");
+        }
+        node.disk.set_capacity_bytes(None);
+        node.manager.maintain(now_at(10_000));
+        node.manager.maintain(now_at(100_000));
+        let node = node.restart(Crash::Process, "boot-1");
+        check(&node, start, "after a checkpoint");
+        let left = node.disk.read_dir(&partition_dir()).unwrap();
+        assert!(!left.iter().any(|entry| entry.name.ends_with(".deleted")), "{left:?}");
+    }
+}
+
+/// The leader's start may tell that nothing is missing at the beginning. It says nothing of what is missing further on.
+#[test]
+fn a_log_that_lacks_its_beginning_says_too_what_it_lacks_further_on() {
+    let synced = || {
+        let node = Node::new(small_segments());
+        append_up_to(&node.log(), 70, 0);
+        node.log().set_high_watermark(Offset(70));
+        node.log().sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let bases = bases(&node.disk);
+        assert!(bases.len() >= 6);
+        (node, bases)
+    };
+    let lose = |disk: &SimDisk, base: i64| disk.remove_file(&segment(base, "log")).unwrap();
+    let damage = |disk: &SimDisk, base: i64| {
+        disk.open(&segment(base, "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
+    };
+    let ways: [(&str, &dyn Fn(&SimDisk, i64)); 2] = [("gone", &lose), ("without its contents", &damage)];
+    for (what, lose_second) in ways {
+        let (node, bases) = synced();
+        lose(&node.disk, bases[0]);
+        lose_second(&node.disk, bases[2]);
+        lose(&node.disk, bases[4]);
+        written_by_the_system(&node.disk);
+        let mut node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
+        let (second, third) = (Offset(bases[2]), Offset(bases[4]));
+        for boot in ["boot-2", "boot-3"] {
+            let log = node.log();
+            assert_eq!(
+                (log.log_start_offset(), log.log_end_offset()),
+                (Offset(bases[1]), Offset(70)),
+                "{what}"
+            );
+            assert_eq!((log.hole(), log.hole_within()), (Some(Offset(0)), Some(second)), "{what}");
+            node.manager.maintain(now_at(20_000));
+            drop(log);
+            node = node.restart(Crash::Process, boot);
+        }
+        let log = node.log();
+        log.forget_late_beginning().unwrap();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), Some(second)), "{what}");
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-3");
+        let log = node.log();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), Some(second)), "{what}");
+        // The start moves past it; what is missing behind it is missing still.
+        log.delete_records(Offset(bases[3])).unwrap();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), Some(third)), "{what}");
+        log.truncate_to(now_at(30_000), third).unwrap();
+        assert_eq!((log.hole(), log.hole_within()), (Some(second), None), "{what}");
+        log.forget_late_beginning().unwrap();
+        assert_eq!(log.hole(), None, "{what}");
+        assert!(!node.disk.exists(&file("hole")).unwrap(), "{what}");
+    }
+}
+
+/// The file of one offset is that of earlier versions. One that is damaged may have said anything.
+#[test]
+fn the_file_of_holes_is_read_in_its_old_form_and_believed_in_none_that_is_damaged() {
+    for (contents, hole, within) in [
+        ("15\n", Some(15), Some(15)),
+        ("3\n", Some(3), None),
+        ("3\n15\n", Some(3), Some(15)),
+        ("1", Some(0), Some(10)),
+        ("", Some(0), Some(10)),
+        ("3\nx\n", Some(0), Some(10)),
+        ("90\n", None, None),
+    ] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        append_up_to(&log, 40, 0);
+        log.set_high_watermark(Offset(40));
+        log.delete_records(Offset(10)).unwrap();
+        drop(log);
+        node.manager.shutdown(now_at(10_000)).unwrap();
+        node.disk.replace_file(&file("hole"), contents.as_bytes()).unwrap();
+        let node = node.restart(Crash::Process, "boot-1");
+        let log = node.log();
+        assert_eq!((log.hole(), log.hole_within()), (hole.map(Offset), within.map(Offset)), "{contents:?}");
+    }
+}
