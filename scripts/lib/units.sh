@@ -174,6 +174,12 @@ execute_unit() {
             timeout --kill-after=20 1200 "$python/confluent-kafka/bin/python" tests/cluster/failover.py --binary "$BINARY" \
                 --rounds "$FAILOVER_ROUNDS"
             ;;
+        cluster-groups)
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            timeout --kill-after=20 600 "$python/confluent-kafka/bin/python" tests/groups/failover.py --binary "$BINARY" \
+                --logs "$LOGS/$1"
+            ;;
         cluster-tools)
             install_kafka
             timeout --kill-after=20 600 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
