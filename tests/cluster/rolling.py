@@ -28,19 +28,19 @@ WHAT = {"binary": Path("target/release/chronik-server")}
 SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2", "CHRONIK_OFFSETS_TOPIC_NUM_PARTITIONS": "3"}
 PARTITIONS = 6
 # The goal is 500 ms. This bound is for machines that do other things too, and fails what hangs.
-SLOWEST_S_MAX = 3.0
+SLOWEST_S_MAX = 1.5
 PAUSE_S = 0.002
 
 
 class Producer:
     """A producer of librdkafka on a thread of its own, and what it was told."""
 
-    def __init__(self, cluster: Cluster, topic: str, idempotent: bool) -> None:
+    def __init__(self, bootstrap: str, topic: str, idempotent: bool) -> None:
         self.kafka: Any = importlib.import_module("confluent_kafka")
         self.topic, self.idempotent = topic, idempotent
         self.partitions = PARTITIONS
         self.settings = {
-            "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
+            "bootstrap.servers": bootstrap,
             "acks": "all",
             "enable.idempotence": idempotent,
             "linger.ms": 0,
@@ -86,7 +86,7 @@ class Member:
         kafka: Any = importlib.import_module("confluent_kafka")
         self.consumer = kafka.Consumer(
             {
-                "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
+                "bootstrap.servers": cluster.bootstrap,
                 "group.id": f"readers-of-{topic}",
                 "auto.offset.reset": "earliest",
                 "auto.commit.interval.ms": 200,
@@ -168,7 +168,7 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
         with cluster.nodes[0].connect() as connection:
             made = create_topics(connection, {topic: (PARTITIONS, 3) for topic in topics})
             expect("the topics are made", [made[topic][0] for topic in topics], [0, 0])
-        producers = [Producer(cluster, "careful", True), Producer(cluster, "default", False)]
+        producers = [Producer(cluster.bootstrap, "careful", True), Producer(cluster.bootstrap, "default", False)]
         members = [Member(cluster, "careful") for _ in range(2)]
         for thread in [*(producer.thread for producer in producers), *(member.thread for member in members)]:
             thread.start()
