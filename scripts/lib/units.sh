@@ -163,6 +163,12 @@ execute_unit() {
             install_venv kafka-python $clients/kafka-python/requirements.txt
             timeout --kill-after=20 900 "$python/kafka-python/bin/python" tests/cluster/replication.py --binary "$BINARY"
             ;;
+        cluster-in-sync)
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            install_apt ip iproute2
+            install_apt iptables iptables
+            timeout --kill-after=20 300 "$python/kafka-python/bin/python" tests/cluster/in_sync.py --binary "$BINARY"
+            ;;
         cluster-rolling)
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
             timeout --kill-after=20 300 "$python/confluent-kafka/bin/python" tests/cluster/rolling.py --binary "$BINARY"
