@@ -195,7 +195,8 @@ execute_unit() {
             timeout --kill-after=20 300 "$python/metrics/bin/python" tests/metrics/suite.py --binary "$BINARY"
             ;;
         cluster-script)
-            timeout --kill-after=20 300 python3 tests/cluster-launch/suite.py --binary "$BINARY"
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            timeout --kill-after=20 300 "$python/confluent-kafka/bin/python" tests/cluster-launch/suite.py --binary "$BINARY"
             ;;
         docker)
             install_docker
