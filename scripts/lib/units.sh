@@ -163,6 +163,12 @@ execute_unit() {
             install_venv kafka-python $clients/kafka-python/requirements.txt
             timeout --kill-after=20 900 "$python/kafka-python/bin/python" tests/cluster/replication.py --binary "$BINARY"
             ;;
+        cluster-in-sync)
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            install_apt ip iproute2
+            install_apt iptables iptables
+            timeout --kill-after=20 300 "$python/kafka-python/bin/python" tests/cluster/in_sync.py --binary "$BINARY"
+            ;;
         cluster-rolling)
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
             timeout --kill-after=20 300 "$python/confluent-kafka/bin/python" tests/cluster/rolling.py --binary "$BINARY"
@@ -174,6 +180,12 @@ execute_unit() {
             timeout --kill-after=20 1200 "$python/confluent-kafka/bin/python" tests/cluster/failover.py --binary "$BINARY" \
                 --rounds "$FAILOVER_ROUNDS"
             ;;
+        cluster-groups)
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            install_venv kafka-python $clients/kafka-python/requirements.txt
+            timeout --kill-after=20 600 "$python/confluent-kafka/bin/python" tests/groups/failover.py --binary "$BINARY" \
+                --logs "$LOGS/$1"
+            ;;
         cluster-tools)
             install_kafka
             timeout --kill-after=20 600 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
@@ -183,7 +195,8 @@ execute_unit() {
             timeout --kill-after=20 300 "$python/metrics/bin/python" tests/metrics/suite.py --binary "$BINARY"
             ;;
         cluster-script)
-            timeout --kill-after=20 300 python3 tests/cluster-launch/suite.py --binary "$BINARY"
+            install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
+            timeout --kill-after=20 300 "$python/confluent-kafka/bin/python" tests/cluster-launch/suite.py --binary "$BINARY"
             ;;
         docker)
             install_docker

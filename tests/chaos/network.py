@@ -146,6 +146,10 @@ class Network:
         """Nothing from an address arrives at a node any more."""
         self.inside(to, "iptables", "-w", "-A", "INPUT", "-s", source, "-j", "DROP")
 
+    def cut_port(self, to: int, port: int, source: str) -> None:
+        """Nothing from an address arrives at one port of a node any more; at its others it does."""
+        self.inside(to, "iptables", "-w", "-A", "INPUT", "-p", "tcp", "--dport", str(port), "-s", source, "-j", "DROP")
+
     def silence(self, node: int, target: str) -> None:
         """Nothing from a node arrives at an address any more."""
         self.inside(node, "iptables", "-w", "-A", "OUTPUT", "-d", target, "-j", "DROP")

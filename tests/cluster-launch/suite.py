@@ -1,22 +1,38 @@
-"""`scripts/cluster`: up twice, a node killed and started again, down; and what it refuses."""
+"""`scripts/cluster`: up twice, a node killed and started again, a roll under load, down; and what it refuses."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "cluster"))
+
+import confluent_kafka as kafka
+from rolling import Producer, read_all
+
+import wire
+from cluster import create_topics, eventually, metadata
 from daemon import answers, free_port
 from report import expect, run
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "cluster"
 NODES = (1, 2, 3)
+TOPIC, PARTITIONS = "rolled", 12
+# Between two looks at the ISRs: a node is away for hundreds of milliseconds.
+LOOK_S = 0.01
+# What each node has to fetch, a batch of one record at a time: seconds, where a node is ready within tenths of one.
+FILL_COUNT, RECORD_BYTES = 8_000, 1_000
 
 
 def free_base() -> int:
@@ -40,7 +56,11 @@ class Launcher:
             "KAFKA_BASE_PORT": str(self.kafka),
             "RAFT_BASE_PORT": str(self.raft),
             "HTTP_BASE_PORT": str(self.http),
+            "CHRONIK_MIN_INSYNC_REPLICAS": "2",
+            # Each answer has one batch.
+            "CHRONIK_REPLICA_FETCH_RESPONSE_MAX_BYTES": "1",
         }
+        self.bootstraps = [f"localhost:{self.kafka + node - 1}" for node in NODES]
 
     def call(self, *arguments: str, **settings: str) -> tuple[int, str]:
         """Exit code and what it says."""
@@ -55,9 +75,9 @@ class Launcher:
         )
         return done.returncode, done.stdout
 
-    def ok(self, *arguments: str) -> str:
+    def ok(self, *arguments: str, **settings: str) -> str:
         """The same, for a call that must succeed."""
-        code, said = self.call(*arguments)
+        code, said = self.call(*arguments, **settings)
         if code != 0:
             raise AssertionError(f"{arguments} ended with {code}: {said}")
         return said
@@ -88,6 +108,101 @@ def roll(launcher: Launcher) -> None:
     code, told = launcher.call("roll")
     expect("with one that is away", (code, "node 3 does not run" in told), (1, True))
     launcher.ok("start", "3")
+
+
+class Watch:
+    """Looks at the ISRs all the time, as every node that answers tells them."""
+
+    def __init__(self, bootstraps: list[str]) -> None:
+        self.bootstraps = bootstraps
+        # How often so many replicas were missing from an ISR.
+        self.missing: Counter[int] = Counter()
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self) -> Watch:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self.thread.join(30)
+
+    def run(self) -> None:
+        while not self.stopping.wait(LOOK_S):
+            for bootstrap in self.bootstraps:
+                # One that is being restarted does not answer, or not to the end.
+                with contextlib.suppress(OSError, wire.Closed), wire.Connection(bootstrap, 5.0) as connection:
+                    for partition in metadata(connection).topics.get(TOPIC, []):
+                        self.missing[len(NODES) - len(partition.isr)] += 1
+
+    def sees_all_in_sync(self) -> bool:
+        """Whether every node tells full ISRs, which is asked on the side."""
+        for bootstrap in self.bootstraps:
+            with wire.Connection(bootstrap, 5.0) as connection:
+                told = metadata(connection).topics.get(TOPIC, [])
+            if [len(partition.isr) for partition in told] != [len(NODES)] * PARTITIONS:
+                return False
+        return True
+
+
+def forgetful(binary: str, directory: str) -> str:
+    """A program that starts a node without its replicas of the topic, which it must fetch anew."""
+    program = Path(directory) / "forgetful"
+    # The script asks the same program for the health of nodes that run.
+    forget = f'[ $# -gt 0 ] || rm -rf "$CHRONIK_DATA_DIR"/{TOPIC}-*'
+    program.write_text(f'#!/bin/sh\n{forget}\nexec {binary} "$@"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def roll_under_load(launcher: Launcher) -> None:
+    """A node is taken away only when the one before it is in sync again, and no application hears of it.
+
+    A node that was away for a moment is in sync as soon as it is ready, and nothing would show whether anybody waits.
+    So each comes back without its records here, and is ready long before it has them.
+    """
+    watch = Watch(launcher.bootstraps)
+
+    def topic_is_made() -> bool:
+        with wire.Connection(launcher.bootstraps[0]) as connection:
+            expect("a topic is made", create_topics(connection, {TOPIC: (PARTITIONS, 3)})[TOPIC], (0, None))
+        return True
+
+    eventually("a topic is made", topic_is_made)
+    eventually("all replicas are in sync", watch.sees_all_in_sync)
+    fill(launcher.bootstraps[0])
+    producer = Producer(",".join(launcher.bootstraps), TOPIC, True)
+    producer.partitions = PARTITIONS
+    producer.thread.start()
+    eventually("records are acknowledged", lambda: len(producer.acknowledged) > 100)
+    with tempfile.TemporaryDirectory(prefix="chronik-forgetful-") as directory, watch:
+        began = time.monotonic()
+        launcher.ok("roll", CHRONIK_BINARY=forgetful(launcher.environment["CHRONIK_BINARY"], directory))
+        took_s = time.monotonic() - began
+        eventually("all replicas are in sync when it ends", watch.sees_all_in_sync, 5)
+    producer.stopping.set()
+    producer.thread.join(90)
+    print(
+        f"# {len(producer.acknowledged)} acknowledged in {took_s:.1f} s; replicas missing and how often: "
+        f"{dict(watch.missing)}",
+        flush=True,
+    )
+    expect("one node was missed", watch.missing[1] > 0, True)
+    expect("never two at once", max(watch.missing), 1)
+    expect("no error reaches the application", producer.errors, [])
+    expect("every record is acknowledged", len(producer.acknowledged), producer.sent_count)
+    missing = producer.missing_from(read_all(launcher.bootstraps[0], TOPIC, PARTITIONS))
+    expect("every acknowledged record is where it was", missing, {})
+
+
+def fill(bootstrap: str) -> None:
+    """Write what nodes need some time to fetch."""
+    producer = kafka.Producer({"bootstrap.servers": bootstrap, "acks": "all", "batch.num.messages": 1})
+    for number in range(FILL_COUNT):
+        producer.produce(TOPIC, bytes(RECORD_BYTES), partition=number % PARTITIONS)
+        producer.poll(0)
+    expect("records without an outcome", producer.flush(60), 0)
 
 
 def cases(launcher: Launcher) -> list[tuple[str, Callable[[], None]]]:
@@ -162,6 +277,7 @@ def cases(launcher: Launcher) -> list[tuple[str, Callable[[], None]]]:
         ("up again changes nothing", up_again_changes_nothing),
         ("kill and start", kill_and_start),
         ("roll", lambda: roll(launcher)),
+        ("roll under load", lambda: roll_under_load(launcher)),
         ("a number that is somebody else's is left alone", a_number_that_is_somebody_elses_is_left_alone),
         ("mistakes are named", mistakes_are_named),
         ("a taken port is told", a_taken_port_is_told),

@@ -8,8 +8,9 @@ The figure of a round is the longest that any of them waited, from the fault on.
 timeout is 1 s: with a client's default of 30 s nothing but that would be measured. With --kafka it measures Apache
 Kafka instead, where a leader is killed.
 
-What is checked is that everybody goes on in the end, and that no application hears of a planned stop; the figures are
-printed, because what else runs on the machine decides about them too.
+What is checked is that everybody goes on, that no application hears of a planned stop, and that errors name the next
+leader (KIP-951). The figures are printed, because what else runs on the machine decides about them too; one that is far
+beyond its goal fails its case.
 """
 
 from __future__ import annotations
@@ -27,7 +28,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "chaos"))
 
-from followers import Follower, all_go_on, following
+from followers import (
+    Follower,
+    Told,
+    all_go_on,
+    fetch_answer,
+    fetch_body,
+    following,
+    produce_answer,
+    produce_body,
+    topic_id,
+)
 from network import SUBNET, Network, Unavailable
 from rolling import Producer, all_in_sync, led_by
 
@@ -43,11 +54,22 @@ SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2", "CHRONIK_OFFSETS_TOPIC_NUM_PARTI
 REQUEST_TIMEOUT_S, SILENCE_TIMEOUT_S = 30.0, 1.0
 # How long everybody may take to go on: beyond all timeouts, on a machine that does other things too.
 GO_ON_S = 60.0
+# The longest that an application's record may take while all nodes are restarted one by one.
+ROLL_GOAL_S = 0.5
 # What has to be noticed first is noticed by then.
 SILENCE_S_MIN = 3.2
 # What a network draws at random is of no account here: links are cut, not spoiled.
 SEED = 1
 ELECT_LEADERS = 43
+NOT_LEADER_OR_FOLLOWER = 6
+# How far beyond its goal a figure may be, and what a machine that does other things too may always take.
+GOAL_FACTOR_MAX, BUSY_S = 3.0, 1.0
+
+
+def expect_near(what: str, worst_s: float, goal_s: float) -> None:
+    """Fail what misses its goal by more than a machine that does other things too can be blamed for."""
+    allowed_s = max(GOAL_FACTOR_MAX * goal_s, BUSY_S)
+    expect(f"{what}: {worst_s:.3f} s are within {allowed_s} s", worst_s <= allowed_s, True)
 
 
 class Figures:
@@ -66,7 +88,7 @@ class Figures:
             follower.setbacks.clear()
 
     def tell(self) -> None:
-        """One line: the distribution, and the goal."""
+        """One line: the distribution, and the goal, which may not be missed by far."""
         ordered = sorted(self.gaps_s)
         at = [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.9, 0.99)]
         shown = ", ".join(f"{name} {value:.3f}" for name, value in zip(("median", "p90", "p99"), at, strict=True))
@@ -77,6 +99,7 @@ class Figures:
             + (", ".join(f"{count} × {what}" for what, count in self.setbacks.most_common()) or "nothing"),
             flush=True,
         )
+        expect_near(self.name, ordered[-1], self.goal_s)
 
 
 def elect_preferred(node: Node | KafkaNode) -> None:
@@ -207,6 +230,8 @@ def stopped(is_controller: bool) -> None:
                     world.measure(figures, world.victim(is_controller).stop, 1.0)
         figures.tell()
         application.tell()
+        led_to = [leader for follower in world.followers for leader in follower.led_to]
+        expect("a producer was led to the next leader by an error alone", len(led_to) > 0, True)
         cluster.check_logs()
 
 
@@ -224,7 +249,7 @@ class Application:
     @contextlib.contextmanager
     def writing(self, cluster: Cluster) -> Iterator[None]:
         """Write for as long as something else is done."""
-        producer = Producer(cluster, TOPIC, True)
+        producer = Producer(cluster.bootstrap, TOPIC, True)
         producer.partitions = PARTITIONS
         producer.thread.start()
         eventually("it writes", lambda: len(producer.acknowledged) > 100)
@@ -275,8 +300,96 @@ def rolling_restarts() -> None:
                 # Everybody leads again what it is meant to, by itself.
                 eventually("leaders return", lambda: len(led_by(cluster, [TOPIC])) == len(cluster.nodes), 60)
                 time.sleep(1)
-        print(f"{OPTIONS['rolls']} rolling restarts of three nodes; goal: worst 500 ms", flush=True)
+        print(
+            f"{OPTIONS['rolls']} rolling restarts of three nodes; goal: worst {ROLL_GOAL_S * 1000:.0f} ms", flush=True
+        )
         application.tell()
+        expect_near("a record in a rolling restart", max(application.took_s), ROLL_GOAL_S)
+        cluster.check_logs()
+
+
+# --- what errors say
+
+
+class Asked:
+    """A topic on three nodes, and what its old leader and those who do not lead it say of its next leader."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        cluster.start()
+        with cluster.nodes[0].connect() as connection:
+            expect("the topic is made", create_topics(connection, {TOPIC: (1, 3)})[TOPIC][0], 0)
+            self.topic_id = topic_id(connection, TOPIC)
+        all_in_sync(cluster, [TOPIC])
+        self.old = self.leader_by(cluster.nodes[0])
+        self.others = [node for node in cluster.nodes if node is not self.old]
+        # Where the log ends, and a fetch waits.
+        self.end = 1
+        with self.old.connect() as connection:
+            expect("written", wire.produce(connection, TOPIC, wire.batch(b"value").encode()), (0, 0))
+
+    def leader_by(self, node: Node) -> Node:
+        """The leader that a node tells in its metadata."""
+        leader = node.metadata([TOPIC]).topics[TOPIC][0].leader
+        return next(node for node in self.cluster.nodes if node.node_id == leader)
+
+    def next_leader(self) -> Node:
+        """Who leads instead, when both others know."""
+        eventually(
+            "the others agree on another leader",
+            lambda: (
+                self.old not in {self.leader_by(node) for node in self.others}
+                and len({self.leader_by(node) for node in self.others}) == 1
+            ),
+        )
+        return self.leader_by(self.others[0])
+
+    def send_fetch(self, connection: wire.Connection, wait_ms: int) -> None:
+        """Ask for what is not there yet."""
+        connection.send(wire.FETCH, 16, fetch_body(self.topic_id, 0, self.end, wait_ms))
+
+    def fetched(self, connection: wire.Connection) -> Told:
+        """The answer to that, when it comes."""
+        reader = connection.answer()
+        reader.i32(), reader.uvarint()
+        return fetch_answer(reader)
+
+    def check(self, what: str, told: Told, leader: Node) -> None:
+        """An answer is an error that leads to the next leader."""
+        expect(f"{what}: the error", told.code, NOT_LEADER_OR_FOLLOWER)
+        expect(f"{what}: the next leader", (told.leader, told.leader_epoch > 0), (leader.node_id, True))
+        expect(f"{what}: where it is", told.endpoints, {leader.node_id: leader.bootstrap})
+
+
+def produced(connection: wire.Connection) -> Told:
+    """The answer to one record more."""
+    records = wire.batch(b"value").encode()
+    return produce_answer(connection.ask(wire.PRODUCE, 10, produce_body(TOPIC, 0, 10_000, records)))
+
+
+def errors_name_who_leads_after_a_kill() -> None:
+    with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
+        asked = Asked(cluster)
+        asked.old.kill()
+        leader = asked.next_leader()
+        bystander = next(node for node in asked.others if node is not leader)
+        with bystander.connect() as connection:
+            asked.check("Produce v10", produced(connection), leader)
+            asked.send_fetch(connection, 0)
+            asked.check("Fetch v16", asked.fetched(connection), leader)
+        with leader.connect() as connection:
+            expect("and it does lead", produced(connection).code, 0)
+        cluster.check_logs()
+
+
+def errors_name_who_leads_after_a_stop() -> None:
+    with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
+        asked = Asked(cluster)
+        with asked.old.connect() as connection:
+            # It waits at the leader for records until that hands over.
+            asked.send_fetch(connection, 25_000)
+            asked.old.stop()
+            asked.check("a Fetch v16 that waits", asked.fetched(connection), asked.next_leader())
         cluster.check_logs()
 
 
@@ -402,6 +515,8 @@ CASES: list[Callable[[], None]] = [
     a_leader_is_stopped_that_is_not_the_controller,
     a_leader_is_stopped_that_is_the_controller,
     rolling_restarts,
+    errors_name_who_leads_after_a_kill,
+    errors_name_who_leads_after_a_stop,
     a_leader_sleeps_that_is_not_the_controller,
     a_leader_sleeps_that_is_the_controller,
     a_leader_is_cut_off_from_the_nodes,

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import wire
@@ -36,20 +37,86 @@ def produce_body(topic: str, partition: int, timeout_ms: int, records: bytes) ->
     return head + wire.compact_array(wanted) + wire.NO_TAGS
 
 
-def produce_answer(reader: wire.Reader) -> tuple[int, int]:
-    """The error code of the one partition of an answer, and the leader that it names or -1."""
+@dataclass
+class Told:
+    """What an answer says of its one partition, and of the next leader if it names one (KIP-951)."""
+
+    code: int
+    leader: int = -1
+    leader_epoch: int = -1
+    # Where brokers are, as the answer says.
+    endpoints: dict[int, str] = field(default_factory=dict)
+
+
+def tagged(reader: wire.Reader) -> dict[int, wire.Reader]:
+    """Tagged fields by their tags."""
+    return {reader.uvarint(): wire.Reader(reader.take(reader.uvarint())) for _ in range(reader.uvarint())}
+
+
+def read_hints(reader: wire.Reader, told: Told, partition_fields: dict[int, wire.Reader], tag: int) -> None:
+    """The next leader, from the fields of the partition and from those at the end of the answer."""
+    if tag in partition_fields:
+        told.leader, told.leader_epoch = partition_fields[tag].i32(), partition_fields[tag].i32()
+    endpoints = tagged(reader).get(0, wire.Reader(wire.compact_array()))
+    for _ in range(endpoints.uvarint() - 1):
+        node = endpoints.i32()
+        host = (endpoints.compact_bytes() or b"").decode()
+        told.endpoints[node] = f"{host}:{endpoints.i32()}"
+        endpoints.compact_bytes(), tagged(endpoints)
+
+
+def produce_answer(reader: wire.Reader) -> Told:
+    """What an answer to Produce v10 says."""
     reader.uvarint(), reader.compact_bytes(), reader.uvarint(), reader.i32()
-    code = reader.i16()
+    told = Told(reader.i16())
     reader.i64(), reader.i64(), reader.i64()
     for _ in range(reader.uvarint() - 1):
         reader.i32(), reader.compact_bytes(), reader.uvarint()
     reader.compact_bytes()
-    leader = -1
-    for _ in range(reader.uvarint()):
-        tag, tagged = reader.uvarint(), wire.Reader(reader.take(reader.uvarint()))
-        if tag == 0:
-            leader = tagged.i32()
-    return code, leader
+    fields = tagged(reader)
+    # Behind the topic's own fields comes how long to wait.
+    tagged(reader), reader.i32()
+    read_hints(reader, told, fields, 0)
+    return told
+
+
+def topic_id(connection: wire.Connection, topic: str) -> bytes:
+    """The id of a topic, by Metadata v12."""
+    wanted = bytes(16) + wire.compact_string(topic) + wire.NO_TAGS
+    reader = connection.ask(wire.METADATA, 12, wire.compact_array(wanted) + wire.i8(0) + wire.i8(0) + wire.NO_TAGS)
+    reader.i32()
+    for _ in range(reader.uvarint() - 1):
+        reader.i32(), reader.compact_bytes(), reader.i32(), reader.compact_bytes(), tagged(reader)
+    reader.compact_bytes(), reader.i32(), reader.uvarint()
+    if (code := reader.i16()) != 0:
+        raise AssertionError(f"Metadata of {topic}: error {code}")
+    reader.compact_bytes()
+    return reader.take(16)
+
+
+def fetch_body(topic: bytes, partition: int, offset: int, wait_ms: int) -> bytes:
+    """The body of Fetch v16: the first version whose answers say where the next leader is."""
+    place = wire.i32(partition) + wire.i32(-1) + wire.i64(offset) + wire.i32(-1) + wire.i64(-1) + wire.i32(1 << 20)
+    wanted = topic + wire.compact_array(place + wire.NO_TAGS) + wire.NO_TAGS
+    head = wire.i32(wait_ms) + wire.i32(1) + wire.i32(1 << 20) + wire.i8(0) + wire.i32(0) + wire.i32(-1)
+    return head + wire.compact_array(wanted) + wire.compact_array() + wire.compact_string("") + wire.NO_TAGS
+
+
+def fetch_answer(reader: wire.Reader) -> Told:
+    """What an answer to Fetch v16 says, but for records."""
+    reader.i32()
+    if (code := reader.i16()) != 0:
+        raise AssertionError(f"Fetch as a whole: error {code}")
+    reader.i32(), reader.uvarint(), reader.take(16), reader.uvarint(), reader.i32()
+    told = Told(reader.i16())
+    reader.i64(), reader.i64(), reader.i64()
+    for _ in range(reader.uvarint() - 1):
+        reader.i64(), reader.i64(), tagged(reader)
+    reader.i32(), reader.compact_bytes()
+    fields = tagged(reader)
+    tagged(reader)
+    read_hints(reader, told, fields, 1)
+    return told
 
 
 def is_closed(connection: wire.Connection) -> bool:
@@ -71,6 +138,9 @@ class Follower:
         self.acknowledged_s: list[float] = [time.monotonic()]
         # What went wrong on the way.
         self.setbacks: Counter[str] = Counter()
+        # Leaders that an error named and that then acknowledged what came next, without a question to anybody between.
+        self.led_to: list[int] = []
+        self.hinted = -1
         self.stopping = threading.Event()
         self.leader = -1
         self.asked = partition
@@ -89,23 +159,34 @@ class Follower:
                 continue
             leader = self.leader
             try:
-                code, named = produce_answer(self.connect(leader).ask(wire.PRODUCE, 10, body))
+                told = produce_answer(self.connect(leader).ask(wire.PRODUCE, 10, body))
             except (OSError, wire.Closed) as error:
                 self.lose(leader, error)
                 self.leader = -1
                 self.stopping.wait(0 if self.find_leader() and self.leader != leader else RETRY_BACKOFF_S)
                 continue
-            if code == 0:
+            if told.code == 0:
                 self.acknowledged_s.append(time.monotonic())
+                if self.hinted == leader:
+                    self.led_to.append(leader)
+                self.hinted = -1
                 self.stopping.wait(PACE_S)
                 continue
-            self.setbacks[f"error {code}" + (", which names the next leader" if named >= 0 else "")] += 1
-            if code in LEADER_ERRORS:
-                self.leader = named
-            if code not in LEADER_ERRORS or named < 0:
-                self.stopping.wait(RETRY_BACKOFF_S)
+            self.take_hint(told)
         for connection in self.connections.values():
             connection.socket.close()
+
+    def take_hint(self, told: Told) -> None:
+        """Go to the next leader if the error names it, or try again after a moment."""
+        is_named = told.leader >= 0
+        self.setbacks[f"error {told.code}" + (", which names the next leader" if is_named else "")] += 1
+        if told.code in LEADER_ERRORS:
+            self.leader = told.leader
+            # Clients go where the answer says that it is.
+            is_found = is_named and told.endpoints.get(told.leader) == self.brokers[told.leader]
+            self.hinted = told.leader if is_found else -1
+        if told.code not in LEADER_ERRORS or not is_named:
+            self.stopping.wait(RETRY_BACKOFF_S)
 
     def connect(self, node: int) -> wire.Connection:
         """The connection to a broker; a broker that does not take one in time is as good as away.
@@ -128,6 +209,7 @@ class Follower:
 
     def find_leader(self) -> bool:
         """Ask the next broker who leads, rather one that was not just lost; whether it knew."""
+        self.hinted = -1
         recently = time.monotonic() - LOST_S
         nodes = [node for node in sorted(self.brokers) if self.lost_s.get(node, 0.0) < recently] or sorted(self.brokers)
         self.asked = nodes[(nodes.index(self.asked) + 1) % len(nodes)] if self.asked in nodes else nodes[0]

@@ -28,19 +28,19 @@ WHAT = {"binary": Path("target/release/chronik-server")}
 SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2", "CHRONIK_OFFSETS_TOPIC_NUM_PARTITIONS": "3"}
 PARTITIONS = 6
 # The goal is 500 ms. This bound is for machines that do other things too, and fails what hangs.
-SLOWEST_S_MAX = 3.0
+SLOWEST_S_MAX = 1.5
 PAUSE_S = 0.002
 
 
 class Producer:
     """A producer of librdkafka on a thread of its own, and what it was told."""
 
-    def __init__(self, cluster: Cluster, topic: str, idempotent: bool) -> None:
+    def __init__(self, bootstrap: str, topic: str, idempotent: bool) -> None:
         self.kafka: Any = importlib.import_module("confluent_kafka")
         self.topic, self.idempotent = topic, idempotent
         self.partitions = PARTITIONS
         self.settings = {
-            "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
+            "bootstrap.servers": bootstrap,
             "acks": "all",
             "enable.idempotence": idempotent,
             "linger.ms": 0,
@@ -78,6 +78,11 @@ class Producer:
         if left:
             self.errors.append(f"{left} records have no outcome")
 
+    def missing_from(self, found: dict[tuple[int, int], bytes]) -> dict[tuple[int, int], int]:
+        """Some of the acknowledged records that are not where they were."""
+        wrong = [place for place, number in self.acknowledged.items() if found.get(place) != f"{number}".encode()]
+        return {place: self.acknowledged[place] for place in wrong[:5]}
+
 
 class Member:
     """A consumer of a group on a thread of its own."""
@@ -86,7 +91,7 @@ class Member:
         kafka: Any = importlib.import_module("confluent_kafka")
         self.consumer = kafka.Consumer(
             {
-                "bootstrap.servers": ",".join(node.bootstrap for node in cluster.nodes),
+                "bootstrap.servers": cluster.bootstrap,
                 "group.id": f"readers-of-{topic}",
                 "auto.offset.reset": "earliest",
                 "auto.commit.interval.ms": 200,
@@ -111,17 +116,15 @@ class Member:
         self.consumer.close()
 
 
-def read_all(cluster: Cluster, topic: str) -> dict[tuple[int, int], int]:
-    """All records of a topic by their place."""
+def read_all(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> dict[tuple[int, int], bytes]:
+    """The values of all records of a topic by their place."""
     kafka: Any = importlib.import_module("confluent_kafka")
-    consumer = kafka.Consumer(
-        {"bootstrap.servers": cluster.nodes[0].bootstrap, "group.id": "nobody", "enable.partition.eof": True}
-    )
-    consumer.assign([kafka.TopicPartition(topic, index, 0) for index in range(PARTITIONS)])
-    found: dict[tuple[int, int], int] = {}
+    consumer = kafka.Consumer({"bootstrap.servers": bootstrap, "group.id": "nobody", "enable.partition.eof": True})
+    consumer.assign([kafka.TopicPartition(topic, index, 0) for index in range(partitions)])
+    found: dict[tuple[int, int], bytes] = {}
     ended: set[int] = set()
     deadline = time.monotonic() + 60
-    while len(ended) < PARTITIONS:
+    while len(ended) < partitions:
         if time.monotonic() > deadline:
             raise AssertionError(f"only {len(found)} records of {topic} could be read back")
         message = consumer.poll(0.5)
@@ -130,7 +133,7 @@ def read_all(cluster: Cluster, topic: str) -> dict[tuple[int, int], int]:
         if message.error() is not None:
             ended.add(message.partition())
             continue
-        found[message.partition(), message.offset()] = int(message.value())
+        found[message.partition(), message.offset()] = message.value()
     consumer.close()
     return found
 
@@ -168,7 +171,7 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
         with cluster.nodes[0].connect() as connection:
             made = create_topics(connection, {topic: (PARTITIONS, 3) for topic in topics})
             expect("the topics are made", [made[topic][0] for topic in topics], [0, 0])
-        producers = [Producer(cluster, "careful", True), Producer(cluster, "default", False)]
+        producers = [Producer(cluster.bootstrap, "careful", True), Producer(cluster.bootstrap, "default", False)]
         members = [Member(cluster, "careful") for _ in range(2)]
         for thread in [*(producer.thread for producer in producers), *(member.thread for member in members)]:
             thread.start()
@@ -209,9 +212,8 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
             expect(f"no error {what}", producer.errors, [])
             expect(f"every record is acknowledged {what}", len(producer.acknowledged), producer.sent_count)
             expect(f"within {SLOWEST_S_MAX} s {what}", worst[-1] < SLOWEST_S_MAX, True)
-            found = read_all(cluster, producer.topic)
-            wrong = {place: number for place, number in producer.acknowledged.items() if found.get(place) != number}
-            expect(f"every acknowledged record is where it was {what}", dict(list(wrong.items())[:5]), {})
+            found = read_all(cluster.nodes[0].bootstrap, producer.topic)
+            expect(f"every acknowledged record is where it was {what}", producer.missing_from(found), {})
             if producer.idempotent:
                 expect("and nothing is there twice", len(set(found.values())), len(found))
         expect("no error reaches the group", [error for member in members for error in member.errors], [])

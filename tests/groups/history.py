@@ -6,7 +6,8 @@ which it breaks the rules of a group:
 
 - every record is delivered to somebody (SKIP);
 - a partition has one owner at a time (OWNER), and one in a generation whatever happened (GENERATION);
-- a committed offset never goes back (BACK), nor does a generation (OLD).
+- a committed offset never goes back (BACK), nor does a generation (OLD);
+- what is committed in the end is no less than what a member was told is committed (LOST).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class History:
     consumed: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     deliveries: int = 0
     ends: dict[int, int] = field(default_factory=dict)
+    # The highest offset of each partition that a member was told is committed.
+    acknowledged: dict[int, int] = field(default_factory=dict)
     # In the order of the log: partition and offset; generation and who owns what.
     commits: list[tuple[int, int]] = field(default_factory=list)
     generations: list[tuple[int, dict[str, list[int]]]] = field(default_factory=list)
@@ -69,6 +72,17 @@ class History:
         self.consumed[partition].update(range(first, last + 1))
         self.deliveries += last - first + 1
 
+    def committed(self, partition: int, offset: int) -> None:
+        """A member was told that this offset is committed."""
+        self.acknowledged[partition] = max(offset, self.acknowledged.get(partition, 0))
+
+    def owners(self) -> dict[int, list[str]]:
+        """Who holds each partition now."""
+        holders: dict[int, list[str]] = defaultdict(list)
+        for member, partition in self._open:
+            holders[partition].append(member)
+        return dict(holders)
+
     def _end(self, member: str, partition: int, at: int) -> None:
         claim = self._open.pop((member, partition), None)
         if claim is not None and claim.end is None:
@@ -77,7 +91,13 @@ class History:
 
 def violations(history: History) -> list[str]:
     """Every rule that the history breaks, by its name."""
-    return [*_skipped(history), *_owners(history), *_one_owner_in_a_generation(history), *_going_back(history)]
+    return [
+        *_skipped(history),
+        *_owners(history),
+        *_one_owner_in_a_generation(history),
+        *_going_back(history),
+        *_lost(history),
+    ]
 
 
 def _skipped(history: History) -> list[str]:
@@ -136,4 +156,15 @@ def _going_back(history: History) -> list[str]:
         if generation < generation_before:
             found.append(f"OLD: generation {generation} is written after {generation_before}")
         generation_before = generation
+    return found
+
+
+def _lost(history: History) -> list[str]:
+    found = []
+    last = dict(history.commits)
+    for partition, offset in sorted(history.acknowledged.items()):
+        if last.get(partition, -1) < offset:
+            found.append(
+                f"LOST: partition {partition}: {offset} was acknowledged, in the end there is {last.get(partition)}"
+            )
     return found

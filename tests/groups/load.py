@@ -161,13 +161,16 @@ class Process:
 class Group:
     """One group over a topic of its own, its members, and its history."""
 
+    # Of its topic's partitions.
+    replicas = 1
+
     def __init__(
-        self, bootstrap: str, broker_log: Path, logs: Path, client: Client, assignor: str, static: bool
+        self, bootstrap: str, broker_logs: list[Path], logs: Path, client: Client, assignor: str, static: bool
     ) -> None:
         kind = "static" if static else "dynamic"
         self.name = f"{client.name}-{assignor}-{kind}"
         self.bootstrap = bootstrap
-        self.broker_log = broker_log
+        self.broker_logs = broker_logs
         self.client = client
         self.assignor = assignor
         self.static = static
@@ -196,6 +199,9 @@ class Group:
             elif name == "consumed":
                 for place, first, last in event["ranges"]:
                     self.history.delivered(place, first, last)
+            elif name == "committed":
+                for place, offset in event["offsets"]:
+                    self.history.committed(place, offset)
             elif name == "records_consumed":
                 for part in event["partitions"]:
                     if part["count"] != part["maxOffset"] - part["minOffset"] + 1:
@@ -281,7 +287,7 @@ class Group:
 
     def run(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        admin.create_topics([NewTopic(self.topic, self.partitions, 1)])[self.topic].result(30)
+        admin.create_topics([NewTopic(self.topic, self.partitions, self.replicas)])[self.topic].result(30)
         flow = Flow(self.bootstrap, self.topic, self.partitions)
         try:
             self.chaos()
@@ -353,9 +359,8 @@ class Group:
         """Members whose sessions a busy machine has let end, by what the broker says of them."""
         words = re.compile(r"^\[([^\]]+)\].*(session of member|session has ended|put out members|has failed|not sync)")
         names = re.compile(rf"({re.escape(self.name)}-m\d+)-")
-        if not self.broker_log.exists():
-            return
-        for line in self.broker_log.read_text(errors="replace").splitlines():
+        logs = [path.read_text(errors="replace") for path in self.broker_logs if path.exists()]
+        for line in "".join(logs).splitlines():
             if found := words.match(line):
                 at = datetime.strptime(found.group(1), "%Y-%m-%d %H:%M:%S,%f").timestamp()
                 for name in names.findall(line):
@@ -425,7 +430,7 @@ def cases(bootstrap: str, broker_log: Path, logs: Path) -> list[tuple[str, Case]
             # Static members with one assignor of each client: they differ in nothing that is the assignor's.
             kinds = [False, True] if number == 0 and client.knows_static and client.members_max < 20 else [False]
             for static in kinds:
-                group = Group(bootstrap, broker_log, logs, client, assignor, static)
+                group = Group(bootstrap, [broker_log], logs, client, assignor, static)
                 named.append((group.name, partial(group.run)))
     # The slow ones first, so that they do not end alone.
     return sorted(named, key=lambda case: not case[0].startswith("java"))

@@ -97,6 +97,19 @@ class Violations(unittest.TestCase):
         history.commits.append((1, 2))
         self.expect(history, "BACK")
 
+    def test_a_commit_that_was_acknowledged_and_is_not_there(self) -> None:
+        history = good()
+        history.committed(1, 3)
+        self.expect(history)
+        history.committed(1, 4)
+        self.expect(history, "LOST")
+
+    def test_who_holds_what(self) -> None:
+        history = good()
+        self.assertEqual(history.owners(), {0: ["a"], 1: ["b"]})
+        history.assigned("c", [1], 40, 3)
+        self.assertEqual(history.owners(), {0: ["a"], 1: ["b", "c"]})
+
     def test_a_generation_that_goes_back(self) -> None:
         history = good()
         history.generations.append((1, {}))

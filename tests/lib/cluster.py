@@ -258,6 +258,11 @@ class Cluster:
 
             eventually(f"node {node.node_id} sees {ids}", sees_all)
 
+    @property
+    def bootstrap(self) -> str:
+        """What a client is given: all nodes."""
+        return ",".join(node.bootstrap for node in self.nodes)
+
     def stop(self) -> None:
         """SIGTERM to all, together."""
         for node in self.nodes:

@@ -240,10 +240,12 @@ class Connection:
         return reader
 
 
-def produce_body(topic: str, records: bytes | None, partition: int = 0, acks: int = -1) -> bytes:
+def produce_body(
+    topic: str, records: bytes | None, partition: int = 0, acks: int = -1, timeout_ms: int = 10_000
+) -> bytes:
     """The body of Produce v3 to v8."""
     data = i32(-1) if records is None else i32(len(records)) + records
-    return string(None) + i16(acks) + i32(10_000) + array(string(topic) + array(i32(partition) + data))
+    return string(None) + i16(acks) + i32(timeout_ms) + array(string(topic) + array(i32(partition) + data))
 
 
 def fetch_body(topic: str, partition: int, offset: int, wait_ms: int = 0, session: int = 0, epoch: int = -1) -> bytes:

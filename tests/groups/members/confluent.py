@@ -35,7 +35,8 @@ def main() -> None:
         member.consumed((message.partition(), message.offset()) for message in messages)
         if messages:
             try:
-                consumer.commit(asynchronous=False)
+                places = consumer.commit(asynchronous=False)
+                member.committed((place.partition, place.offset) for place in places if place.error is None)
             except KafkaException as error:
                 # Partitions that moved meanwhile are read again by whoever has them.
                 member.say("not committed", why=str(error))

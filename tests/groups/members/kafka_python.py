@@ -59,6 +59,7 @@ def main() -> None:
             # Partitions that moved meanwhile are read again by whoever has them.
             with contextlib.suppress(KafkaError):
                 consumer.commit()
+                member.committed((place.partition, messages[-1].offset + 1) for place, messages in polled.items())
     consumer.close(autocommit=False)
     member.say("left")
 

@@ -36,3 +36,8 @@ class Member:
                 ranges.append([partition, offset, offset])
         if ranges:
             self.say("consumed", ranges=ranges)
+
+    def committed(self, places: Iterable[tuple[int, int]]) -> None:
+        """Say which offsets the coordinator has acknowledged; a negative one stands for none."""
+        if offsets := [[partition, offset] for partition, offset in places if offset >= 0]:
+            self.say("committed", offsets=offsets)
