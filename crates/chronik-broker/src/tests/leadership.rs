@@ -564,10 +564,7 @@ fn begins_within_a_batch(record_count: usize) {
     if record_count == 0 {
         partition.apply_answer(now, answer(ErrorCode::OffsetOutOfRange, 0, Bytes::new()));
     } else {
-        partition
-            .log()
-            .append_as_follower(now, batch(0, record_count), chronik_types::LeaderEpoch(1))
-            .unwrap();
+        partition.log().append_as_follower(now, batch(0, record_count), LeaderEpoch(1)).unwrap();
     }
     assert_eq!(partition.fetch_position().fetch_offset, Offset(2), "the leader's log begins there");
     let applied = partition.apply_answer(now, answer(ErrorCode::None, 2, batch(1, 3)));
