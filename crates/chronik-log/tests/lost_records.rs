@@ -359,8 +359,9 @@ fn a_log_that_lacks_its_beginning_says_too_what_it_lacks_further_on() {
     let damage = |disk: &SimDisk, base: i64| {
         disk.open(&segment(base, "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
     };
-    let ways: [(&str, &dyn Fn(&SimDisk, i64)); 2] = [("gone", &lose), ("without its contents", &damage)];
-    for (what, lose_second) in ways {
+    for what in ["gone", "without its contents"] {
+        let lose_second =
+            |disk: &SimDisk, base: i64| if what == "gone" { lose(disk, base) } else { damage(disk, base) };
         let (node, bases) = synced();
         lose(&node.disk, bases[0]);
         lose_second(&node.disk, bases[2]);
