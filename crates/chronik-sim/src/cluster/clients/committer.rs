@@ -10,8 +10,7 @@ use chronik_protocol::messages::offset_commit_request::{
 };
 use chronik_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use chronik_protocol::messages::{
-    FindCoordinatorRequest, FindCoordinatorResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetFetchRequest, OffsetFetchResponse,
+    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse,
 };
 use chronik_types::ErrorCode;
 
@@ -21,7 +20,6 @@ use crate::cluster::network::Answer;
 use crate::cluster::plan::Plan;
 use crate::cluster::sabotage::Sabotage;
 
-const FIND_VERSION: i16 = 4;
 const COMMIT_VERSION: i16 = 8;
 const FETCH_VERSION: i16 = 8;
 /// A topic that is never deleted: its offsets would go with it.
@@ -89,12 +87,7 @@ impl Committer {
         let token = self.next_token;
         self.next_token += 1;
         let Some(coordinator) = self.coordinator else {
-            let request = FindCoordinatorRequest {
-                coordinator_keys: vec![self.group.clone()],
-                ..FindCoordinatorRequest::default()
-            };
-            let node = context.any_node();
-            context.call(node, FIND_VERSION, &request, token);
+            context.find_coordinator(&self.group, token);
             self.under_way = Some((token, Asked::Coordinator));
             return;
         };
@@ -145,13 +138,7 @@ impl Committer {
             return;
         }
         match asked {
-            Asked::Coordinator => {
-                let response = context.read::<FindCoordinatorResponse>(answer, FIND_VERSION);
-                let found = response.as_ref().and_then(|response| response.coordinators.first());
-                self.coordinator = found
-                    .filter(|found| found.error_code == 0)
-                    .and_then(|found| usize::try_from(found.node_id - 1).ok());
-            }
+            Asked::Coordinator => self.coordinator = context.coordinator_found(answer),
             Asked::Commit(offset) => {
                 let response = context.read::<OffsetCommitResponse>(answer, COMMIT_VERSION);
                 let part = response.as_ref().and_then(|response| response.topics.first()?.partitions.first());

@@ -12,9 +12,9 @@ use chronik_protocol::messages::offset_commit_request::{
 use chronik_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use chronik_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use chronik_protocol::messages::{
-    FindCoordinatorRequest, FindCoordinatorResponse, HeartbeatRequest, HeartbeatResponse, JoinGroupRequest,
-    JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
+    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse,
+    SyncGroupRequest, SyncGroupResponse,
 };
 use chronik_types::ErrorCode;
 
@@ -23,7 +23,6 @@ use crate::cluster::checkers::Rule;
 use crate::cluster::network::Answer;
 use crate::cluster::sabotage::Sabotage;
 
-const FIND_VERSION: i16 = 4;
 const JOIN_VERSION: i16 = 9;
 const SYNC_VERSION: i16 = 5;
 const HEARTBEAT_VERSION: i16 = 4;
@@ -124,12 +123,7 @@ impl Member {
         let token = self.next_token;
         self.next_token += 1;
         let Some(coordinator) = self.coordinator else {
-            let request = FindCoordinatorRequest {
-                coordinator_keys: vec![GROUP.to_owned()],
-                ..FindCoordinatorRequest::default()
-            };
-            let node = context.any_node();
-            context.call(node, FIND_VERSION, &request, token);
+            context.find_coordinator(GROUP, token);
             self.under_way = Some((token, Asked::Coordinator));
             return;
         };
@@ -311,13 +305,7 @@ impl Member {
             return;
         }
         match asked {
-            Asked::Coordinator => {
-                let response = context.read::<FindCoordinatorResponse>(answer, FIND_VERSION);
-                let found = response.as_ref().and_then(|response| response.coordinators.first());
-                self.coordinator = found
-                    .filter(|found| found.error_code == 0)
-                    .and_then(|found| usize::try_from(found.node_id - 1).ok());
-            }
+            Asked::Coordinator => self.coordinator = context.coordinator_found(answer),
             Asked::Join => {
                 if let Some(response) = context.read::<JoinGroupResponse>(answer, JOIN_VERSION) {
                     self.take_join(context, response);

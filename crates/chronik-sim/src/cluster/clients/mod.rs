@@ -9,7 +9,7 @@ mod routing;
 
 use bytes::Bytes;
 use chronik_protocol::frame::{decode_response, encode_request};
-use chronik_protocol::messages::Message;
+use chronik_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse, Message};
 
 use super::checkers::Checkers;
 use super::counts::Counts;
@@ -27,6 +27,8 @@ pub(super) use producer::Producer;
 
 /// How long a client waits for an answer before it closes the connection.
 const PATIENCE_MS: u64 = 1_500;
+/// The version in which members and committers ask for their coordinator.
+const FIND_VERSION: i16 = 4;
 
 /// What a client wants of the world.
 pub(super) enum Action {
@@ -87,6 +89,23 @@ impl Context<'_> {
     /// Which error a client is told of.
     pub(super) fn told_error(&mut self, code: i16) -> i16 {
         self.sabotage.map_or(code, |sabotage| sabotage.told_error(code, self.rng))
+    }
+
+    /// Asks some node which one coordinates a group.
+    pub(super) fn find_coordinator(&mut self, group: &str, token: u64) {
+        let request = FindCoordinatorRequest {
+            coordinator_keys: vec![group.to_owned()],
+            ..FindCoordinatorRequest::default()
+        };
+        let node = self.any_node();
+        self.call(node, FIND_VERSION, &request, token);
+    }
+
+    /// What that node has said.
+    pub(super) fn coordinator_found(&mut self, answer: Option<&Answer>) -> Option<usize> {
+        let response = self.read::<FindCoordinatorResponse>(answer, FIND_VERSION)?;
+        let found = response.coordinators.first().filter(|found| found.error_code == 0)?;
+        usize::try_from(found.node_id - 1).ok()
     }
 
     pub(super) fn any_node(&mut self) -> usize {
