@@ -13,18 +13,6 @@ use chronik_protocol::records::BatchIter;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs, TopicId};
 use common::*;
 
-fn small_segments() -> LogConfig {
-    LogConfig { segment_bytes: 1000, index_interval_bytes: 150, ..LogConfig::default() }
-}
-
-fn file(name: &str) -> PathBuf {
-    partition_dir().join(name)
-}
-
-fn segment(base_offset: i64, extension: &str) -> PathBuf {
-    file(&format!("{base_offset:020}.{extension}"))
-}
-
 /// A log with some segments, as a clean or unclean end left it.
 fn written(clean: bool) -> (SimDisk, Vec<(i64, Vec<u8>)>) {
     let node = Node::new(small_segments());

@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::path::PathBuf;
-
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
 use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig};
 use chronik_types::{LeaderEpoch, Offset};
@@ -13,18 +11,6 @@ use common::*;
 
 /// After this a retention pass is due, whatever ran before.
 const RETENTION_MS: u64 = 700_000;
-
-fn small_segments() -> LogConfig {
-    LogConfig { segment_bytes: 1000, index_interval_bytes: 150, ..LogConfig::default() }
-}
-
-fn file(name: &str) -> PathBuf {
-    partition_dir().join(name)
-}
-
-fn segment(base_offset: i64, extension: &str) -> PathBuf {
-    file(&format!("{base_offset:020}.{extension}"))
-}
 
 /// The base offsets of the segments that are there.
 fn bases(disk: &SimDisk) -> Vec<i64> {

@@ -36,6 +36,21 @@ pub(crate) fn partition_dir() -> PathBuf {
     dir().join("orders-0")
 }
 
+/// Segments of some twenty small batches, with several index entries each.
+pub(crate) fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 1000, index_interval_bytes: 150, ..LogConfig::default() }
+}
+
+/// A file of the partition.
+pub(crate) fn file(name: &str) -> PathBuf {
+    partition_dir().join(name)
+}
+
+/// A file of one of its segments.
+pub(crate) fn segment(base_offset: i64, extension: &str) -> PathBuf {
+    file(&format!("{base_offset:020}.{extension}"))
+}
+
 /// A batch of records with these values, timestamps counting up from `timestamp`.
 pub(crate) fn batch_with(options: BatchOptions, timestamp: i64, values: &[&[u8]]) -> BytesMut {
     let mut builder = BatchBuilder::new(options);
