@@ -86,25 +86,20 @@ impl ChangeLines {
         if !quorum.is_leader || quorum.term < written_in {
             return;
         }
-        let is_earlier = written_in < quorum.term;
+        let earlier = Earlier((written_in < quorum.term).then_some(written_in));
         let mut told_count = 0;
         let mut others: BTreeMap<(&str, Vec<Cause>), usize> = BTreeMap::new();
         for change in &delta.partitions_changed {
             for (what, line, causes) in lines(&before, image, change) {
                 if told_count < LINES_PER_CHANGE_MAX {
                     told_count += 1;
-                    tracing::info!(
-                        "{line}: {}{}",
-                        Causes(&causes),
-                        Earlier(is_earlier.then_some(written_in))
-                    );
+                    tracing::info!("{line}: {}{earlier}", Causes(&causes));
                 } else {
                     *others.entry((what, causes)).or_default() += 1;
                 }
             }
         }
         for ((what, causes), count) in others {
-            let earlier = Earlier(is_earlier.then_some(written_in));
             tracing::info!("{what} of {count} more partitions changed: {}{earlier}", Causes(&causes));
         }
     }
