@@ -38,6 +38,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
         return;
     }
     let mut page = Page {
+        broker,
         image: &image,
         cursor,
         remaining_count: limit,
@@ -62,6 +63,7 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, request: Des
 
 /// One answer in the making.
 struct Page<'a> {
+    broker: &'a Broker,
     image: &'a MetadataImage,
     cursor: Option<&'a Cursor>,
     /// How many partitions still have room.
@@ -86,7 +88,9 @@ impl Page<'_> {
         let end = first.saturating_add(i32::try_from(self.remaining_count).unwrap_or(i32::MAX)).min(count);
         let partitions: Vec<_> = (first..end)
             .map(PartitionIndex)
-            .filter_map(|index| topic.partition(index).map(|found| describe(self.image, index, found)))
+            .filter_map(|index| {
+                topic.partition(index).map(|found| describe(self.broker, self.image, index, found))
+            })
             .collect();
         self.remaining_count = self.remaining_count.saturating_sub(partitions.len());
         self.response.topics.push(described(topic, partitions));
@@ -137,12 +141,14 @@ fn refused(name: &str) -> DescribeTopicPartitionsResponseTopic {
 }
 
 fn describe(
+    broker: &Broker,
     image: &MetadataImage,
     index: PartitionIndex,
     partition: &PartitionImage,
 ) -> DescribeTopicPartitionsResponsePartition {
     let is_live = |node: NodeId| image.broker(node).is_some_and(|found| !found.fenced);
-    let leader = partition.leader.filter(|leader| is_live(*leader));
+    // A broker that may have been replaced does not name itself (ADR 13), here as in Metadata.
+    let leader = broker.known_leader(partition).filter(|leader| is_live(*leader));
     let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.get()).collect();
     DescribeTopicPartitionsResponsePartition {
         error_code: ErrorCode::None.code(),
