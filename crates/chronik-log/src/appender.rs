@@ -3,6 +3,7 @@
 //! Batches that are appended together go into the file with one vectored write. Until that write has succeeded
 //! nothing of them is visible, and what they did to the producers' state can be taken back.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use std::sync::atomic::Ordering;
 use bytes::{Bytes, BytesMut};
 use chronik_disk::{DiskFile, OpenMode};
 use chronik_protocol::records::{BatchHeader, patch_append};
-use chronik_types::{LeaderEpoch, Now, Offset, TimestampMs};
+use chronik_types::{LeaderEpoch, Now, Offset, ProducerId, TimestampMs};
 
 use crate::append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended, UNKNOWN_OFFSET};
 use crate::journal::NoteKind;
@@ -126,8 +127,12 @@ impl Log {
                 .collect();
         }
         let mut appending = Appending::new(self, &mut writer, &config, now, count, Tail::Kept);
+        let mut begun = BTreeSet::new();
         for (index, batch) in validated.into_iter().enumerate() {
-            let outcome = batch.and_then(|batch| appending.add_client_batch(index, batch, leader_epoch));
+            let outcome = batch.and_then(|batch| {
+                appending.check_begun(&mut begun, &batch.header)?;
+                appending.add_client_batch(index, batch, leader_epoch)
+            });
             if let Err(error) = outcome {
                 appending.settle(index, Err(error));
             }
@@ -282,6 +287,20 @@ impl<'a> Appending<'a> {
             .into_iter()
             .map(|result| result.unwrap_or(Err(AppendError::Log(LogError::Closed))))
             .collect()
+    }
+
+    /// Where a producer's first batch has failed just now, those that came with it are not taken in its stead: it would be out
+    /// of order for ever (ADR 14). `begun` has the producers whose first batches came along.
+    fn check_begun(&self, begun: &mut BTreeSet<ProducerId>, header: &BatchHeader) -> Result<(), AppendError> {
+        let (producer_id, sequence) = (header.producer_id, header.base_sequence);
+        if producer_id.get() >= 0 && sequence == 0 {
+            begun.insert(producer_id);
+        }
+        let is_known = || self.writer.producers.knows_epoch(producer_id, header.producer_epoch);
+        if sequence > 0 && begun.contains(&producer_id) && !is_known() {
+            return Err(AppendError::SequenceAhead { producer_id, sequence, last_sequence: -1 });
+        }
+        Ok(())
     }
 
     /// Checks a batch against its producer's state, stamps it and adds it to the group.

@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use chronik_disk::{DiskFile, OpenMode};
-use chronik_types::{LeaderEpoch, MonotonicMs, Now, Offset, ProducerId, TopicId, TopicPartition};
+use chronik_types::{
+    LeaderEpoch, MonotonicMs, Now, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition,
+};
 use parking_lot::{Mutex, RwLock};
 
 use crate::dir::LogDir;
@@ -380,9 +382,9 @@ impl Log {
         self.assign_epoch(&mut writer, leader_epoch.get(), self.log_end_offset().get())
     }
 
-    /// Whether the log remembers anything of a producer.
-    pub fn knows_producer(&self, producer_id: ProducerId) -> bool {
-        self.writer.lock().producers.knows(producer_id)
+    /// Whether the log remembers anything of a producer in this epoch or a later one.
+    pub fn knows_producer(&self, producer_id: ProducerId, epoch: ProducerEpoch) -> bool {
+        self.writer.lock().producers.knows_epoch(producer_id, epoch)
     }
 
     /// Notes that this log's leader was elected now, and that another led before it: producers may have sent batches there

@@ -254,8 +254,9 @@ impl ProducerState {
         self.entries.clear();
     }
 
-    pub(crate) fn knows(&self, producer_id: ProducerId) -> bool {
-        self.entries.contains_key(&producer_id.get())
+    /// Whether anything is remembered of a producer in this epoch or a later one.
+    pub(crate) fn knows_epoch(&self, producer_id: ProducerId, epoch: ProducerEpoch) -> bool {
+        self.entries.get(&producer_id.get()).is_some_and(|entry| epoch.get() <= entry.producer_epoch)
     }
 
     /// Where the oldest open transaction starts.

@@ -19,12 +19,13 @@ use chronik_protocol::produce::{
 };
 use chronik_protocol::records::{BatchHeader, parse_client_batch};
 use chronik_raft::metadata::MetadataImage;
-use chronik_types::{ErrorCode, NodeId, Now, Offset, PartitionIndex, ProducerId, validate_topic_name};
+use chronik_types::{ErrorCode, NodeId, Now, Offset, PartitionIndex, validate_topic_name};
 use parking_lot::Mutex;
 
 use crate::broker::Broker;
 use crate::context::RequestContext;
 use crate::controller::is_internal_topic;
+use crate::first_batches::Sequence;
 use crate::partition::{Confirmation, Partition};
 use crate::reply::Response;
 use crate::timers::{Expire, TimerKey};
@@ -64,6 +65,8 @@ struct Accepted {
     partition_at: usize,
     partition: Arc<Partition>,
     records: BytesMut,
+    /// Of an idempotent producer's batch.
+    sequence: Option<Sequence>,
 }
 
 pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes) {
@@ -98,15 +101,13 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
                 in_order(broker, context.now, &request, sequence, &checked.0).map(|()| checked)
             }) {
                 Ok((partition, records)) => {
-                    accepted.push(Accepted { topic_at, partition_at, partition, records });
+                    accepted.push(Accepted { topic_at, partition_at, partition, records, sequence });
                     partitions.push(ProducePartitionResponse::error(wanted.index, ErrorCode::None));
                 }
                 Err((code, message)) => {
-                    if let Some((producer, base_sequence)) = sequence
-                        && code.is_retriable()
-                    {
-                        let key = (producer, topic.topic.clone(), wanted.index);
-                        broker.first_batches.refused(context.now.monotonic, key, base_sequence);
+                    if code.is_retriable() {
+                        let now = context.now.monotonic;
+                        broker.first_batches.refused(now, &topic.topic, wanted.index, sequence);
                     }
                     if let (ErrorCode::UnknownTopicOrPartition, TopicRef::Name(name)) = (code, &topic.topic)
                         && image.topic(name).is_none()
@@ -139,15 +140,19 @@ pub(super) fn handle(broker: &Arc<Broker>, context: RequestContext, body: Bytes)
         }),
     });
     let confirmation = if acks == ACKS_ALL { Confirmation::Committed } else { Confirmation::Appended };
-    for Accepted { topic_at, partition_at, partition, records } in accepted {
+    for Accepted { topic_at, partition_at, partition, records, sequence } in accepted {
         let progress = Arc::clone(&progress);
         let appended_to = Arc::clone(&partition);
         let log = Arc::clone(partition.log());
-        let done = move |_: Now, result: Result<Appended, AppendError>| {
+        let done = move |now: Now, result: Result<Appended, AppendError>| {
+            let may_come_again = result.as_ref().is_err_and(|error| error.error_code().is_retriable());
+            if may_come_again {
+                progress.note_refused(now, (topic_at, partition_at), sequence);
+            }
             // The minimum is looked at again now: with fewer in sync the records may yet be committed, or not.
             let is_lonely = confirmation == Confirmation::Committed
                 && result.is_ok()
-                && !appended_to.has_enough_in_sync();
+                && appended_to.has_enough_in_sync() == Some(false);
             progress.settle(|state| {
                 state.undecided.remove(&(topic_at, partition_at));
                 if let Some(slot) = state.slot(topic_at, partition_at) {
@@ -281,10 +286,14 @@ fn check(
     Ok((partition, own(records, wanted.frame_bytes)))
 }
 
-/// Producer and first sequence number of an idempotent producer's batch.
-fn sequence_of(records: &[u8]) -> Option<(ProducerId, i32)> {
+/// Where an idempotent producer's batch stands among its others.
+fn sequence_of(records: &[u8]) -> Option<Sequence> {
     let header = BatchHeader::parse(records).ok()?;
-    (header.producer_id.get() >= 0).then_some((header.producer_id, header.base_sequence))
+    (header.producer_id.get() >= 0).then_some(Sequence {
+        producer: header.producer_id,
+        epoch: header.producer_epoch,
+        base: header.base_sequence,
+    })
 }
 
 /// Has a producer's batches wait for its first one, where this broker has refused that.
@@ -292,19 +301,19 @@ fn in_order(
     broker: &Broker,
     now: Now,
     wanted: &Wanted<'_>,
-    sequence: Option<(ProducerId, i32)>,
+    sequence: Option<Sequence>,
     partition: &Partition,
 ) -> Result<(), Refusal> {
-    let Some((producer, base_sequence)) = sequence.filter(|_| broker.first_batches.has_any()) else {
+    let Some(sequence) = sequence.filter(|_| broker.first_batches.has_any()) else {
         return Ok(());
     };
-    let key = (producer, wanted.topic.clone(), wanted.index);
-    let is_known = || partition.log().knows_producer(producer);
-    if !broker.first_batches.is_early(now.monotonic, &key, base_sequence, is_known) {
+    let Sequence { producer, epoch, base } = sequence;
+    let is_known = || partition.log().knows_producer(producer, epoch);
+    if !broker.first_batches.is_early(now.monotonic, wanted.topic, wanted.index, sequence, is_known) {
         return Ok(());
     }
     let message = format!(
-        "producer {producer} sent sequence {base_sequence}, and its first batch was refused; send it again after that"
+        "producer {producer} sent sequence {base}, and its first batch was refused; send it again after that"
     );
     Err((ErrorCode::LeaderNotAvailable, Some(message)))
 }
@@ -351,6 +360,18 @@ fn fill(
                 slot.record_errors = record_errors(refused);
             }
         }
+    }
+}
+
+impl Progress {
+    /// The log has refused a batch for what passes. Those of its producer that come meanwhile wait for it (ADR 14).
+    fn note_refused(&self, now: Now, (topic_at, partition_at): (usize, usize), sequence: Option<Sequence>) {
+        let state = self.state.lock();
+        let Some(topic) = state.topics.get(topic_at) else { return };
+        let Some(partition) = topic.partitions.get(partition_at) else { return };
+        let (topic, index) = (topic.topic.clone(), partition.index);
+        drop(state);
+        self.broker.first_batches.refused(now.monotonic, &topic, index, sequence);
     }
 }
 

@@ -378,9 +378,14 @@ impl Partition {
         });
     }
 
-    /// Whether enough replicas are in sync for `acks=all`.
-    pub(crate) fn has_enough_in_sync(&self) -> bool {
-        self.replicas.lock().leader().is_some_and(|leader| leader.has_enough_in_sync())
+    /// Whether enough replicas are in sync for `acks=all`, where this broker leads.
+    pub(crate) fn has_enough_in_sync(&self) -> Option<bool> {
+        self.replicas.lock().leader().map(|leader| leader.has_enough_in_sync())
+    }
+
+    /// Whether a broker holds a replica, where this one leads.
+    pub(crate) fn has_follower(&self, node: NodeId) -> bool {
+        self.replicas.lock().leader().is_some_and(|leader| leader.replica(node).is_some())
     }
 
     /// Whether the newest committed offset is known here (KIP-207).

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use chronik_replication::{FetchPosition, Fetcher};
+use chronik_replication::{FetchPosition, Fetcher, follower};
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now};
 
 use super::request::{Answered, Bounds, answer_of, decode, encode};
@@ -233,7 +233,7 @@ impl Broker {
                     Ok(partition) => partition.apply_answer(now, answer),
                     Err(error) => {
                         tracing::debug!("cannot follow {}-{index}: {error}", topic.name);
-                        let delay_ms = chronik_replication::follower::STORAGE_BACKOFF_MS;
+                        let delay_ms = follower::STORAGE_BACKOFF_MS;
                         Applied::Wait { position: asked, delay_ms }
                     }
                 }
@@ -252,7 +252,14 @@ impl Broker {
                         state.fetcher.delay(&key, now.monotonic.plus_ms(delay_ms));
                     }
                 }
-                Applied::Over => {}
+                // Its new leader is told by the image. Until then, or until this broker can follow that, nobody is asked in vain.
+                Applied::Over => {
+                    let is_same_epoch =
+                        |position: FetchPosition| position.current_leader_epoch == asked.current_leader_epoch;
+                    if state.fetcher.position(&key).is_some_and(is_same_epoch) {
+                        state.fetcher.delay(&key, now.monotonic.plus_ms(follower::BACKOFF_MS));
+                    }
+                }
             }
         }
         if lane == Lane::Newcomers {
@@ -261,5 +268,60 @@ impl Broker {
             let silent: Vec<Key> = state.fetcher.asked().filter(|key| !named.contains(key)).collect();
             state.caught_up.extend(silent);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use chronik_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+
+    use super::*;
+    use crate::tests::leadership::three_brokers;
+
+    const ROUNDS: usize = 20_000;
+
+    #[test]
+    fn who_stops_while_newcomers_go_over_is_fetched_in_no_lane() {
+        let fixture = three_brokers();
+        let leader = NodeId(2);
+        let key: Key = (TopicId(77), PartitionIndex(0));
+        let epoch = LeaderEpoch(5);
+        let position = FetchPosition {
+            fetch_offset: Offset(0),
+            log_start_offset: Offset(0),
+            current_leader_epoch: epoch,
+            last_fetched_epoch: LeaderEpoch::NONE,
+        };
+        let is_over = AtomicBool::new(false);
+        let lane_of = |lane| fixture.broker.fetchers.lane(leader, lane);
+        let left_count = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    fixture.broker.take_over_newcomers(leader);
+                }
+            });
+            let left = (0..ROUNDS).filter(|_| {
+                fixture.broker.fetchers.followed.lock().insert(key, (leader, epoch));
+                {
+                    let newcomers = lane_of(Lane::Newcomers);
+                    let mut newcomers = newcomers.lock();
+                    newcomers.fetcher.follow(key, position);
+                    newcomers.caught_up.insert(key);
+                }
+                fixture.broker.fetchers.stop(&key);
+                let main = lane_of(Lane::Main);
+                let mut main = main.lock();
+                let is_left = main.fetcher.position(&key).is_some();
+                main.fetcher.stop(&key);
+                is_left
+            });
+            let left_count = left.count();
+            is_over.store(true, Ordering::Relaxed);
+            left_count
+        });
+        assert_eq!(left_count, 0, "of {ROUNDS}");
     }
 }

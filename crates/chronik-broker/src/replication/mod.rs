@@ -54,7 +54,8 @@ impl Fetchers {
     /// Stops fetching a partition, wherever it is fetched from.
     fn stop(&self, key: &Key) {
         let Some((leader, _)) = self.followed.lock().remove(key) else { return };
-        for lane in Lane::ALL {
+        // Newcomers go over to the main lane: in the other order one that does so meanwhile would be missed in both.
+        for lane in [Lane::Newcomers, Lane::Main] {
             self.lane(leader, lane).lock().stop(key);
         }
     }
@@ -182,6 +183,7 @@ impl Expire for ReplicaCheck {
             }
         }
         broker.follow_blocked();
+        broker.first_batches.forget_old(now.monotonic);
         broker.timers.arm(now.monotonic.plus_ms(self.pause_ms), self);
     }
 }

@@ -1,14 +1,18 @@
 //! A broker that the cluster may have replaced without its knowing.
 
+use chronik_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use chronik_protocol::messages::metadata_request::MetadataRequestTopic;
 use chronik_protocol::messages::{
-    FetchRequest, FetchResponse, JoinGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, OffsetCommitResponse, ProduceResponse,
+    DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, FetchRequest, FetchResponse,
+    JoinGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitResponse, ProduceResponse,
 };
 use chronik_raft::MetadataLog as _;
-use chronik_raft::metadata::{CommandBatch, SetPartitionLeader};
+use chronik_raft::metadata::{
+    Command, CommandBatch, ConfigResource, SetConfig, SetPartitionLeader, UpdateIsr,
+};
 use chronik_replication::FollowerFetch;
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, PartitionIndex};
 
@@ -98,6 +102,17 @@ fn led_by(fixture: &Fixture, topic: &str) -> (i32, ErrorCode) {
     (partition.leader_id, code(partition.error_code))
 }
 
+/// The same by the API that Kafka's `Admin` asks.
+fn described_leader(fixture: &Fixture, topic: &str) -> i32 {
+    let request = DescribeTopicPartitionsRequest {
+        topics: vec![TopicRequest { name: topic.to_owned() }],
+        response_partition_limit: 10,
+        ..Default::default()
+    };
+    let answer: DescribeTopicPartitionsResponse = fixture.call(0, &request);
+    answer.topics[0].partitions[0].leader_id
+}
+
 const ELSEWHERE: (ErrorCode, i32) = (ErrorCode::NotLeaderOrFollower, -1);
 
 #[test]
@@ -156,8 +171,10 @@ fn clients_are_not_told_that_it_leads() {
     assert_eq!(led_by(&fixture, "shared"), (1, ErrorCode::None));
     fixture.pass(1);
     assert_eq!(led_by(&fixture, "shared"), (-1, ErrorCode::LeaderNotAvailable));
+    assert_eq!(described_leader(&fixture, "shared"), -1, "kafka-topics.sh lists it as unavailable");
     regain(&fixture);
     assert_eq!(led_by(&fixture, "shared"), (1, ErrorCode::None));
+    assert_eq!(described_leader(&fixture, "shared"), 1);
 }
 
 #[test]
@@ -235,4 +252,42 @@ fn a_commit_is_answered_when_the_followers_have_it() {
     assert!(pending.lock().is_none());
     lead(2);
     assert_eq!(told(&pending), ErrorCode::NotCoordinator, "the next one may have it or not");
+}
+
+/// Replication point 8: a commit that could not be committed is refused before it is written, and does not take effect later.
+#[test]
+fn a_commit_is_refused_at_once_with_too_few_in_sync() {
+    let fixture = leading();
+    regain(&fixture);
+    fixture.create_topic("t", 2, &[]);
+    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
+    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
+    let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
+    let apply = |command: Command| {
+        let batch = CommandBatch::new(vec![command]);
+        fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+    };
+    apply(SetPartitionLeader::new(topic, home, Some(NodeId(NODE.get()))).into());
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let resource = ConfigResource::Topic(OFFSETS_TOPIC.into());
+    apply(SetConfig::new(&resource, "min.insync.replicas", Some("2".to_owned())).into());
+    let told = |offset: i64| {
+        let answer: OffsetCommitResponse = fixture.call(8, &commit_request("t", "g", None, offset, ""));
+        code(answer.topics[0].partitions[0].error_code)
+    };
+    let partition = fixture.partition(OFFSETS_TOPIC, home.get());
+    let in_sync = |nodes: &[i32]| {
+        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+        apply(UpdateIsr::new(topic, home, &nodes, None).into());
+    };
+    in_sync(&[NODE.get()]);
+    let end = partition.log().log_end_offset();
+    assert_eq!(told(5), ErrorCode::CoordinatorNotAvailable);
+    assert_eq!(partition.log().log_end_offset(), end, "nothing is written");
+    in_sync(&[1, 2, 3]);
+    let pending = fixture.send(8, &commit_request("t", "g", None, 6, ""));
+    assert!(pending.lock().is_none(), "it is written, and waits for the followers");
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let answer: OffsetCommitResponse = response(&pending, 8);
+    assert_eq!(code(answer.topics[0].partitions[0].error_code), ErrorCode::None);
 }

@@ -552,6 +552,22 @@ fn kip_227_a_session_tells_a_high_watermark_that_moves_without_data() {
 
 /// Replication point 23.
 #[test]
+fn only_replicas_read_what_is_not_committed() {
+    let fixture = three_brokers();
+    write(&fixture, batch("a")).unwrap();
+    let ask = |node: i32, epoch: i32| {
+        let mut request = follower_request(epoch, (0, -1));
+        request.replica_state.replica_id = node;
+        let answer = only(fixture.call(17, &request));
+        (code(answer.error_code), answer.records.is_some_and(|records| !records.is_empty()))
+    };
+    let epoch = fixture.partition("shared", 0).leader_epoch().get();
+    assert_eq!(ask(2, epoch), (ErrorCode::None, true));
+    assert_eq!(ask(4, epoch), (ErrorCode::UnknownLeaderEpoch, false));
+    assert_eq!(ask(4, -1), (ErrorCode::NotLeaderOrFollower, false));
+}
+
+#[test]
 fn kip_74_a_follower_gets_a_batch_that_is_larger_than_it_asks_for() {
     let fixture = three_brokers();
     write(&fixture, batch(&"large".repeat(1_000))).unwrap();

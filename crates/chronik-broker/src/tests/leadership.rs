@@ -39,7 +39,7 @@ pub(super) fn apply(fixture: &Fixture, commands: Vec<Command>) {
 }
 
 /// This broker leads `shared-0`, and brokers 2 and 3 follow it.
-pub(super) fn three_brokers() -> Fixture {
+pub(crate) fn three_brokers() -> Fixture {
     let node = |id: i32| ClusterNode { id: NodeId(id), host: "h".to_owned(), raft_port: 1 };
     let config = BrokerConfig { cluster_nodes: [1, 2, 3].map(node).to_vec(), ..Default::default() };
     let fixture = Fixture::with_config(config);
@@ -71,7 +71,7 @@ pub(super) fn lead_topic(fixture: &Fixture, topic_id: TopicId, leader: i32) {
 }
 
 /// A batch of one record.
-fn batch(options: BatchOptions) -> Bytes {
+pub(super) fn batch(options: BatchOptions) -> Bytes {
     let mut builder = BatchBuilder::new(options);
     builder.append(TimestampMs(1_000_000), None, Some(b"value"), &[]).unwrap();
     builder.finish().unwrap().freeze()
@@ -81,11 +81,11 @@ pub(super) fn produce(fixture: &Fixture, version: i16) -> Pending {
     produce_batch(fixture, version, batch(BatchOptions::default()))
 }
 
-fn produce_with(fixture: &Fixture, version: i16, options: BatchOptions) -> Pending {
+pub(super) fn produce_with(fixture: &Fixture, version: i16, options: BatchOptions) -> Pending {
     produce_batch(fixture, version, batch(options))
 }
 
-fn produce_batch(fixture: &Fixture, version: i16, records: Bytes) -> Pending {
+pub(super) fn produce_batch(fixture: &Fixture, version: i16, records: Bytes) -> Pending {
     let records = Some(records);
     let topic = TopicProduceData {
         name: "shared".to_owned(),
@@ -161,8 +161,8 @@ fn kip_951_a_consumer_that_waits_at_a_deposed_leader_is_told_the_next() {
     }
 }
 
-/// Somebody who is told that records are committed just before their producers are, and takes replicas out of the ISR.
-struct Meanwhile(Arc<super::HeldMetadata>);
+/// Somebody who is told that records are committed just before their producers are, and changes the partition then.
+struct Meanwhile(Arc<super::HeldMetadata>, Command);
 
 impl Watcher for Meanwhile {
     fn arrived(&self, _bytes: u64) -> bool {
@@ -170,8 +170,7 @@ impl Watcher for Meanwhile {
     }
 
     fn wake(self: Arc<Self>, _now: Now) {
-        let command = UpdateIsr::new(TOPIC, INDEX, &[NodeId(1)], None);
-        self.0.propose(CommandBatch::new(vec![command.into()]), Box::new(|outcome| assert!(outcome.is_ok())));
+        self.0.propose(CommandBatch::new(vec![self.1.clone()]), Box::new(|outcome| assert!(outcome.is_ok())));
     }
 }
 
@@ -180,7 +179,8 @@ impl Watcher for Meanwhile {
 fn acks_all_is_told_when_too_few_are_in_sync_at_the_end() {
     let fixture = three_brokers();
     let pending = produce(&fixture, 9);
-    fixture.partition("shared", 0).watch(u64::MAX, Arc::new(Meanwhile(Arc::clone(&fixture.metadata))));
+    let alone = UpdateIsr::new(TOPIC, INDEX, &[NodeId(1)], None).into();
+    fixture.partition("shared", 0).watch(u64::MAX, Arc::new(Meanwhile(Arc::clone(&fixture.metadata), alone)));
     fetched(&fixture, 2, 1, 0);
     assert!(pending.lock().is_none(), "the whole ISR is waited for, not the minimum");
     fetched(&fixture, 3, 1, 0);
@@ -406,79 +406,6 @@ fn the_minimum_in_sync_is_looked_at_again_when_records_are_committed() {
     assert_eq!(code(answer.responses[0].partition_responses[0].error_code), ErrorCode::RequestTimedOut);
     let refused: ProduceResponse = response(&produce(&fixture, 9), 9);
     assert_eq!(code(refused.responses[0].partition_responses[0].error_code), ErrorCode::NotEnoughReplicas);
-}
-
-/// Replication point 11, ADR 14, KAFKA-15591: of two batches under way the first is refused, and the second comes when there is
-/// nothing to refuse it for any more.
-#[test]
-fn a_producers_first_batch_is_taken_before_its_second() {
-    let fixture = three_brokers();
-    let sent = |sequence: i32| {
-        let options = BatchOptions {
-            producer_id: ProducerId(9),
-            producer_epoch: ProducerEpoch(0),
-            base_sequence: sequence,
-            ..BatchOptions::default()
-        };
-        let pending = produce_with(&fixture, 9, options);
-        for node in [2, 3] {
-            fetched(&fixture, node, fixture.partition("shared", 0).log().log_end_offset().get(), 0);
-        }
-        let answer: ProduceResponse = response(&pending, 9);
-        code(answer.responses[0].partition_responses[0].error_code)
-    };
-    let in_sync = |nodes: &[i32]| {
-        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-        apply(&fixture, vec![UpdateIsr::new(TOPIC, INDEX, &nodes, None).into()]);
-    };
-    in_sync(&[1]);
-    assert_eq!(sent(0), ErrorCode::NotEnoughReplicas);
-    in_sync(&[1, 2, 3]);
-    assert_eq!(sent(1), ErrorCode::LeaderNotAvailable);
-    assert_eq!(sent(0), ErrorCode::None);
-    assert_eq!(sent(1), ErrorCode::None);
-    in_sync(&[1]);
-    assert_eq!(sent(2), ErrorCode::NotEnoughReplicas);
-    in_sync(&[1, 2, 3]);
-    assert_eq!(sent(3), ErrorCode::OutOfOrderSequenceNumber, "the log knows what is missing");
-}
-
-/// ADR 14: it is not waited for where another leader has taken it.
-#[test]
-fn a_first_batch_that_went_to_another_leader_is_not_waited_for() {
-    let fixture = three_brokers();
-    let numbered = |sequence: i32| BatchOptions {
-        producer_id: ProducerId(9),
-        producer_epoch: ProducerEpoch(0),
-        base_sequence: sequence,
-        ..BatchOptions::default()
-    };
-    let told = |pending: &Pending| {
-        let answer: ProduceResponse = response(pending, 9);
-        code(answer.responses[0].partition_responses[0].error_code)
-    };
-    lead(&fixture, 2);
-    assert_eq!(told(&produce_with(&fixture, 9, numbered(0))), ErrorCode::NotLeaderOrFollower);
-    let partition = fixture.partition("shared", 0);
-    let records = batch(BatchOptions { partition_leader_epoch: LeaderEpoch(1), ..numbered(0) });
-    let position = partition.fetch_position();
-    let answer = LeaderAnswer {
-        leader_epoch: position.current_leader_epoch,
-        fetched_from: position.fetch_offset,
-        error: ErrorCode::None,
-        high_watermark: Offset::ZERO,
-        log_start_offset: Offset::ZERO,
-        diverging: None,
-        records,
-    };
-    let applied = partition.apply_answer(fixture.broker.clock.now(), answer);
-    assert!(matches!(applied, Applied::At(_)), "{applied:?}");
-    lead(&fixture, 1);
-    let pending = produce_with(&fixture, 9, numbered(1));
-    for node in [2, 3] {
-        fetched(&fixture, node, 2, 0);
-    }
-    assert_eq!(told(&pending), ErrorCode::None);
 }
 
 /// This broker follows `shared-0`, has asked from an offset and is answered with one record.

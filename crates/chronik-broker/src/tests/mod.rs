@@ -8,10 +8,11 @@ mod contact;
 mod duties;
 mod fetch;
 mod fetchers;
+mod first_batches;
 mod followers;
 mod group_shards;
 mod groups;
-mod leadership;
+pub(crate) mod leadership;
 mod log_dirs;
 mod offers;
 mod offsets;
@@ -139,8 +140,8 @@ impl MetadataLog for HeldMetadata {
 }
 
 /// A broker and a client of it.
-struct Fixture {
-    broker: Arc<Broker>,
+pub(crate) struct Fixture {
+    pub(crate) broker: Arc<Broker>,
     metadata: Arc<HeldMetadata>,
     clock: Arc<ManualClock>,
     connection: Arc<Connection>,

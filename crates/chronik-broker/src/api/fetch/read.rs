@@ -193,6 +193,7 @@ fn try_read(
     // The epoch first, as on Kafka: a follower that has heard of this leader before the leader itself comes again at once.
     partition.check_leader_epoch(fetch.current_leader_epoch)?;
     partition.check_role()?;
+    check_follower(limits, partition, fetch)?;
     let log = partition.log();
     let diverging_epoch = divergence(partition, fetch)?;
     // The high watermark is read before the data, so that a response never shows records above it.
@@ -248,6 +249,24 @@ fn try_read(
             }
             Err(error.error_code())
         }
+    }
+}
+
+/// Only replicas read what is not committed. One that this broker does not know of yet, in an epoch that both know, comes again;
+/// one that names no epoch looks for the leader anew. Both as on Kafka.
+fn check_follower(
+    limits: &FetchLimits,
+    partition: &Partition,
+    fetch: &PartitionFetch,
+) -> Result<(), ErrorCode> {
+    match limits.replica {
+        Some(replica) if !partition.has_follower(replica.node) => {
+            // A leader that has lost its office meanwhile knows no followers.
+            partition.check_role()?;
+            let names_epoch = LeaderEpoch::NONE.get() < fetch.current_leader_epoch;
+            Err(if names_epoch { ErrorCode::UnknownLeaderEpoch } else { ErrorCode::NotLeaderOrFollower })
+        }
+        _ => Ok(()),
     }
 }
 
