@@ -2,8 +2,8 @@
 
 As a program it runs a command against a fresh broker and passes on the command's exit code:
 
-    daemon.py chronik --binary target/release/chronik-server -- tests/clients/run {bootstrap}
-    daemon.py kafka --libs DIRECTORY-OF-JARS -- tests/clients/run {bootstrap}
+    daemon.py chronik --binary target/release/chronik-server -- COMMAND {bootstrap}
+    daemon.py kafka --libs DIRECTORY-OF-JARS -- COMMAND {bootstrap}
 """
 
 from __future__ import annotations

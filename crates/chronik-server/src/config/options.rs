@@ -96,7 +96,7 @@ options! {
     "Node" {
         /// The number of this node, which no other node of the cluster has.
         "node.id" node_id: NodeId = "1" in 0..=INT, alias "broker.id";
-        /// Where this node stands, such as a data centre; clients may prefer brokers in their own rack.
+        /// Where this node stands, such as a data centre; the replicas of a partition are spread over racks.
         "rack" rack: Option<String> = "", alias "broker.rack";
         /// The directory that holds everything that this node keeps. It is created where there is none. In a cluster the
         /// default ends in the node's id, as in `./chronik-data-1`, so that several nodes can be started from one place.

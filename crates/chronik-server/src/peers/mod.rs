@@ -6,7 +6,7 @@
 //! puts messages into queues and is handed what arrives, and waits for neither.
 //!
 //! A connection that closes is tried again at once. If that is refused, the process at the other end is gone: a
-//! follower of it need not wait for its election timeout, and a leader can fence it (raft.md, 13).
+//! follower of it need not wait for its election timeout, and a leader can fence it.
 
 mod frame;
 mod handshake;
