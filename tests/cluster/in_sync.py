@@ -85,7 +85,7 @@ def a_follower_that_only_lags_leaves_the_isr_and_comes_back() -> None:
             for node in cluster.nodes:
                 expect(f"all live, by node {node.node_id}", sorted(node.metadata([]).brokers), [1, 2, 3])
                 expect(f"in sync elsewhere, by node {node.node_id}", isr_of(node, topic, elsewhere), [1, 2, 3])
-            copies = [len(replication.segments(node, topic, index)) for node in (slow, leader)]
+            copies = [len(node.segments(topic, index)) for node in (slow, leader)]
             expect("it lacks records", copies[0] < copies[1], True)
             network.heal()
             replication.all_in_sync(cluster, topic)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import kafka_tools
 import report
 import wire
 from cluster import Cluster, Node, create_topics, eventually
+from kafka_tools import DELETE_RECORDS, GET_OFFSETS, LEADER_ELECTION, TOPICS
 from report import expect
 
 WHAT = {"binary": Path("target/release/chronik-server"), "libs": Path(".cache/kafka/libs")}
@@ -25,35 +26,14 @@ PARTITIONS = 3
 FILTERS = ("under-replicated", "unavailable", "under-min-isr", "at-min-isr")
 
 
-def tool(node: Node, name: str, *arguments: str, code: int = 0) -> str:
+def tool(node: Node, main: str, *arguments: str, code: int = 0) -> str:
     """Run one of Kafka's tools against one node."""
-    done = subprocess.run(
-        [
-            "java",
-            "-XX:TieredStopAtLevel=1",
-            "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
-            "-cp",
-            f"{WHAT['libs']}/*",
-            f"org.apache.kafka.tools.{name}",
-            "--bootstrap-server",
-            node.bootstrap,
-            *arguments,
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    if done.returncode != code:
-        raise AssertionError(f"{name} {arguments} at node {node.node_id} ended with {done.returncode}: {done.stdout}")
-    return done.stdout
+    return kafka_tools.run(WHAT["libs"], main, node.bootstrap, *arguments, code=code)
 
 
 def described(node: Node, which: str, topic: str = TOPIC) -> list[int]:
     """The partitions of a topic that kafka-topics names under a filter."""
-    said = tool(node, "TopicCommand", "--describe", "--topic", topic, f"--{which}-partitions")
+    said = tool(node, TOPICS, "--describe", "--topic", topic, f"--{which}-partitions")
     return sorted(int(found) for found in re.findall(rf"Topic: {topic}\s+Partition: (\d+)", said))
 
 
@@ -62,7 +42,7 @@ def make_topic(node: Node, topic: str, factor: int, *configs: str) -> None:
     asked = ["--partitions", str(PARTITIONS), "--replication-factor", str(factor)]
     for config in configs:
         asked += ["--config", config]
-    tool(node, "TopicCommand", "--create", "--topic", topic, *asked)
+    tool(node, TOPICS, "--create", "--topic", topic, *asked)
 
 
 def leaders(node: Node, topic: str = TOPIC) -> list[int]:
@@ -157,9 +137,9 @@ def an_operator_takes_a_leader_that_lacks_records() -> None:
             eventually("it waits for node 2", leaderless(node, "risky", 1))
             expect(f"unavailable, at node {node.node_id}", described(node, "unavailable", "risky"), [1])
         asked = ["--topic", "risky", "--partition", "1"]
-        said = tool(one, "LeaderElectionCommand", "--election-type", "preferred", *asked, code=1)
+        said = tool(one, LEADER_ELECTION, "--election-type", "preferred", *asked, code=1)
         expect("not by a clean election", "PreferredLeaderNotAvailableException" in said, True)
-        tool(three, "LeaderElectionCommand", "--election-type", "unclean", *asked)
+        tool(three, LEADER_ELECTION, "--election-type", "unclean", *asked)
         for node in (one, three):
             expect(f"node 3 leads, at node {node.node_id}", leaders(node, "risky")[1], 3)
             expect("and all are served", described(node, "unavailable", "risky"), [])
@@ -180,7 +160,7 @@ def an_operator_elects_leaders() -> None:
             expect("a topic is made", create_topics(connection, {TOPIC: (PARTITIONS, 3)})[TOPIC][0], 0)
         last = cluster.nodes[2]
         expect("preferred", leaders(last), [1, 2, 3])
-        said = tool(last, "LeaderElectionCommand", "--election-type", "preferred", "--topic", TOPIC, "--partition", "0")
+        said = tool(last, LEADER_ELECTION, "--election-type", "preferred", "--topic", TOPIC, "--partition", "0")
         expect("nothing to do", "Valid replica already elected for partitions" in said, True)
         for number, node in enumerate(cluster.nodes):
             victim = cluster.nodes[(number + 1) % 3]
@@ -192,14 +172,14 @@ def an_operator_elects_leaders() -> None:
             path = cluster.directory / "elect.json"
             partitions = [{"topic": TOPIC, "partition": index} for index in range(PARTITIONS)]
             path.write_text(json.dumps({"partitions": partitions}))
-            tool(node, "LeaderElectionCommand", "--election-type", "preferred", "--path-to-json-file", str(path))
+            tool(node, LEADER_ELECTION, "--election-type", "preferred", "--path-to-json-file", str(path))
             expect("its partitions are its own again", leaders(node), [1, 2, 3])
-        tool(cluster.nodes[0], "LeaderElectionCommand", "--election-type", "preferred", "--all-topic-partitions")
-        said = tool(last, "LeaderElectionCommand", "--election-type", "unclean", "--topic", TOPIC, "--partition", "1")
+        tool(cluster.nodes[0], LEADER_ELECTION, "--election-type", "preferred", "--all-topic-partitions")
+        said = tool(last, LEADER_ELECTION, "--election-type", "unclean", "--topic", TOPIC, "--partition", "1")
         expect("it has a leader", "Valid replica already elected for partitions" in said, True)
         said = tool(
             last,
-            "LeaderElectionCommand",
+            LEADER_ELECTION,
             "--election-type",
             "preferred",
             "--topic",
@@ -224,10 +204,10 @@ def records_are_deleted_on_every_replica() -> None:
         path = cluster.directory / "delete.json"
         wanted = {"partitions": [{"topic": TOPIC, "partition": 0, "offset": 7}], "version": 1}
         path.write_text(json.dumps(wanted))
-        said = tool(leader, "DeleteRecordsCommand", "--offset-json-file", str(path))
+        said = tool(leader, DELETE_RECORDS, "--offset-json-file", str(path))
         expect("deleted", f"partition: {TOPIC}-0\tlow_watermark: 7" in said, True)
         leader.stop()
-        said = tool(cluster.nodes[1], "GetOffsetShell", "--topic", TOPIC, "--partitions", "0", "--time", "earliest")
+        said = tool(cluster.nodes[1], GET_OFFSETS, "--topic", TOPIC, "--partitions", "0", "--time", "earliest")
         expect("the next leader's log starts there", said.strip(), f"{TOPIC}:0:7")
         cluster.check_logs()
 

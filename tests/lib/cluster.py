@@ -187,6 +187,14 @@ class Node(Chronik):
         with self.connect() as connection:
             return metadata(connection, topics)
 
+    def segment_files(self, topic: str, index: int) -> list[Path]:
+        """The segments of a partition on this node's disk, the oldest first."""
+        return sorted((self.data_dir / f"{topic}-{index}").glob("*.log"))
+
+    def segments(self, topic: str, index: int) -> bytes:
+        """The records of a partition as they lie on this node's disk."""
+        return b"".join(path.read_bytes() for path in self.segment_files(topic, index))
+
     def log(self) -> str:
         """All that this node has written, over all its lives."""
         return self.log_path.read_text(errors="replace")
@@ -301,6 +309,16 @@ class Cluster:
             for words in FORBIDDEN:
                 if words in node.log():
                     raise AssertionError(f"node {node.node_id} has written {words!r}\n{node.log_tail()}")
+
+
+def await_same_segments(nodes: list[Node], topic: str, index: int) -> None:
+    """REPL-3, with nothing under way: wait until the segments of these replicas are equal byte for byte."""
+
+    def are_equal() -> bool:
+        copies = [node.segments(topic, index) for node in nodes]
+        return len(copies[0]) > 0 and copies.count(copies[0]) == len(copies)
+
+    eventually(f"the replicas of {topic}-{index} are the same", are_equal, 30)
 
 
 def is_up(node: Node) -> bool:
