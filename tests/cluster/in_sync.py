@@ -1,4 +1,5 @@
-"""Replicas in sync on real nodes: who only lags leaves the ISR and comes back, and too few of them take no acks=all.
+"""Replicas in sync on real nodes: who only lags leaves the ISR and comes back, too few of them take no acks=all,
+and who was one of the last leads when all are lost (KIP-966).
 
 in_sync.py --binary target/release/chronik-server --libs .cache/kafka/libs [PART-OF-A-NAME]
 """
@@ -238,52 +239,67 @@ def await_described(nodes: Iterable[Node], topic: str, leader: int, isr: list[in
         eventually(f"{topic} is told so", is_so, CHANGE_S)
 
 
+def left_alone(three: Three) -> list[tuple[int, bytes]]:
+    """The leader loses its followers one after the other, and writes between; what was acknowledged by then."""
+    (early, heir), leader = three.followers, three.leader.node_id
+    early.kill()
+    # Two are enough: the high watermark moves on, so that who has left is not eligible.
+    await_described(three.cluster.running(), three.topic, leader, sorted([leader, heir.node_id]), [])
+    acknowledged = [(number, b"value") for number in range(COMMITTED_COUNT)]
+    for number in range(COMMITTED_COUNT, 2 * COMMITTED_COUNT):
+        value = f"without the first, {number}".encode()
+        expect("written while two are in sync", three.write(value=value), (0, number))
+        acknowledged.append((number, value))
+    heir.kill()
+    await_described(three.cluster.running(), three.topic, leader, [leader], [heir.node_id])
+    return acknowledged
+
+
+def stays_without_leader(three: Three) -> None:
+    """For a while no node tells that anybody leads."""
+    end = time.monotonic() + NOT_ELECTED_S
+    while time.monotonic() < end:
+        for node in three.cluster.running():
+            expect(f"the leader by node {node.node_id}", node.describe(three.topic)[0].leader, -1)
+        time.sleep(0.1)
+
+
+def comes_to_lead(three: Three, node: Node) -> None:
+    """A node is started, and leads at once, as all tell."""
+    began = time.monotonic()
+    node.spawn()
+    for other in three.cluster.running():
+
+        def is_told(other: Node = other) -> bool:
+            return other.describe(three.topic)[0].leader == node.node_id
+
+        what = f"node {other.node_id} tells that node {node.node_id} leads"
+        eventually(what, is_told, began + ELECTED_S - time.monotonic())
+    print(f"# led {time.monotonic() - began:.1f} s after its process began", flush=True)
+    three.leader = node
+
+
 def who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged() -> None:
-    """The leader loses its followers one after the other and dies as the last; they come back, it does not."""
+    """The last leader stays away, and those that it has lost come back."""
     topic = "eligible"
     with Cluster(WHAT["binary"], ids=[1, 2, 3, 4, 5], settings=SETTINGS) as cluster:
         three = Three(cluster, topic)
         last, (early, heir) = three.leader, three.followers
-        early.kill()
-        # Two are enough: the high watermark moves on, so that who has left is not eligible.
-        await_described(cluster.running(), topic, last.node_id, sorted([last.node_id, heir.node_id]), [])
-        acknowledged = [(number, b"value") for number in range(COMMITTED_COUNT)]
-        for number in range(COMMITTED_COUNT, 2 * COMMITTED_COUNT):
-            value = f"without the first, {number}".encode()
-            expect("written while two are in sync", three.write(value=value), (0, number))
-            acknowledged.append((number, value))
-        heir.kill()
-        await_described(cluster.running(), topic, last.node_id, [last.node_id], [heir.node_id])
-        told = kafka_tools.run(
-            WHAT["libs"], kafka_tools.TOPICS, three.others[0].bootstrap, "--describe", "--topic", topic
-        )
+        acknowledged = left_alone(three)
+        asked = ["--describe", "--topic", topic]
+        told = kafka_tools.run(WHAT["libs"], kafka_tools.TOPICS, three.others[0].bootstrap, *asked)
         rows = re.findall(r"Leader: (\S+)\s.*Isr: (\S*)\s+Elr: (\S*)\s+LastKnownElr: (\S*)", told)
         wanted = [(str(last.node_id), str(last.node_id), str(heir.node_id), "")]
         expect(f"leader, ISR, ELR and last known ELR by kafka-topics, {told!r}", rows, wanted)
         expect("acks=1 is taken", three.write(value=b"never committed", acks=1), (0, len(acknowledged)))
         expect("and not committed", three.read()[:2], (0, len(acknowledged)))
         last.kill()
-
         # Three of the five nodes are there again, and the replica among them lacks records.
         early.spawn()
         early.wait_until_ready()
         await_described(cluster.running(), topic, -1, [last.node_id], [heir.node_id])
-        end = time.monotonic() + NOT_ELECTED_S
-        while time.monotonic() < end:
-            for node in cluster.running():
-                expect(f"the leader by node {node.node_id}", node.describe(topic)[0].leader, -1)
-            time.sleep(0.1)
-
-        began = time.monotonic()
-        heir.spawn()
-        for node in cluster.running():
-
-            def is_led(node: Node = node) -> bool:
-                return node.describe(topic)[0].leader == heir.node_id
-
-            eventually(f"node {node.node_id} sees the heir lead", is_led, began + ELECTED_S - time.monotonic())
-        print(f"# led {time.monotonic() - began:.1f} s after its process began", flush=True)
-        three.leader = heir
+        stays_without_leader(three)
+        comes_to_lead(three, heir)
         await_described(cluster.running(), topic, heir.node_id, sorted([early.node_id, heir.node_id]), [])
         expect("it has what was acknowledged, and no more", three.write(value=b"next"), (0, len(acknowledged)))
         acknowledged.append((len(acknowledged), b"next"))
@@ -293,7 +309,6 @@ def who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged() -> 
         print(f"# it was told as: {lines}", flush=True)
         expect("the election is told once, with its cause", len(lines), 1)
         expect("no election was unclean", "unclean election" in logged, False)
-
         last.spawn()
         last.wait_until_ready()
         replicas = [last, early, heir]
@@ -303,11 +318,34 @@ def who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged() -> 
         cluster.check_logs()
 
 
+def who_may_have_lost_records_is_not_eligible_any_more() -> None:
+    """The machine of the eligible one loses power: the partition waits for the last leader, which was only killed."""
+    topic = "lossy"
+    with Cluster(WHAT["binary"], ids=[1, 2, 3, 4, 5], settings=SETTINGS) as cluster:
+        three = Three(cluster, topic)
+        last, (early, heir) = three.leader, three.followers
+        acknowledged = left_alone(three)
+        last.kill()
+        replication.lose_power(heir, topic)
+        for node in (heir, early):
+            node.spawn()
+        cluster.wait_until_ready()
+        await_described(cluster.running(), topic, -1, [last.node_id], [])
+        stays_without_leader(three)
+        comes_to_lead(three, last)
+        replicas = [last, early, heir]
+        await_isr(cluster.nodes, topic, 0, [node.node_id for node in replicas])
+        expect("a consumer gets what was acknowledged", three.values_through_a_client(), acknowledged)
+        await_same_segments(replicas, topic, 0)
+        cluster.check_logs()
+
+
 CASES: list[Callable[[], None]] = [
     a_follower_that_only_lags_leaves_the_isr_and_comes_back,
     too_few_in_sync_take_no_acks_all_and_all_else,
     what_waits_while_the_isr_becomes_too_small_is_not_acknowledged,
     who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged,
+    who_may_have_lost_records_is_not_eligible_any_more,
 ]
 
 
