@@ -190,7 +190,7 @@ execute_unit() {
             ;;
         cluster-tools)
             install_kafka
-            timeout --kill-after=20 600 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
+            timeout --kill-after=20 900 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
             ;;
         metrics)
             install_venv metrics tests/metrics/requirements.txt
