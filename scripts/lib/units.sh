@@ -164,10 +164,12 @@ execute_unit() {
             timeout --kill-after=20 900 "$python/kafka-python/bin/python" tests/cluster/replication.py --binary "$BINARY"
             ;;
         cluster-in-sync)
+            install_kafka
             install_venv kafka-python $clients/kafka-python/requirements.txt
             install_apt ip iproute2
             install_apt iptables iptables
-            timeout --kill-after=20 300 "$python/kafka-python/bin/python" tests/cluster/in_sync.py --binary "$BINARY"
+            timeout --kill-after=20 300 "$python/kafka-python/bin/python" tests/cluster/in_sync.py \
+                --binary "$BINARY" --libs "$KAFKA_LIBS"
             ;;
         cluster-rolling)
             install_venv confluent-kafka $clients/confluent-kafka/requirements.txt
@@ -188,7 +190,7 @@ execute_unit() {
             ;;
         cluster-tools)
             install_kafka
-            timeout --kill-after=20 600 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
+            timeout --kill-after=20 900 python3 tests/cluster/tools.py --binary "$BINARY" --libs "$KAFKA_LIBS"
             ;;
         metrics)
             install_venv metrics tests/metrics/requirements.txt

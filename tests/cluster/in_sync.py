@@ -1,6 +1,7 @@
-"""Replicas in sync on real nodes: who only lags leaves the ISR and comes back, and too few of them take no acks=all.
+"""Replicas in sync on real nodes: who only lags leaves the ISR and comes back, too few of them take no acks=all,
+and who was one of the last leads when all are lost (KIP-966).
 
-in_sync.py --binary target/release/chronik-server [PART-OF-A-NAME]
+in_sync.py --binary target/release/chronik-server --libs .cache/kafka/libs [PART-OF-A-NAME]
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,13 @@ from followers import produce_answer
 from followers import produce_body as flexible_produce_body
 from network import Network, Unavailable
 
+import kafka_tools
 import report
 import wire
-from cluster import Cluster, Node, create_topics, eventually
+from cluster import Cluster, Node, await_same_segments, create_topics, eventually
 from report import expect
 
-WHAT = {"binary": Path("target/release/chronik-server")}
+WHAT = {"binary": Path("target/release/chronik-server"), "libs": Path(".cache/kafka/libs")}
 SETTINGS = {"CHRONIK_MIN_INSYNC_REPLICAS": "2"}
 # Well below the default of 30 s, so that the case is short, and well above what a busy machine takes to fetch.
 LAG_MS_MAX = 1_500
@@ -36,6 +39,10 @@ SEED = 1
 # How long an ISR may take to change, on a machine that does other things too.
 CHANGE_S = 20.0
 COMMITTED_COUNT = 10
+# How long a start and the election that it brings may take. Without the election the partition waits for ever.
+ELECTED_S = 10.0
+# How long to see that a node which lacks records is not elected: that would be at the controller's next look.
+NOT_ELECTED_S = 2.0
 REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS, NOT_ENOUGH_REPLICAS_AFTER_APPEND = 7, 19, 20
 
 
@@ -85,7 +92,7 @@ def a_follower_that_only_lags_leaves_the_isr_and_comes_back() -> None:
             for node in cluster.nodes:
                 expect(f"all live, by node {node.node_id}", sorted(node.metadata([]).brokers), [1, 2, 3])
                 expect(f"in sync elsewhere, by node {node.node_id}", isr_of(node, topic, elsewhere), [1, 2, 3])
-            copies = [len(replication.segments(node, topic, index)) for node in (slow, leader)]
+            copies = [len(node.segments(topic, index)) for node in (slow, leader)]
             expect("it lacks records", copies[0] < copies[1], True)
             network.heal()
             replication.all_in_sync(cluster, topic)
@@ -119,10 +126,12 @@ class Three:
         for number in range(COMMITTED_COUNT):
             expect("written while all are in sync", self.write(acks=-1), (0, number))
 
-    def write(self, version: int = 7, timeout_ms: int = 10_000, **settings: int) -> tuple[int, int]:
+    def write(
+        self, version: int = 7, timeout_ms: int = 10_000, value: bytes = b"value", **settings: int
+    ) -> tuple[int, int]:
         """One record to the leader; error code and offset."""
         with self.leader.connect() as connection:
-            records = wire.batch(b"value").encode()
+            records = wire.batch(value).encode()
             return wire.produce(connection, self.topic, records, version, timeout_ms=timeout_ms, **settings)
 
     def read(self) -> tuple[int, int, bool]:
@@ -144,17 +153,22 @@ class Three:
             told = produce_answer(connection.ask(wire.PRODUCE, 10, body))
         expect("acks=all, version 10", told.code, NOT_ENOUGH_REPLICAS)
 
-    def reads_through_a_client(self, count: int) -> None:
-        """A consumer that knows the live nodes only is given all that is committed, and no more."""
+    def values_through_a_client(self) -> list[tuple[int, bytes]]:
+        """What a consumer gets that knows the live nodes only: offsets and values."""
         kafka: Any = importlib.import_module("kafka")
         consumer = kafka.KafkaConsumer(
             self.topic,
-            bootstrap_servers=[node.bootstrap for node in (self.leader, *self.others)],
+            bootstrap_servers=[node.bootstrap for node in self.cluster.running()],
             auto_offset_reset="earliest",
             consumer_timeout_ms=3_000,
         )
-        offsets = [message.offset for message in consumer]
+        found = [(message.offset, message.value) for message in consumer]
         consumer.close()
+        return found
+
+    def reads_through_a_client(self, count: int) -> None:
+        """A consumer is given all that is committed, and no more."""
+        offsets = [offset for offset, _ in self.values_through_a_client()]
         expect("records that a consumer gets", offsets, list(range(count)))
 
 
@@ -209,10 +223,129 @@ def what_waits_while_the_isr_becomes_too_small_is_not_acknowledged() -> None:
         cluster.check_logs()
 
 
+# --- eligible leaders (KIP-966)
+
+
+def await_described(nodes: Iterable[Node], topic: str, leader: int, isr: list[int], elr: list[int]) -> None:
+    """Wait until each of some nodes tells a partition so."""
+    for node in nodes:
+
+        def is_so(node: Node = node) -> bool:
+            told = node.describe(topic)[0]
+            found = (told.leader, sorted(told.isr), sorted(told.elr), told.last_known_elr)
+            expect(f"leader, ISR, ELR and last known ELR by node {node.node_id}", found, (leader, isr, elr, []))
+            return True
+
+        eventually(f"{topic} is told so", is_so, CHANGE_S)
+
+
+def left_alone(three: Three) -> list[tuple[int, bytes]]:
+    """The leader loses its followers one after the other, and writes between; what was acknowledged by then."""
+    (early, heir), leader = three.followers, three.leader.node_id
+    early.kill()
+    # Two are enough: the high watermark moves on, so that who has left is not eligible.
+    await_described(three.cluster.running(), three.topic, leader, sorted([leader, heir.node_id]), [])
+    acknowledged = [(number, b"value") for number in range(COMMITTED_COUNT)]
+    for number in range(COMMITTED_COUNT, 2 * COMMITTED_COUNT):
+        value = f"without the first, {number}".encode()
+        expect("written while two are in sync", three.write(value=value), (0, number))
+        acknowledged.append((number, value))
+    heir.kill()
+    await_described(three.cluster.running(), three.topic, leader, [leader], [heir.node_id])
+    return acknowledged
+
+
+def stays_without_leader(three: Three) -> None:
+    """For a while no node tells that anybody leads."""
+    end = time.monotonic() + NOT_ELECTED_S
+    while time.monotonic() < end:
+        for node in three.cluster.running():
+            expect(f"the leader by node {node.node_id}", node.describe(three.topic)[0].leader, -1)
+        time.sleep(0.1)
+
+
+def comes_to_lead(three: Three, node: Node) -> None:
+    """A node is started, and leads at once, as all tell."""
+    began = time.monotonic()
+    node.spawn()
+    for other in three.cluster.running():
+
+        def is_told(other: Node = other) -> bool:
+            return other.describe(three.topic)[0].leader == node.node_id
+
+        what = f"node {other.node_id} tells that node {node.node_id} leads"
+        eventually(what, is_told, began + ELECTED_S - time.monotonic())
+    print(f"# led {time.monotonic() - began:.1f} s after its process began", flush=True)
+    three.leader = node
+
+
+def who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged() -> None:
+    """The last leader stays away, and those that it has lost come back."""
+    topic = "eligible"
+    with Cluster(WHAT["binary"], ids=[1, 2, 3, 4, 5], settings=SETTINGS) as cluster:
+        three = Three(cluster, topic)
+        last, (early, heir) = three.leader, three.followers
+        acknowledged = left_alone(three)
+        asked = ["--describe", "--topic", topic]
+        told = kafka_tools.run(WHAT["libs"], kafka_tools.TOPICS, three.others[0].bootstrap, *asked)
+        rows = re.findall(r"Leader: (\S+)\s.*Isr: (\S*)\s+Elr: (\S*)\s+LastKnownElr: (\S*)", told)
+        wanted = [(str(last.node_id), str(last.node_id), str(heir.node_id), "")]
+        expect(f"leader, ISR, ELR and last known ELR by kafka-topics, {told!r}", rows, wanted)
+        expect("acks=1 is taken", three.write(value=b"never committed", acks=1), (0, len(acknowledged)))
+        expect("and not committed", three.read()[:2], (0, len(acknowledged)))
+        last.kill()
+        # Three of the five nodes are there again, and the replica among them lacks records.
+        early.spawn()
+        early.wait_until_ready()
+        await_described(cluster.running(), topic, -1, [last.node_id], [heir.node_id])
+        stays_without_leader(three)
+        comes_to_lead(three, heir)
+        await_described(cluster.running(), topic, heir.node_id, sorted([early.node_id, heir.node_id]), [])
+        expect("it has what was acknowledged, and no more", three.write(value=b"next"), (0, len(acknowledged)))
+        acknowledged.append((len(acknowledged), b"next"))
+        expect("a consumer gets what was acknowledged", three.values_through_a_client(), acknowledged)
+        logged = "".join(node.log() for node in cluster.nodes)
+        lines = re.findall(rf"Leader of {topic}-0 is now {heir.node_id} \(leader epoch \d+\): (.+)", logged)
+        print(f"# it was told as: {lines}", flush=True)
+        expect("the election is told once, with its cause", len(lines), 1)
+        expect("no election was unclean", "unclean election" in logged, False)
+        last.spawn()
+        last.wait_until_ready()
+        replicas = [last, early, heir]
+        await_isr(cluster.nodes, topic, 0, [node.node_id for node in replicas])
+        await_same_segments(replicas, topic, 0)
+        expect("nor does what was not come back", three.values_through_a_client(), acknowledged)
+        cluster.check_logs()
+
+
+def who_may_have_lost_records_is_not_eligible_any_more() -> None:
+    """The machine of the eligible one loses power: the partition waits for the last leader, which was only killed."""
+    topic = "lossy"
+    with Cluster(WHAT["binary"], ids=[1, 2, 3, 4, 5], settings=SETTINGS) as cluster:
+        three = Three(cluster, topic)
+        last, (early, heir) = three.leader, three.followers
+        acknowledged = left_alone(three)
+        last.kill()
+        replication.lose_power(heir, topic)
+        for node in (heir, early):
+            node.spawn()
+        cluster.wait_until_ready()
+        await_described(cluster.running(), topic, -1, [last.node_id], [])
+        stays_without_leader(three)
+        comes_to_lead(three, last)
+        replicas = [last, early, heir]
+        await_isr(cluster.nodes, topic, 0, [node.node_id for node in replicas])
+        expect("a consumer gets what was acknowledged", three.values_through_a_client(), acknowledged)
+        await_same_segments(replicas, topic, 0)
+        cluster.check_logs()
+
+
 CASES: list[Callable[[], None]] = [
     a_follower_that_only_lags_leaves_the_isr_and_comes_back,
     too_few_in_sync_take_no_acks_all_and_all_else,
     what_waits_while_the_isr_becomes_too_small_is_not_acknowledged,
+    who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged,
+    who_may_have_lost_records_is_not_eligible_any_more,
 ]
 
 
@@ -220,9 +353,10 @@ def main() -> int:
     """Run the cases that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(WHAT["binary"]))
+    parser.add_argument("--libs", default=str(WHAT["libs"]))
     parser.add_argument("only", nargs="?", default="")
     options = parser.parse_args()
-    WHAT["binary"] = Path(options.binary)
+    WHAT["binary"], WHAT["libs"] = Path(options.binary), Path(options.libs)
     return report.run([(case.__name__.replace("_", " "), case) for case in CASES], options.only.replace("_", " "))
 
 

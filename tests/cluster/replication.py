@@ -21,7 +21,7 @@ from typing import Any
 
 import report
 import wire
-from cluster import Cluster, Node, create_topics, eventually
+from cluster import Cluster, Node, await_same_segments, create_topics, eventually
 from report import expect
 
 WHAT = {"binary": Path("target/release/chronik-server")}
@@ -171,26 +171,10 @@ def all_in_sync(cluster: Cluster, topic: str) -> None:
         eventually(f"node {node.node_id} sees all in sync", is_so, 60)
 
 
-def segment_files(node: Node, topic: str, index: int) -> list[Path]:
-    """The segments of a partition on a node's disk, the oldest first."""
-    directory = node.directory / f"chronik-data-{node.node_id}" / f"{topic}-{index}"
-    return sorted(directory.glob("*.log"))
-
-
-def segments(node: Node, topic: str, index: int) -> bytes:
-    """The records of a partition as they lie on a node's disk."""
-    return b"".join(path.read_bytes() for path in segment_files(node, topic, index))
-
-
 def replicas_are_the_same(cluster: Cluster, topic: str) -> None:
-    """REPL-3, with nothing under way: the segments are equal byte for byte."""
+    """REPL-3, with nothing under way."""
     for index in range(PARTITIONS):
-
-        def are_equal(index: int = index) -> bool:
-            copies = [segments(node, topic, index) for node in cluster.nodes]
-            return len(copies[0]) > 0 and copies.count(copies[0]) == len(copies)
-
-        eventually(f"the replicas of {topic}-{index} are the same", are_equal, 30)
+        await_same_segments(cluster.nodes, topic, index)
 
 
 def acknowledged_records_are_on_every_replica() -> None:
@@ -299,12 +283,11 @@ def all_three_are_killed_and_the_machine_of_one_has_lost_power() -> None:
 
 def lose_power(node: Node, topic: str) -> None:
     """What a killed node's disk holds when the machine has started again: the tail of a log was never synced."""
-    data = node.directory / f"chronik-data-{node.node_id}"
-    registration = data / "registration"
+    registration = node.data_dir / "registration"
     told = registration.read_text()
     expect("the boot is noted", "boot.id=" in told, True)
     registration.write_text(re.sub("boot.id=.*", "boot.id=the-one-before", told))
-    newest = segment_files(node, topic, 0)[-1]
+    newest = node.segment_files(topic, 0)[-1]
     with newest.open("r+b") as segment:
         segment.truncate(newest.stat().st_size // 2)
 
@@ -333,7 +316,7 @@ def a_replica_that_lacks_records_before_its_end_gets_them_again() -> None:
 
 def closed_segments(node: Node, topic: str, index: int) -> list[Path]:
     """The segments of a partition that nothing is appended to any more, the oldest first."""
-    found = segment_files(node, topic, index)[:-1]
+    found = node.segment_files(topic, index)[:-1]
     expect("there are some", len(found) >= 2, True)
     return found
 

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import kafka_tools
 import report
 import wire
 from cluster import (
@@ -51,22 +52,16 @@ def table(replicas: list[list[int]]) -> list[Partition]:
     return [Partition(0, nodes[0], nodes, nodes) for nodes in replicas]
 
 
-def java(main: str, *arguments: str) -> str:
-    """Run one of Kafka's own tools; its output."""
+def tool(node: Node, main: str, *arguments: str) -> str:
+    """Run one of Kafka's own tools against one node; its output."""
     if not LIBS or not Path(LIBS).is_dir():
         raise report.Skip("no jars of Kafka are given")
-    command = ["java", "-Xmx256m", "-cp", f"{LIBS}/*", main, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode != 0:
-        raise AssertionError(f"{main} {arguments}: {done.stdout[-500:]} {done.stderr[-500:]}")
-    return done.stdout
+    return kafka_tools.run(Path(LIBS), main, node.bootstrap, *arguments)
 
 
 def describe(node: Node, topics: str) -> dict[str, list[tuple[int, list[int], list[int]]]]:
     """Leader, replicas and ISR of each partition of some topics by kafka-topics --describe."""
-    text = java(
-        "org.apache.kafka.tools.TopicCommand", "--bootstrap-server", node.bootstrap, "--describe", "--topic", topics
-    )
+    text = tool(node, kafka_tools.TOPICS, "--describe", "--topic", topics)
     row = r"^\tTopic: (\S+)\tPartition: (\d+)\tLeader: (\S+)\tReplicas: (\S+)\tIsr: (\S+)"
     found: dict[str, list[tuple[int, list[int], list[int]]]] = {}
     for topic, partition, leader, replicas, isr in re.findall(row, text, re.M):
@@ -337,11 +332,10 @@ def configs_change_through_followers() -> None:
             raise report.Skip("configs cannot be changed yet")
         with follower.connect() as connection:
             expect("create", create_topics(connection, {"set": (1, 3)})["set"][0], 0)
-        tool = "kafka.admin.ConfigCommand"
         about = ["--entity-type", "topics", "--entity-name", "set"]
-        java(tool, "--bootstrap-server", follower.bootstrap, "--alter", "--add-config", "retention.ms=4321", *about)
+        tool(follower, kafka_tools.CONFIGS, "--alter", "--add-config", "retention.ms=4321", *about)
         for node in cluster.nodes:
-            text = java(tool, "--bootstrap-server", node.bootstrap, "--describe", *about)
+            text = tool(node, kafka_tools.CONFIGS, "--describe", *about)
             expect(f"node {node.node_id} knows the config", "retention.ms=4321" in text, True)
 
 
@@ -349,10 +343,9 @@ def the_quorum_is_told_on_every_node() -> None:
     with Cluster(BINARY) as cluster:
         cluster.start()
         leader = cluster.leader().node_id
-        tool = "org.apache.kafka.tools.MetadataQuorumCommand"
 
         def ask(node: Node, what: str) -> str:
-            return java(tool, "--bootstrap-server", node.bootstrap, "describe", what)
+            return tool(node, kafka_tools.METADATA_QUORUM, "describe", what)
 
         with ThreadPoolExecutor(3) as threads:
             statuses = list(threads.map(lambda node: ask(node, "--status"), cluster.nodes))

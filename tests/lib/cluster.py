@@ -103,6 +103,38 @@ def metadata(connection: wire.Connection, topics: list[str] | None = None) -> Me
     return answer
 
 
+@dataclass
+class Described:
+    """One partition as DescribeTopicPartitions tells it."""
+
+    error: int
+    leader: int
+    replicas: list[int]
+    isr: list[int]
+    # Who may lead though it is not in sync, by KIP-966.
+    elr: list[int]
+    last_known_elr: list[int]
+
+
+def describe_topic(connection: wire.Connection, topic: str) -> list[Described]:
+    """DescribeTopicPartitions v0 of one topic."""
+    wanted = wire.compact_array(wire.compact_string(topic) + wire.NO_TAGS)
+    # No cursor.
+    reader = connection.ask(wire.DESCRIBE_TOPIC_PARTITIONS, 0, wanted + wire.i32(2_000) + wire.i8(-1) + wire.NO_TAGS)
+    reader.i32(), reader.uvarint()
+    if (code := reader.i16()) != 0:
+        raise AssertionError(f"describe {topic}: error {code}")
+    reader.compact_bytes(), reader.take(16), reader.i8()
+    partitions = {}
+    for _ in range(reader.uvarint() - 1):
+        error, index, leader, _ = reader.i16(), reader.i32(), reader.i32(), reader.i32()
+        # Replicas, ISR, ELR, last known ELR, and replicas that are offline.
+        nodes = [reader.compact_i32s() for _ in range(5)]
+        partitions[index] = Described(error, leader, *nodes[:4])
+        reader.uvarint()
+    return [partitions[index] for index in sorted(partitions)]
+
+
 def create_topics(
     connection: wire.Connection, topics: dict[str, tuple[int, int]], timeout_ms: int = 30_000
 ) -> dict[str, tuple[int, str | None]]:
@@ -186,6 +218,19 @@ class Node(Chronik):
         """What this node tells of the cluster."""
         with self.connect() as connection:
             return metadata(connection, topics)
+
+    def describe(self, topic: str) -> list[Described]:
+        """What this node tells of a topic's partitions, and who else may lead them."""
+        with self.connect() as connection:
+            return describe_topic(connection, topic)
+
+    def segment_files(self, topic: str, index: int) -> list[Path]:
+        """The segments of a partition on this node's disk, the oldest first."""
+        return sorted((self.data_dir / f"{topic}-{index}").glob("*.log"))
+
+    def segments(self, topic: str, index: int) -> bytes:
+        """The records of a partition as they lie on this node's disk."""
+        return b"".join(path.read_bytes() for path in self.segment_files(topic, index))
 
     def log(self) -> str:
         """All that this node has written, over all its lives."""
@@ -301,6 +346,16 @@ class Cluster:
             for words in FORBIDDEN:
                 if words in node.log():
                     raise AssertionError(f"node {node.node_id} has written {words!r}\n{node.log_tail()}")
+
+
+def await_same_segments(nodes: list[Node], topic: str, index: int) -> None:
+    """REPL-3, with nothing under way: wait until the segments of these replicas are equal byte for byte."""
+
+    def are_equal() -> bool:
+        copies = [node.segments(topic, index) for node in nodes]
+        return len(copies[0]) > 0 and copies.count(copies[0]) == len(copies)
+
+    eventually(f"the replicas of {topic}-{index} are the same", are_equal, 30)
 
 
 def is_up(node: Node) -> bool:

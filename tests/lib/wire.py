@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, FIND_COORDINATOR = 0, 1, 2, 3, 10
 API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = 18, 19, 20, 22
+DESCRIBE_TOPIC_PARTITIONS = 75
 
 FIRST_FLEXIBLE = {PRODUCE: 9, FETCH: 12, LIST_OFFSETS: 6, METADATA: 9, API_VERSIONS: 3}
-FIRST_FLEXIBLE |= {CREATE_TOPICS: 5, DELETE_TOPICS: 4, INIT_PRODUCER_ID: 2}
+FIRST_FLEXIBLE |= {CREATE_TOPICS: 5, DELETE_TOPICS: 4, INIT_PRODUCER_ID: 2, DESCRIBE_TOPIC_PARTITIONS: 0}
 
 TIMEOUT_S = 30.0
 
@@ -135,6 +136,9 @@ class Reader:
     def compact_bytes(self) -> bytes | None:
         length = self.uvarint()
         return None if length == 0 else self.take(length - 1)
+
+    def compact_i32s(self) -> list[int]:
+        return [self.i32() for _ in range(self.uvarint() - 1)]
 
 
 @dataclass
