@@ -273,19 +273,22 @@ impl Broker {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
     use std::thread;
+    use std::time::Duration;
 
     use chronik_types::{LeaderEpoch, Offset, PartitionIndex, TopicId};
 
     use super::*;
     use crate::tests::leadership::three_brokers;
 
-    const ROUNDS: usize = 20_000;
+    /// Long enough for a thread to come to the lock that it waits for.
+    const PAUSE: Duration = Duration::from_millis(100);
 
     #[test]
     fn who_stops_while_newcomers_go_over_is_fetched_in_no_lane() {
         let fixture = three_brokers();
+        let fetchers = &fixture.broker.fetchers;
         let leader = NodeId(2);
         let key: Key = (TopicId(77), PartitionIndex(0));
         let epoch = LeaderEpoch(5);
@@ -295,33 +298,24 @@ mod tests {
             current_leader_epoch: epoch,
             last_fetched_epoch: LeaderEpoch::NONE,
         };
-        let is_over = AtomicBool::new(false);
-        let lane_of = |lane| fixture.broker.fetchers.lane(leader, lane);
-        let left_count = thread::scope(|scope| {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    fixture.broker.take_over_newcomers(leader);
-                }
-            });
-            let left = (0..ROUNDS).filter(|_| {
-                fixture.broker.fetchers.followed.lock().insert(key, (leader, epoch));
-                {
-                    let newcomers = lane_of(Lane::Newcomers);
-                    let mut newcomers = newcomers.lock();
-                    newcomers.fetcher.follow(key, position);
-                    newcomers.caught_up.insert(key);
-                }
-                fixture.broker.fetchers.stop(&key);
-                let main = lane_of(Lane::Main);
-                let mut main = main.lock();
-                let is_left = main.fetcher.position(&key).is_some();
-                main.fetcher.stop(&key);
-                is_left
-            });
-            let left_count = left.count();
-            is_over.store(true, Ordering::Relaxed);
-            left_count
+        fetchers.followed.lock().insert(key, (leader, epoch));
+        {
+            let newcomers = fetchers.lane(leader, Lane::Newcomers);
+            let mut newcomers = newcomers.lock();
+            newcomers.fetcher.follow(key, position);
+            newcomers.caught_up.insert(key);
+        }
+        let main = fetchers.lane(leader, Lane::Main);
+        // Nobody says anything: it is a wait.
+        let (_silent, nobody) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let held = main.lock();
+            scope.spawn(|| fetchers.stop(&key));
+            assert!(nobody.recv_timeout(PAUSE).is_err());
+            scope.spawn(|| fixture.broker.take_over_newcomers(leader));
+            assert!(nobody.recv_timeout(PAUSE).is_err());
+            drop(held);
         });
-        assert_eq!(left_count, 0, "of {ROUNDS}");
+        assert_eq!(main.lock().fetcher.position(&key), None);
     }
 }
