@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import accounts
-import changes
 import faults
 import replicas
+
+import changes
 
 TOPIC, JAVA_TOPIC, PARTITIONS = "chaos", "chaos-java", 6
 # The producers of the topic, by the letter of their values; what the reader and the Java producer's files are called.
@@ -127,7 +128,8 @@ def said(directory: Path, name: str) -> tuple[int | None, list[str]]:
 def judge(directory: Path, record: Record) -> Outcome:
     """All of it."""
     outcome = Outcome()
-    outcome.errors += changes.told_wrongly(directory, record.nodes, [TOPIC, JAVA_TOPIC])
+    logs = {node: directory / f"node-{node}.log" for node in record.nodes}
+    outcome.errors += changes.told_wrongly(logs, [TOPIC, JAVA_TOPIC])
     sent_below: dict[str, int] = {}
     sent_sum = 0
     for name in PRODUCERS:

@@ -228,6 +228,33 @@ class WholeRuns(unittest.TestCase):
         self.log(3, "chaos-1 has no leader (leader epoch 9): it was elected")
         self.assertEqual(len(self.judged().errors), 1)
 
+    def test_changes_of_isrs_that_are_told_wrongly(self) -> None:
+        line = "ISR of chaos-1 is now [2, 3] (partition epoch 4): broker 1 is fenced"
+        self.log(2, line)
+        self.log(3, line)
+        self.assertEqual(self.judged().errors, ["partition epoch 4 of chaos-1 is told more than once"])
+        self.log(3, line.replace("4", "5"), line.replace("chaos-1", "chaos-2"))
+        self.assertEqual(self.judged().errors, [])
+
+    def test_what_is_told_again_is_told_once_by_each_and_alike(self) -> None:
+        line = "ISR of chaos-1 is now [2, 3] (partition epoch 4): broker 1 is fenced"
+        again = f"{line} (written by the controller of term 2, which may have told it) (some::module)"
+        line += " (some::module)"
+        for logs, errors in (
+            (([line], [again]), []),
+            (([again], [again]), []),
+            (([], [line, again]), ["partition epoch 4 of chaos-1 is told more than once by one node"]),
+            (([], [again, again]), ["partition epoch 4 of chaos-1 is told more than once by one node"]),
+            (
+                ([line], [again.replace("broker 1", "broker 2")]),
+                ["partition epoch 4 of chaos-1 is told in more than one way"],
+            ),
+            (([line], [again.replace("[2, 3]", "[3]")]), ["partition epoch 4 of chaos-1 is told in more than one way"]),
+        ):
+            for node, lines in zip((2, 3), logs, strict=True):
+                self.log(node, *lines)
+            self.assertEqual(self.judged().errors, errors, logs)
+
     def test_clients_that_did_not_end_or_did_nothing(self) -> None:
         self.say("reader")
         self.assertEqual(self.judged().errors, ["reader: it has not come to its end"])

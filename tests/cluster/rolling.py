@@ -20,6 +20,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import changes
 import report
 from cluster import Cluster, Node, create_topics, eventually
 from report import expect
@@ -155,15 +156,6 @@ def led_by(cluster: Cluster, topics: list[str]) -> Counter[int]:
     return Counter(partition.leader for topic in topics for partition in told[topic])
 
 
-def changes_told(cluster: Cluster) -> Counter[str]:
-    """The lines of all nodes that tell of a leader or an ISR, as they are after the time."""
-    lines: Counter[str] = Counter()
-    for node in cluster.nodes:
-        for found in re.finditer(r"((?:Leader|ISR) of (\S+) is now .*|\S+-\d+ has no leader .*)", node.log()):
-            lines[found.group(1)] += 1
-    return lines
-
-
 def a_rolling_restart_is_noticed_by_no_application() -> None:
     topics = ["careful", "default"]
     with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
@@ -220,12 +212,11 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
             if producer.idempotent:
                 expect("and nothing is there twice", len(set(found.values())), len(found))
         expect("no error reaches the group", [error for member in members for error in member.errors], [])
-        lines = changes_told(cluster)
-        expect("changes are told", sum(lines.values()) > 0, True)
-        epochs = Counter(line for line in lines if line.startswith("Leader of"))
-        twice = {line: count for line, count in lines.items() if line in epochs and count > 1}
-        expect("each change of a leader is told once", twice, {})
-        causes = {line.rsplit(": ", 1)[1].split(" (")[0] for line in epochs}
+        logs = {node.node_id: node.log_path for node in cluster.nodes}
+        expect("each change is told once", changes.told_wrongly(logs), [])
+        lines = list(changes.told(logs))
+        expect("of leaders and of ISRs", {line.is_leaders for line in lines}, {True, False})
+        causes = {line.cause for line in lines if line.what.startswith("Leader of")}
         planned = {f"broker {node.node_id} is stopping" for node in cluster.nodes} | {"it is the preferred leader"}
         expect("with its cause", sorted(causes - planned), [])
         cluster.check_logs()

@@ -88,6 +88,7 @@ impl MetadataLog for InMemoryMetadata {
             term: ONLY_TERM,
             commit_index: applied_index,
             applied_index,
+            leader_applied_index: LogIndex(0),
             voters: vec![self.node_id],
             learners: Vec::new(),
             replicas: Vec::new(),

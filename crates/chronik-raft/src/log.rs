@@ -80,6 +80,8 @@ pub struct QuorumState {
     pub commit_index: LogIndex,
     /// The last entry applied to the image.
     pub applied_index: LogIndex,
+    /// Up to where a leader other than this node is known to have applied, by its word. It lags behind.
+    pub leader_applied_index: LogIndex,
     /// The nodes that vote, ascending.
     pub voters: Vec<NodeId>,
     /// The nodes that follow without a vote, ascending.

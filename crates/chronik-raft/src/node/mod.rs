@@ -203,6 +203,8 @@ pub struct RaftNode {
     snapshot_news: BTreeMap<u64, bool>,
     was_leader: bool,
     seen_term: u64,
+    /// See [`QuorumState::leader_applied_index`].
+    leader_applied_index: u64,
 }
 
 impl RaftNode {
@@ -255,6 +257,7 @@ impl RaftNode {
             snapshot_news: BTreeMap::new(),
             was_leader: false,
             seen_term,
+            leader_applied_index: 0,
         };
         if node.is_only_voter() {
             node.metrics.elections_started_count = 1;
@@ -316,6 +319,7 @@ impl RaftNode {
             term: self.term(),
             commit_index: LogIndex(self.raw.raft.raft_log.committed),
             applied_index: self.image.applied_index(),
+            leader_applied_index: LogIndex(self.leader_applied_index),
             voters: nodes(&self.conf_state.voters),
             learners: nodes(&self.conf_state.learners),
             replicas: self.replicas(),
@@ -428,6 +432,7 @@ impl RaftNode {
                 counted_index: LogIndex(message.commit),
             }));
         }
+        self.note_leader_applied(&message);
         match self.raw.step(message) {
             Ok(()) => Ok(()),
             // A message that came too late, or of a node that has left.
@@ -435,6 +440,21 @@ impl RaftNode {
                 Ok(())
             }
             Err(error) => Err(StepError::Fatal(error.into())),
+        }
+    }
+
+    /// Learns from a message of the leader what it has applied since it leads. A heartbeat of the clock is made before
+    /// anything else in a turn, so that all that it calls committed was applied in an earlier one. One that asks for
+    /// something (it has a context) is made in the middle, and what brings entries is sent before they are applied. A
+    /// leader that hands over goes on until it has applied what it has committed.
+    fn note_leader_applied(&mut self, message: &Message) {
+        if message.term < self.raw.raft.term || self.image.applied_term().get() != message.term {
+            return;
+        }
+        if message.get_msg_type() == MessageType::MsgHeartbeat && message.context.is_empty() {
+            self.leader_applied_index = self.leader_applied_index.max(message.commit);
+        } else if message.get_msg_type() == MessageType::MsgTimeoutNow {
+            self.leader_applied_index = self.leader_applied_index.max(self.image.applied_index().get());
         }
     }
 

@@ -507,3 +507,29 @@ fn the_leader_knows_how_far_each_replica_is() {
     assert_eq!((metrics.elections_won_count, metrics.proposal_latency_ms.count()), (1, 1));
     assert!(0 < metrics.log_bytes && metrics.elections_started_count == 1);
 }
+
+#[test]
+fn a_follower_learns_what_its_leader_has_applied() {
+    let mut cluster = Cluster::led();
+    let known = |cluster: &Cluster| cluster.node(1).quorum().leader_applied_index;
+    cluster.pass_ms(200);
+    let first = known(&cluster);
+    assert_eq!(first, cluster.node(0).image().applied_index());
+    let created = cluster.create(0, 1);
+    assert!(cluster.has(1, 1));
+    assert_eq!(known(&cluster), first, "what says that an entry is committed is sent before it is applied");
+    let barrier = cluster.barrier(0);
+    cluster.settle();
+    barrier.lock().take().expect("the quorum has been asked").unwrap();
+    assert_eq!(known(&cluster), first, "and what asks the quorum may be");
+    cluster.pass_ms(200);
+    assert_eq!(known(&cluster), created.index);
+    // One that hands over has applied everything; of what the next one has applied it hears nothing.
+    let created = cluster.create(0, 2);
+    cluster.node_mut(0).transfer_leadership(node(1));
+    cluster.settle();
+    assert_eq!(cluster.leaders(), [1]);
+    cluster.pass_ms(200);
+    assert_eq!(known(&cluster), created.index);
+    assert_eq!(cluster.node(0).quorum().leader_applied_index, cluster.node(1).image().applied_index());
+}
