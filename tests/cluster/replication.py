@@ -11,17 +11,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import report
 import wire
 from cluster import Cluster, Node, await_same_segments, create_topics, eventually
+from followers import PACE_S, Follower, following, produce_answer, produce_body
 from report import expect
 
 WHAT = {"binary": Path("target/release/chronik-server")}
@@ -33,6 +36,13 @@ KILL_ROUNDS = 5
 SERVED_AGAIN_S_MAX = 8.0
 # Beyond the time after which a node that nobody answers leads nothing any more.
 ALONE_S = 4.0
+# A replica that has to be copied whole while others wait for records: about a gigabyte.
+BULK_PARTITIONS, BULK_BATCHES, BULK_BATCH_BYTES = 60, 18, 950_000
+# The longest that a producer may wait for an acknowledgement meanwhile. It is milliseconds on a machine that does nothing
+# else; this fails what waits for the copy.
+STARVED_S = 5.0
+# How often each topic that is made meanwhile is written to.
+FRESH_RECORDS = 20
 # Values of records that are written beside a producer's own.
 FIRST_OF_OTHERS = 1_000_000_000
 
@@ -353,6 +363,73 @@ def nodes_that_are_stopped_one_by_one_lose_nothing() -> None:
         replicas_are_the_same(cluster, "rolled")
 
 
+def a_replica_that_is_copied_whole_makes_nobody_wait() -> None:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
+        cluster.start()
+        with cluster.nodes[0].connect() as connection:
+            made = create_topics(connection, {"bulk": (BULK_PARTITIONS, 3), "steady": (1, 3)})
+            expect("topics are made", [made["bulk"][0], made["steady"][0]], [0, 0])
+        fill(cluster)
+        victim = cluster.nodes[2]
+        victim.stop()
+        for directory in (victim.directory / f"chronik-data-{victim.node_id}").glob("bulk-*"):
+            shutil.rmtree(directory)
+        brokers = {node.node_id: node.bootstrap for node in cluster.nodes}
+        with following([Follower(brokers, "steady", 0, STARVED_S)]) as (steady,):
+            victim.spawn()
+            victim.wait_until_ready()
+            eventually("it is in sync where it lacked nothing", lambda: lacking(cluster.nodes[0], "steady") == 0)
+            began, from_count = time.monotonic(), len(steady.acknowledged_s)
+            waits_s, rounds = [], 0
+            while (count := lacking(cluster.nodes[0], "bulk")) > 0:
+                expect("the copy ends", time.monotonic() - began < 120, True)
+                print(f"# {count} partitions lack a replica", flush=True)
+                name = f"fresh-{rounds}"
+                rounds += 1
+                with cluster.nodes[0].connect() as connection:
+                    expect(f"{name} is made", create_topics(connection, {name: (1, 3)})[name][0], 0)
+                with following([Follower(brokers, name, 0, STARVED_S)]) as (fresh,):
+                    enough = lambda fresh=fresh: len(fresh.acknowledged_s) > FRESH_RECORDS  # noqa: E731
+                    eventually(f"{name} is written to", enough, FRESH_RECORDS * STARVED_S)
+                waits_s += waits(fresh, 1)
+            expect("the copy took long enough to make others wait", rounds >= 2, True)
+        report_waits("a partition in sync", steady_s := waits(steady, from_count))
+        report_waits("topics made meanwhile", waits_s)
+        print(f"# the copy took {time.monotonic() - began:.1f} s", flush=True)
+        expect("nobody waits for long", max(waits_s + steady_s) < STARVED_S, True)
+
+
+def fill(cluster: Cluster) -> None:
+    """Write a lot to every partition of `bulk`."""
+    # The same batch again and again: its sum covers neither offset nor epoch.
+    records = wire.batch(bytes(BULK_BATCH_BYTES)).encode()
+    places = cluster.nodes[0].metadata(["bulk"]).topics["bulk"]
+    for node in cluster.nodes:
+        with node.connect() as connection:
+            for index in [index for index, place in enumerate(places) if place.leader == node.node_id]:
+                body = produce_body("bulk", index, 30_000, records)
+                for _ in range(BULK_BATCHES):
+                    expect("bulk is written", produce_answer(connection.ask(wire.PRODUCE, 10, body)).code, 0)
+
+
+def lacking(node: Node, topic: str) -> int:
+    """How many partitions have a replica that is not in sync."""
+    return sum(len(found.isr) < len(found.replicas) for found in node.metadata([topic]).topics[topic])
+
+
+def waits(follower: Follower, from_count: int) -> list[float]:
+    """How long each acknowledgement took, but for so many at the beginning."""
+    moments = follower.acknowledged_s[from_count - 1 :]
+    return [later - earlier - PACE_S for earlier, later in pairwise(moments)]
+
+
+def report_waits(whose: str, waits_s: list[float]) -> None:
+    """Say how long acknowledgements took."""
+    ordered = sorted(waits_s)
+    p50, p99 = (ordered[int(len(ordered) * part)] * 1000 for part in (0.5, 0.99))
+    print(f"# {whose}: {len(ordered)} waits, p50 {p50:.0f}, p99 {p99:.0f}, max {ordered[-1] * 1000:.0f} ms", flush=True)
+
+
 CASES: list[Callable[[], None]] = [
     acknowledged_records_are_on_every_replica,
     leaders_that_are_killed_are_replaced_and_nothing_is_lost,
@@ -362,6 +439,7 @@ CASES: list[Callable[[], None]] = [
     a_replica_that_lacks_records_before_its_end_gets_them_again,
     a_leader_that_sleeps_is_fenced_and_acknowledges_nothing,
     nodes_that_are_stopped_one_by_one_lose_nothing,
+    a_replica_that_is_copied_whole_makes_nobody_wait,
 ]
 
 

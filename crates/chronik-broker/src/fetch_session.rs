@@ -11,11 +11,15 @@
 //! | (id, 0) | closes `id`, then as (0, 0) |
 //! | (id, −1) | closes `id`, then as (0, −1) |
 //! | (id, n) | the n-th incremental fetch of `id`; any other number is INVALID_FETCH_SESSION_EPOCH |
+//!
+//! Partitions are served in turns, and one that returned data goes to the back. In Kafka one that is new to a session
+//! begins at the back, and so it does here for consumers, who forget and name partitions all the time. In a follower's
+//! session it comes earlier: a producer may wait for it, while those that fill whole answers only catch up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chronik_types::{ErrorCode, MonotonicMs, TopicId};
+use chronik_types::{ErrorCode, MonotonicMs, NodeId, TopicId};
 use parking_lot::Mutex;
 
 /// A session may be evicted for another once it has not been used for this long (`min.incremental.fetch.session.eviction.ms`).
@@ -25,6 +29,10 @@ const EVICTION_AGE_MS_MIN: u64 = 120_000;
 /// for 20 consumers of 10,000 partitions each. Beyond it fetches are served without a session, as Kafka does beyond its
 /// slots; clients then name all their partitions each time.
 const SESSION_PARTITIONS_MAX: usize = 200_000;
+
+/// The most sessions of one follower: one for each of its lanes, and as many that lost connections have left behind. Whoever
+/// pretends to be a follower gets no more of what consumers share than that.
+const FOLLOWER_SESSIONS_MAX: usize = 4;
 
 /// Names a partition within a session. Requests up to v12 give a name and no id, later ones an id and no name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +62,8 @@ struct CachedPartition {
     /// Its place in the order of service. A partition that returned data goes to the back, so that a busy one
     /// cannot keep the others from being answered.
     turn: u64,
+    /// Whether the follower has named it since the session began, and it has returned no data yet.
+    is_newcomer: bool,
 }
 
 /// One session. The epoch is the number that the next request must carry.
@@ -62,38 +72,70 @@ pub(crate) struct FetchSession {
     id: i32,
     epoch: i32,
     uses_topic_ids: bool,
+    is_followers: bool,
     by_key: BTreeMap<SessionKey, CachedPartition>,
+    /// Those that are no newcomers.
     by_turn: BTreeMap<u64, SessionKey>,
+    newcomers_by_turn: BTreeMap<u64, SessionKey>,
     next_turn: u64,
 }
 
 impl FetchSession {
-    fn new(id: i32, uses_topic_ids: bool) -> Self {
-        Self { id, epoch: 1, uses_topic_ids, by_key: BTreeMap::new(), by_turn: BTreeMap::new(), next_turn: 0 }
+    /// The partitions that it begins with, in their order.
+    fn new(
+        id: i32,
+        uses_topic_ids: bool,
+        is_followers: bool,
+        partitions: impl Iterator<Item = (SessionKey, PartitionFetch)>,
+    ) -> Self {
+        let mut session = Self {
+            id,
+            epoch: 1,
+            uses_topic_ids,
+            is_followers,
+            by_key: BTreeMap::new(),
+            by_turn: BTreeMap::new(),
+            newcomers_by_turn: BTreeMap::new(),
+            next_turn: 0,
+        };
+        for (key, fetch) in partitions {
+            session.upsert(key, fetch, false);
+        }
+        session
     }
 
-    fn upsert(&mut self, key: SessionKey, fetch: PartitionFetch) {
+    fn upsert(&mut self, key: SessionKey, fetch: PartitionFetch, is_newcomer: bool) {
         if let Some(cached) = self.by_key.get_mut(&key) {
             cached.fetch = fetch;
             return;
         }
         let turn = self.next_turn;
         self.next_turn += 1;
-        self.by_turn.insert(turn, key.clone());
-        let cached = CachedPartition { fetch, told_high_watermark: -1, told_log_start_offset: -1, turn };
+        let order = if is_newcomer { &mut self.newcomers_by_turn } else { &mut self.by_turn };
+        order.insert(turn, key.clone());
+        let cached =
+            CachedPartition { fetch, told_high_watermark: -1, told_log_start_offset: -1, turn, is_newcomer };
         self.by_key.insert(key, cached);
     }
 
     fn remove(&mut self, key: &SessionKey) {
         if let Some(cached) = self.by_key.remove(key) {
             self.by_turn.remove(&cached.turn);
+            self.newcomers_by_turn.remove(&cached.turn);
         }
     }
 
-    /// The partitions in the order in which they are to be served.
+    /// The partitions in the order in which they are to be served: a newcomer, then one of the others, and so on, the first
+    /// to come being the first of its kind. However many newcomers there are, half of each answer is left to the others.
     pub(crate) fn partitions(&self) -> Vec<(SessionKey, PartitionFetch)> {
-        self.by_turn
-            .values()
+        let (mut newcomers, mut others) = (self.newcomers_by_turn.values(), self.by_turn.values());
+        let pairs = std::iter::from_fn(|| {
+            let pair = [newcomers.next(), others.next()];
+            pair.iter().any(Option::is_some).then_some(pair)
+        });
+        pairs
+            .flatten()
+            .flatten()
             .filter_map(|key| self.by_key.get(key).map(|cached| (key.clone(), cached.fetch)))
             .collect()
     }
@@ -105,6 +147,8 @@ impl FetchSession {
         let mut must_tell = told.has_records || told.has_divergence;
         if told.has_records {
             self.by_turn.remove(&cached.turn);
+            self.newcomers_by_turn.remove(&cached.turn);
+            cached.is_newcomer = false;
             cached.turn = self.next_turn;
             self.next_turn += 1;
             self.by_turn.insert(cached.turn, key.clone());
@@ -169,6 +213,8 @@ struct Inner {
 
 struct Entry {
     session: Arc<Mutex<FetchSession>>,
+    /// Whose it is, where that is a follower.
+    follower: Option<NodeId>,
     last_used: MonotonicMs,
     partition_count: usize,
 }
@@ -225,8 +271,9 @@ impl FetchSessions {
             if session.uses_topic_ids != request.uses_topic_ids {
                 return Err(ErrorCode::FetchSessionTopicIdError);
             }
+            let is_newcomer = session.is_followers;
             for (key, fetch) in request.partitions {
-                session.upsert(key.clone(), *fetch);
+                session.upsert(key.clone(), *fetch, is_newcomer);
             }
             for key in request.forgotten {
                 session.remove(key);
@@ -241,7 +288,9 @@ impl FetchSessions {
             return Ok(FetchContext::Sessionless);
         }
         inner.touch(now, request.session_id, partition_count);
-        if inner.partition_count > self.partitions_max {
+        if self.partitions_max < inner.partition_count
+            && !inner.makes_way(request.session_id, self.partitions_max)
+        {
             // It has outgrown what sessions may hold. The client starts over with a full fetch.
             inner.remove(request.session_id);
             return Err(ErrorCode::FetchSessionIdNotFound);
@@ -249,20 +298,25 @@ impl FetchSessions {
         Ok(FetchContext::Incremental(session))
     }
 
-    /// Begins a session of these partitions, unless there is no room.
+    /// Begins a session of these partitions, unless there is no room. `follower` is a broker of this cluster.
     pub(crate) fn create(
         &self,
         now: MonotonicMs,
+        follower: Option<NodeId>,
         uses_topic_ids: bool,
         partitions: impl ExactSizeIterator<Item = (SessionKey, PartitionFetch)>,
     ) -> Option<Arc<Mutex<FetchSession>>> {
-        let mut inner = self.inner.lock();
-        if partitions.len() == 0
-            || !inner.make_room(now, self.slots_max, self.partitions_max, partitions.len())
-        {
+        if partitions.len() == 0 {
             return None;
         }
-        Some(inner.create(now, uses_topic_ids, partitions))
+        let mut inner = self.inner.lock();
+        let has_room = match follower {
+            Some(follower) => {
+                inner.make_room_for(follower, self.slots_max, self.partitions_max, partitions.len())
+            }
+            None => inner.make_room(now, self.slots_max, self.partitions_max, partitions.len()),
+        };
+        has_room.then(|| inner.create(now, follower, uses_topic_ids, partitions))
     }
 
     /// Whether there is no session.
@@ -296,9 +350,58 @@ impl Inner {
         }
     }
 
-    /// Makes room for a session of `partition_count` partitions, or says that there is none: the least recently
-    /// used go when they have been idle for long, else the smallest when slots are short and it is smaller than the
-    /// newcomer.
+    /// Makes room for a follower's session of `partition_count` partitions, or says that there is none. Consumers' sessions go,
+    /// the least recently used first: a consumer without one names all its partitions each time, while without one a
+    /// follower of many partitions cannot keep up (Kafka gives them precedence too). Where the follower has many itself, its
+    /// own go before.
+    fn make_room_for(
+        &mut self,
+        follower: NodeId,
+        slots_max: usize,
+        partitions_max: usize,
+        partition_count: usize,
+    ) -> bool {
+        while self.count_of(|other| other == Some(follower)).0 >= FOLLOWER_SESSIONS_MAX {
+            self.remove_least_recent(|other| other == Some(follower));
+        }
+        let (slots_taken, partitions_taken) = self.count_of(|other| other.is_some());
+        if slots_max <= slots_taken || partitions_max < partitions_taken + partition_count {
+            return false;
+        }
+        while slots_max <= self.sessions.len() || partitions_max < self.partition_count + partition_count {
+            self.remove_least_recent(|other| other.is_none());
+        }
+        true
+    }
+
+    /// Whether a session that has grown may stay, after consumers' sessions have gone for it where it is a follower's.
+    fn makes_way(&mut self, id: i32, partitions_max: usize) -> bool {
+        let is_followers = self.sessions.get(&id).is_some_and(|entry| entry.follower.is_some());
+        if !is_followers || partitions_max < self.count_of(|other| other.is_some()).1 {
+            return false;
+        }
+        while partitions_max < self.partition_count {
+            self.remove_least_recent(|other| other.is_none());
+        }
+        true
+    }
+
+    /// How many sessions and partitions those have for whom `is_it` holds.
+    fn count_of(&self, is_it: impl Fn(Option<NodeId>) -> bool) -> (usize, usize) {
+        let entries = self.sessions.values().filter(|entry| is_it(entry.follower));
+        entries.fold((0, 0), |(count, partitions), entry| (count + 1, partitions + entry.partition_count))
+    }
+
+    /// Removes the least recently used session of those for whom `is_it` holds. There is one.
+    fn remove_least_recent(&mut self, is_it: impl Fn(Option<NodeId>) -> bool) {
+        let mut by_last_used = self.by_last_used.iter().map(|&(_, id)| id);
+        let found = by_last_used.find(|id| self.sessions.get(id).is_some_and(|entry| is_it(entry.follower)));
+        self.remove(found.expect("what is counted is there"));
+    }
+
+    /// Makes room for a consumer's session of `partition_count` partitions, or says that there is none: the least recently
+    /// used go when they have been idle for long, else the smallest of a consumer when slots are short and it is smaller
+    /// than the newcomer.
     fn make_room(
         &mut self,
         now: MonotonicMs,
@@ -317,7 +420,8 @@ impl Inner {
                 self.remove(oldest);
                 continue;
             }
-            let smallest = self.sessions.iter().min_by_key(|(_, entry)| entry.partition_count);
+            let consumers = self.sessions.iter().filter(|(_, entry)| entry.follower.is_none());
+            let smallest = consumers.min_by_key(|(_, entry)| entry.partition_count);
             match smallest.map(|(&id, entry)| (id, entry.partition_count)) {
                 Some((id, count)) if has_partitions && count < partition_count => self.remove(id),
                 Some(_) | None => return false,
@@ -328,6 +432,7 @@ impl Inner {
     fn create(
         &mut self,
         now: MonotonicMs,
+        follower: Option<NodeId>,
         uses_topic_ids: bool,
         partitions: impl Iterator<Item = (SessionKey, PartitionFetch)>,
     ) -> Arc<Mutex<FetchSession>> {
@@ -339,13 +444,10 @@ impl Inner {
                 break id;
             }
         };
-        let mut session = FetchSession::new(id, uses_topic_ids);
-        for (key, fetch) in partitions {
-            session.upsert(key, fetch);
-        }
+        let session = FetchSession::new(id, uses_topic_ids, follower.is_some(), partitions);
         let partition_count = session.by_key.len();
         let session = Arc::new(Mutex::new(session));
-        let entry = Entry { session: Arc::clone(&session), last_used: now, partition_count };
+        let entry = Entry { session: Arc::clone(&session), follower, last_used: now, partition_count };
         self.sessions.insert(id, entry);
         self.partition_count += partition_count;
         self.by_last_used.insert((now, id));
@@ -371,6 +473,14 @@ mod tests {
         }
     }
 
+    fn some(count: i32) -> Vec<(SessionKey, PartitionFetch)> {
+        (0..count).map(|at| (key(at), fetch(0))).collect()
+    }
+
+    fn order(session: &FetchSession) -> Vec<i32> {
+        session.partitions().iter().map(|(key, _)| key.partition).collect()
+    }
+
     fn request(id: i32, epoch: i32, partitions: &[(SessionKey, PartitionFetch)]) -> SessionRequest<'_> {
         SessionRequest {
             session_id: id,
@@ -382,9 +492,18 @@ mod tests {
     }
 
     fn open(sessions: &FetchSessions, now: u64, partitions: &[(SessionKey, PartitionFetch)]) -> Option<i32> {
+        open_for(sessions, None, now, partitions)
+    }
+
+    fn open_for(
+        sessions: &FetchSessions,
+        follower: Option<NodeId>,
+        now: u64,
+        partitions: &[(SessionKey, PartitionFetch)],
+    ) -> Option<i32> {
         let context = sessions.context(MonotonicMs(now), &request(0, 0, partitions));
         assert!(matches!(context, Ok(FetchContext::Full)), "a full fetch was asked for");
-        let session = sessions.create(MonotonicMs(now), true, partitions.iter().cloned());
+        let session = sessions.create(MonotonicMs(now), follower, true, partitions.iter().cloned());
         session.map(|session| session.lock().id())
     }
 
@@ -421,9 +540,7 @@ mod tests {
     /// Replication point 18.
     #[test]
     fn only_news_is_told_and_busy_partitions_go_to_the_back() {
-        let mut session = FetchSession::new(1, true);
-        session.upsert(key(0), fetch(0));
-        session.upsert(key(1), fetch(0));
+        let mut session = FetchSession::new(1, true, false, some(2).into_iter());
         let quiet = Told {
             high_watermark: 5,
             log_start_offset: 0,
@@ -439,8 +556,61 @@ mod tests {
         assert!(session.tell(&key(0), &error));
         assert!(session.tell(&key(0), &error), "an error is told every time");
         assert!(session.tell(&key(0), &Told { has_records: true, ..quiet }));
-        let order: Vec<i32> = session.partitions().iter().map(|(key, _)| key.partition).collect();
-        assert_eq!(order, [1, 0]);
+        assert_eq!(order(&session), [1, 0]);
+        session.upsert(key(2), fetch(0), false);
+        assert_eq!(order(&session), [1, 0, 2], "Kafka's order for consumers");
+    }
+
+    #[test]
+    fn what_is_new_to_a_follower_has_every_other_turn_until_it_returns_data() {
+        let mut session = FetchSession::new(1, true, true, some(4).into_iter());
+        for partition in 4..7 {
+            session.upsert(key(partition), fetch(0), true);
+        }
+        assert_eq!(order(&session), [4, 0, 5, 1, 6, 2, 3]);
+        let told = Told {
+            high_watermark: 5,
+            log_start_offset: 0,
+            has_records: false,
+            has_divergence: false,
+            is_error: false,
+        };
+        session.tell(&key(4), &told);
+        session.tell(&key(0), &Told { has_records: true, ..told });
+        session.tell(&key(5), &Told { has_records: true, ..told });
+        assert_eq!(order(&session), [4, 1, 6, 2, 3, 0, 5], "who had nothing yet keeps its turn");
+        session.remove(&key(4));
+        session.upsert(key(6), fetch(1), true);
+        assert_eq!(order(&session), [6, 1, 2, 3, 0, 5]);
+    }
+
+    /// Followers that find consumers' sessions everywhere get their own all the same, up to a limit.
+    #[test]
+    fn followers_come_before_consumers() {
+        let sessions = FetchSessions::with_partitions_max(10, 20, 1);
+        let is_there = |id, epoch| sessions.context(MonotonicMs(3), &request(id, epoch, &[])).is_ok();
+        let consumers: Vec<i32> = (0..10).map(|at| open(&sessions, at, &some(2)).unwrap()).collect();
+        let follower = open_for(&sessions, Some(NodeId(2)), 20, &some(3)).expect("consumers make room");
+        assert!(!is_there(consumers[0], 1) && !is_there(consumers[1], 1) && is_there(consumers[2], 1));
+        assert_eq!(open(&sessions, 20, &some(5)), None, "no consumer takes a follower's place");
+        let many = some(9);
+        assert!(sessions.context(MonotonicMs(21), &request(follower, 1, &many)).is_ok(), "it may grow");
+        assert_eq!(sessions.inner.lock().partition_count, 19);
+        assert_eq!(
+            open_for(&sessions, Some(NodeId(3)), 22, &some(12)),
+            None,
+            "followers may fill the limit,"
+        );
+        assert!(is_there(follower, 2), "and do not go for one another");
+        assert_eq!(sessions.len(), 6, "nor do consumers where that would not help");
+        for at in 0..10 {
+            assert!(open_for(&sessions, Some(NodeId(3)), 30 + at, &some(1)).is_some());
+        }
+        assert!(is_there(follower, 3), "one that opens many loses its own");
+        let of_three = sessions.inner.lock().count_of(|follower| follower == Some(NodeId(3)));
+        assert_eq!(of_three, (FOLLOWER_SESSIONS_MAX, FOLLOWER_SESSIONS_MAX));
+        let more = some(17);
+        assert!(sessions.context(MonotonicMs(50), &request(follower, 4, &more)).is_err(), "there is an end");
     }
 
     #[test]
@@ -463,7 +633,6 @@ mod tests {
     #[test]
     fn sessions_hold_so_many_partitions_and_no_more() {
         let sessions = FetchSessions::with_partitions_max(100, 5, 1);
-        let some = |count| (0..count).map(|at| (key(at), fetch(0))).collect::<Vec<_>>();
         let first = open(&sessions, 0, &some(3)).unwrap();
         assert_eq!(open(&sessions, 0, &some(3)), None, "there are not that many left");
         let second = open(&sessions, 0, &some(2)).unwrap();

@@ -55,6 +55,9 @@ pub struct Fetcher<K> {
     session_id: i32,
     session_epoch: i32,
     is_in_flight: bool,
+    /// The one that moved last. Answers follow the order of the request, and the last that got records was the last
+    /// that had a turn: a request that names all begins with the next, so that each gets its turn without a session too.
+    last_moved: Option<K>,
 }
 
 impl<K> Default for Fetcher<K> {
@@ -65,6 +68,7 @@ impl<K> Default for Fetcher<K> {
             session_id: 0,
             session_epoch: INITIAL_EPOCH,
             is_in_flight: false,
+            last_moved: None,
         }
     }
 }
@@ -111,6 +115,9 @@ impl<K: Ord + Clone> Fetcher<K> {
         if let Some(slot) = self.partitions.get_mut(key)
             && slot.position.current_leader_epoch == position.current_leader_epoch
         {
+            if slot.position != position {
+                self.last_moved = Some(key.clone());
+            }
             slot.position = position;
         }
     }
@@ -174,6 +181,10 @@ impl<K: Ord + Clone> Fetcher<K> {
                 slot.told = Some(slot.position);
                 plan.fetch.push((key.clone(), slot.position));
             }
+        }
+        if let Some(last) = self.last_moved.as_ref().filter(|_| is_full) {
+            let next = plan.fetch.partition_point(|(key, _)| key <= last);
+            plan.fetch.rotate_left(next);
         }
         self.is_in_flight = true;
         Some(plan)
@@ -275,6 +286,31 @@ mod tests {
         fetcher.delay(&2, MonotonicMs(6));
         assert_eq!(fetcher.next_request(MonotonicMs(4)), None, "all are left alone");
         assert_eq!(ask(&mut fetcher, 5), (7, 2, vec![], vec![2]));
+    }
+
+    #[test]
+    fn requests_that_name_all_begin_behind_the_one_that_was_served_last() {
+        let mut fetcher = Fetcher::new();
+        for key in [1, 2, 3, 4] {
+            fetcher.follow(key, at(0));
+        }
+        // An answer has room for the first two of a request.
+        let mut serve = || {
+            let (_, _, fetch, _) = ask(&mut fetcher, 0);
+            for (key, offset) in &fetch[..2] {
+                fetcher.moved(key, at(offset + 1));
+            }
+            for (key, offset) in &fetch[2..] {
+                fetcher.moved(key, at(*offset));
+            }
+            fetcher.answered(0);
+            fetch.iter().map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        assert_eq!(serve(), [1, 2, 3, 4]);
+        assert_eq!(serve(), [3, 4, 1, 2]);
+        assert_eq!(serve(), [1, 2, 3, 4]);
+        fetcher.stop(&2);
+        assert_eq!(ask(&mut fetcher, 0).2, [(3, 1), (4, 1), (1, 2)]);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub(super) struct LaneState {
     fetcher: Fetcher<Key>,
     /// Those of the newcomers that have caught up, ready for the main lane.
     caught_up: BTreeSet<Key>,
+    /// Those of the newcomers that lacked committed records when the leader last spoke of them. That it is silent about
+    /// one, or gives no records, may only mean that the answer was full before its turn came.
+    behind: BTreeSet<Key>,
     failure_count: u32,
     /// Nothing is sent before.
     not_before: Option<MonotonicMs>,
@@ -39,11 +42,13 @@ pub(super) struct LaneState {
 impl LaneState {
     pub(super) fn follow(&mut self, key: Key, position: FetchPosition) {
         self.caught_up.remove(&key);
+        self.behind.remove(&key);
         self.fetcher.follow(key, position);
     }
 
     pub(super) fn stop(&mut self, key: &Key) {
         self.caught_up.remove(key);
+        self.behind.remove(key);
         self.fetcher.stop(key);
     }
 
@@ -151,7 +156,7 @@ impl Broker {
     fn take_over_newcomers(&self, leader: NodeId) {
         let newcomers = self.fetchers.lane(leader, Lane::Newcomers);
         let main = self.fetchers.lane(leader, Lane::Main);
-        // The one place that holds two lanes, always in this order.
+        // Whoever holds two lanes takes them in this order.
         let mut newcomers = newcomers.lock();
         let mut main = main.lock();
         if main.fetcher.is_in_flight() {
@@ -159,8 +164,24 @@ impl Broker {
         }
         for key in std::mem::take(&mut newcomers.caught_up) {
             if let Some(position) = newcomers.fetcher.position(&key) {
-                newcomers.fetcher.stop(&key);
-                main.fetcher.follow(key, position);
+                newcomers.stop(&key);
+                main.follow(key, position);
+            }
+        }
+    }
+
+    /// Partitions of the main lane that lack committed records are fetched with the newcomers until they have them, so that
+    /// they take nothing of the answers that others wait for. For them nobody waits: no replica in sync lacks any.
+    fn hand_back(&self, leader: NodeId, keys: &[Key]) {
+        let newcomers = self.fetchers.lane(leader, Lane::Newcomers);
+        let main = self.fetchers.lane(leader, Lane::Main);
+        let mut newcomers = newcomers.lock();
+        let mut main = main.lock();
+        for key in keys {
+            if let Some(position) = main.fetcher.position(key) {
+                main.stop(key);
+                newcomers.follow(*key, position);
+                newcomers.behind.insert(*key);
             }
         }
     }
@@ -217,12 +238,16 @@ impl Broker {
         let state = self.fetchers.lane(leader, lane);
         let image = self.metadata.image();
         let mut named = BTreeSet::new();
+        let mut fallen_behind = Vec::new();
         for (key, data) in answered.partitions {
             named.insert(key);
             let Some(asked) = state.lock().fetcher.told(&key) else { continue };
             let answer = answer_of(asked, data);
-            let is_caught_up =
-                answer.error.is_none() && answer.records.is_empty() && answer.diverging.is_none();
+            let high_watermark = answer.high_watermark;
+            let is_caught_up = answer.error.is_none()
+                && answer.records.is_empty()
+                && answer.diverging.is_none()
+                && high_watermark <= asked.fetch_offset;
             let (topic_id, index) = key;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
             let applied = if is_caught_up && self.is_untouched(topic, index, asked) {
@@ -242,8 +267,20 @@ impl Broker {
             match applied {
                 Applied::At(position) => {
                     state.fetcher.moved(&key, position);
-                    if is_caught_up && lane == Lane::Newcomers {
-                        state.caught_up.insert(key);
+                    let is_behind = position.fetch_offset < high_watermark;
+                    match lane {
+                        Lane::Main if is_behind => fallen_behind.push(key),
+                        Lane::Main => {}
+                        Lane::Newcomers if is_behind => {
+                            state.behind.insert(key);
+                            state.caught_up.remove(&key);
+                        }
+                        Lane::Newcomers => {
+                            state.behind.remove(&key);
+                            if is_caught_up {
+                                state.caught_up.insert(key);
+                            }
+                        }
                     }
                 }
                 Applied::Wait { position, delay_ms } => {
@@ -265,8 +302,14 @@ impl Broker {
         if lane == Lane::Newcomers {
             // In a session the leader is silent about those of whom there is nothing new.
             let mut state = state.lock();
-            let silent: Vec<Key> = state.fetcher.asked().filter(|key| !named.contains(key)).collect();
+            let silent =
+                state.fetcher.asked().filter(|key| !named.contains(key) && !state.behind.contains(key));
+            let silent: Vec<Key> = silent.collect();
             state.caught_up.extend(silent);
+        }
+        if !fallen_behind.is_empty() {
+            self.hand_back(leader, &fallen_behind);
+            self.pump(now, leader, Lane::Newcomers);
         }
     }
 }

@@ -74,6 +74,42 @@ fn a_partition_named_twice_is_answered_once() {
     assert_eq!(places(&answer), [("a", 0, none, true)]);
 }
 
+/// A full answer takes twenty partitions of which a follower lacks much, ten at a time. One that has just come under this
+/// leader is not the twenty-first: a producer may wait for it.
+#[test]
+fn what_is_new_to_a_follower_is_in_the_next_answer() {
+    let fixture = fixture();
+    fixture.create_topic("lagging", 20, &[]);
+    fixture.add_broker(2, false);
+    for index in 0..20 {
+        fixture.append("lagging", index, &[1], BatchOptions::default());
+    }
+    fixture.append("a", 0, &[1], BatchOptions::default());
+    let batch_bytes = i32::try_from(fixture.partition("a", 0).log().size_bytes()).unwrap();
+    let ask = |session_id: i32, session_epoch: i32, topics: &[(&str, &[(i32, i64)])]| -> FetchResponse {
+        let request = FetchRequest {
+            replica_id: 2,
+            max_bytes: 10 * batch_bytes,
+            session_id,
+            session_epoch,
+            ..request(0, topics)
+        };
+        fixture.call(11, &request)
+    };
+    let served = |answer: &FetchResponse| -> Vec<(String, i32)> {
+        let places = places(answer).into_iter().filter(|place| place.3);
+        places.map(|(topic, index, ..)| (topic.to_owned(), index)).collect()
+    };
+    let lagging: Vec<(i32, i64)> = (0..20).map(|index| (index, 0)).collect();
+    let first = ask(0, 0, &[("lagging", &lagging)]);
+    assert_eq!(served(&first), (0..10).map(|index| ("lagging".to_owned(), index)).collect::<Vec<_>>());
+    let next = served(&ask(first.session_id, 1, &[("a", &[(0, 0)])]));
+    assert!(next.contains(&("a".to_owned(), 0)), "{next:?}");
+    assert_eq!(next.len(), 10, "the others go on meanwhile");
+    let after = served(&ask(first.session_id, 2, &[]));
+    assert!(!after.contains(&("a".to_owned(), 0)), "it has had its turn: {after:?}");
+}
+
 #[test]
 fn a_client_that_goes_before_its_answer_leaves_no_session() {
     let fixture = fixture();

@@ -1,13 +1,15 @@
 //! What this broker asks of the leaders that it follows.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_disk::{Crash, Disk as _, Fault, FaultRule, Operation};
-use chronik_protocol::frame::{FRAME_LENGTH_BYTES, RequestHeader, decode_request};
-use chronik_protocol::messages::FetchRequest;
+use chronik_protocol::frame::{FRAME_LENGTH_BYTES, RequestHeader, decode_request, encode_response};
 use chronik_protocol::messages::fetch_request::FetchPartition;
+use chronik_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use chronik_protocol::messages::{FetchRequest, FetchResponse};
 use chronik_protocol::wire::Reader;
 use chronik_raft::metadata::{DeleteTopic, UpdateIsr};
 use chronik_types::{NodeId, PartitionIndex};
@@ -28,16 +30,53 @@ impl PeerClient for Silent {
     }
 }
 
+/// The way to a leader that answers what it is told to.
+#[derive(Default)]
+struct Told(Mutex<BTreeMap<Lane, (FetchRequest, PeerAnswer)>>);
+
+impl PeerClient for Told {
+    fn call(&self, _to: NodeId, lane: Lane, _address: (String, u16), frame: Bytes, done: PeerAnswer) {
+        let earlier = self.0.lock().insert(lane, (request_of(&frame), done));
+        assert!(earlier.is_none(), "one request is under way in each lane");
+    }
+}
+
+impl Told {
+    /// Whether the request under way in a lane names `shared-0`, if there is one under way.
+    fn names(&self, lane: Lane) -> Option<bool> {
+        let requests = self.0.lock();
+        requests.get(&lane).map(|(request, _)| request.topics.iter().any(|topic| topic.topic_id == TOPIC))
+    }
+
+    /// Answers the request under way in a lane without records: with this high watermark of `shared-0`, or in silence.
+    fn answer(&self, lane: Lane, high_watermark: Option<i64>) {
+        let (_, done) = self.0.lock().remove(&lane).expect("a request is under way");
+        let partition = |high_watermark| PartitionData { high_watermark, ..Default::default() };
+        let topics = high_watermark.map(|high_watermark| FetchableTopicResponse {
+            topic_id: TOPIC,
+            partitions: vec![partition(high_watermark)],
+            ..Default::default()
+        });
+        let session_id = if lane == Lane::Main { 1 } else { 2 };
+        let body =
+            FetchResponse { session_id, responses: topics.into_iter().collect(), ..Default::default() };
+        done(Ok(encode_response(0, &body, 16).unwrap().slice(FRAME_LENGTH_BYTES..)));
+    }
+}
+
+fn request_of(frame: &Bytes) -> FetchRequest {
+    let frame = frame.slice(FRAME_LENGTH_BYTES..);
+    let mut reader = Reader::new(&frame);
+    let header = RequestHeader::decode(&mut reader).unwrap();
+    decode_request(&mut reader, &header).unwrap()
+}
+
 impl Silent {
     /// What the leaders have been asked of [`TOPIC`].
     fn asked(&self) -> Vec<(NodeId, FetchPartition)> {
         let requests = self.0.lock();
         let of_topic = requests.iter().flat_map(|(to, frame, _)| {
-            let frame = frame.slice(FRAME_LENGTH_BYTES..);
-            let mut reader = Reader::new(&frame);
-            let header = RequestHeader::decode(&mut reader).unwrap();
-            let request: FetchRequest = decode_request(&mut reader, &header).unwrap();
-            let topics = request.topics.into_iter().filter(|topic| topic.topic_id == TOPIC);
+            let topics = request_of(frame).topics.into_iter().filter(|topic| topic.topic_id == TOPIC);
             topics.flat_map(|topic| topic.partitions).map(|partition| (*to, partition))
         });
         of_topic.collect()
@@ -112,6 +151,42 @@ fn a_replica_that_cannot_open_its_log_asks_for_nothing_and_does_not_enter_the_is
         let state = image.topic_by_id(TOPIC).and_then(|topic| topic.partition(PartitionIndex(0))).unwrap();
         assert!(state.isr.contains(&NodeId(2)), "{:?}", state.isr);
     }
+}
+
+/// An answer without records says nothing while its replica lacks committed ones: it was full before its turn came.
+#[test]
+fn a_partition_is_in_the_lane_of_newcomers_while_it_lacks_committed_records_and_no_longer() {
+    let fixture = three_brokers();
+    let Fixture { broker, metadata, clock, disk, .. } = fixture;
+    let config = broker.config.clone();
+    drop(broker);
+    disk.crash(Crash::Process);
+    let peers = Arc::new(Told::default());
+    let reached = Arc::clone(&peers) as Arc<dyn PeerClient>;
+    let broker = Fixture::begin_with(config, &metadata, &clock, &disk, None, reached);
+    let fixture = Fixture::enter(broker, metadata, clock, disk);
+    lead(&fixture, 2);
+    let (main, newcomers) = (Lane::Main, Lane::Newcomers);
+    assert_eq!((peers.names(newcomers), peers.names(main)), (Some(true), None));
+    peers.answer(newcomers, Some(9));
+    assert_eq!((peers.names(newcomers), peers.names(main)), (Some(false), None), "it lacks nine");
+    peers.answer(newcomers, None);
+    assert_eq!((peers.names(newcomers), peers.names(main)), (Some(false), None), "and still does");
+    peers.answer(newcomers, Some(0));
+    assert_eq!(peers.names(main), Some(true), "it keeps up");
+    peers.answer(main, None);
+    assert_eq!(peers.names(main), Some(false), "and goes on to");
+    if peers.names(newcomers).is_some() {
+        peers.answer(newcomers, None);
+    }
+    peers.answer(main, Some(3));
+    assert_eq!((peers.names(newcomers), peers.names(main)), (Some(true), None), "it has fallen behind");
+    peers.answer(newcomers, None);
+    assert_eq!(
+        (peers.names(newcomers), peers.names(main)),
+        (Some(false), None),
+        "and is there until it is told more"
+    );
 }
 
 /// Nobody goes back to what is no business of this broker any more.

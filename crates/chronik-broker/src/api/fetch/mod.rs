@@ -96,6 +96,14 @@ fn replica_of(request: &FetchRequest) -> Option<Replica> {
     (request.replica_id >= 0).then_some(Replica { node: NodeId(request.replica_id), broker_epoch: None })
 }
 
+/// The other broker of this cluster that a follower says it is, where there is such a one and its registration is the one
+/// that the follower speaks of. Anyone can say so; what it gets by that is bounded.
+fn known_follower(broker: &Broker, replica: Replica) -> Option<NodeId> {
+    let image = broker.metadata.image();
+    let known = image.broker(replica.node).filter(|known| known.id != broker.node_id())?;
+    replica.broker_epoch.is_none_or(|epoch| epoch == known.epoch).then_some(known.id)
+}
+
 /// Reads again and answers with what there is now.
 fn answer(broker: &Broker, context: RequestContext, plan: &FetchPlan) {
     let reading = read_all(&plan.limits, &plan.targets);

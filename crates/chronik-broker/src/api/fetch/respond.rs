@@ -16,7 +16,7 @@ use crate::fetch_session::{FetchContext, SessionKey};
 use crate::reply::{Response, ResponsePart};
 
 use super::read::{Outcome, Reading};
-use super::{FetchPlan, TOPIC_IDS_FROM};
+use super::{FetchPlan, TOPIC_IDS_FROM, known_follower};
 
 /// Record data on its way into a response.
 enum RecordData {
@@ -56,7 +56,8 @@ pub(super) fn fetched(broker: &Broker, context: RequestContext, plan: &FetchPlan
         FetchContext::Sessionless => None,
         FetchContext::Full => {
             let partitions = plan.targets.iter().map(|target| (target.key.clone(), target.fetch));
-            broker.fetch_sessions.create(context.now.monotonic, by_id, partitions)
+            let follower = plan.limits.replica.and_then(|replica| known_follower(broker, replica));
+            broker.fetch_sessions.create(context.now.monotonic, follower, by_id, partitions)
         }
         FetchContext::Incremental(session) => Some(Arc::clone(session)),
     };

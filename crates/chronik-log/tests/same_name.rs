@@ -1,0 +1,66 @@
+//! A topic that is made anew under the name of a deleted one has nothing of that one, whatever the power takes.
+#![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
+
+mod common;
+
+use chronik_disk::{Crash, Disk};
+use chronik_log::LogError;
+use chronik_types::{Offset, TopicId};
+use common::*;
+
+const NEXT_TOPIC: TopicId = TopicId(0x9abc);
+/// Each takes another part of what is not synced.
+const SEEDS: u64 = 200;
+const NEXT_END: i64 = 5;
+
+fn append_up_to(log: &chronik_log::Log, end: i64) {
+    while log.log_end_offset().get() < end {
+        append(log, batch(BASE_MS, &[b"value"])).unwrap();
+    }
+}
+
+/// A log whose records were deleted in part, or that was cut or emptied, was deleted; another one of its name has synced records.
+fn made_anew(change: impl Fn(&chronik_log::Log)) -> Node {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    append_up_to(&log, 40);
+    log.set_high_watermark(Offset(40));
+    change(&log);
+    assert!(node.manager.delete(now_at(10), &partition()).unwrap());
+    let next = node.manager.get_or_create(&partition(), NEXT_TOPIC, node.config.clone()).unwrap();
+    append_up_to(&next, NEXT_END);
+    next.set_high_watermark(Offset(NEXT_END));
+    next.sync().unwrap();
+    node
+}
+
+fn check(change: impl Fn(&chronik_log::Log) + Copy, what: &str) {
+    for seed in 0..SEEDS {
+        let node = made_anew(change).restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = match node.manager.get_or_create(&partition(), NEXT_TOPIC, node.config.clone()) {
+            Ok(log) => log,
+            Err(LogError::InconsistentTopicId { .. }) => panic!("{what}, seed {seed}: it is the deleted one's"),
+            Err(error) => panic!("{what}, seed {seed}: {error}"),
+        };
+        let range = (log.log_start_offset(), log.log_end_offset(), log.hole());
+        assert_eq!(range, (Offset(0), Offset(NEXT_END), None), "{what}, seed {seed}");
+        let found = all_records(&log, 0, 500).into_iter().map(|(offset, _)| offset);
+        assert!(found.eq(0..NEXT_END), "{what}, seed {seed}");
+        assert!(node.disk.exists(&partition_dir()).unwrap());
+    }
+}
+
+#[test]
+fn the_deleted_ones_start_is_not_its_start() {
+    check(|log| assert_eq!(log.delete_records(Offset(30)).unwrap(), Offset(30)), "records were deleted");
+}
+
+#[test]
+fn what_was_cut_off_the_deleted_one_is_not_cut_off_it() {
+    check(|log| assert!(log.truncate_to(now_at(5), Offset(2)).unwrap()), "it was cut");
+}
+
+#[test]
+fn it_does_not_begin_where_the_deleted_one_was_emptied_to() {
+    check(|log| log.truncate_fully_and_start_at(now_at(5), Offset(70)).unwrap(), "it was emptied");
+}
