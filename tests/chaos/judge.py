@@ -18,8 +18,6 @@ import replicas
 TOPIC, JAVA_TOPIC, PARTITIONS = "chaos", "chaos-java", 6
 # The producers of the topic, by the letter of their values; what the reader and the Java producer's files are called.
 PRODUCERS, READER, JAVA = ("c", "k"), "reader", "java"
-# A VerifiableProducer does not say how much it has sent: it may be so much more than is acknowledged.
-JAVA_UNDER_WAY_MAX = 100_000
 # At the same time; each holds the copies of one partition.
 PROCESSES = 2
 # An acknowledgement that was under way when a fault began may come this much later.
@@ -96,19 +94,26 @@ def judge_partition(task: Task) -> tuple[replicas.Verdict, list[tuple[int, int]]
 def account_of_java(directory: Path) -> tuple[int, list[str]]:
     """Write down what the Java producer has printed as the others do; how far it has counted, and its errors."""
     account = accounts.Accounts(directory, JAVA, PARTITIONS)
-    highest, errors = -1, []
+    told_count, errors = 0, []
+    # How much it has sent and was acknowledged: printed last, and not by one that was killed.
+    counted: tuple[int, int] | None = None
     with (directory / f"{JAVA}.out").open() as out:
         for line in out:
             with contextlib.suppress(json.JSONDecodeError):
                 event = json.loads(line)
                 if event.get("name") == "producer_send_success":
-                    number = int(event["value"])
-                    highest = max(highest, number)
-                    account.write(event["partition"], event["offset"], accounts.code("", number), 0)
+                    told_count += 1
+                    account.write(event["partition"], event["offset"], accounts.code("", int(event["value"])), 0)
                 elif event.get("name") == "producer_send_error":
                     errors.append(f"{JAVA}: {event.get('exception')}: {event.get('message')}")
+                elif event.get("name") == "tool_data":
+                    counted = int(event["sent"]), int(event["acked"])
     account.close()
-    return highest + JAVA_UNDER_WAY_MAX, errors
+    if counted is None:
+        return replicas.ANY_NUMBER, [*errors, f"{JAVA}: it has not come to its end"]
+    if counted != (told_count, told_count):
+        errors.append(f"{JAVA}: {counted[0]} sent, {counted[1]} acknowledged, {told_count} told one by one")
+    return counted[0], errors
 
 
 def said(directory: Path, name: str) -> tuple[int | None, list[str]]:

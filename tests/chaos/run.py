@@ -197,10 +197,13 @@ class Run:
 
     def end(self, running: dict[str, clients.Client]) -> None:
         """Clients and nodes end in good order, when all replicas have everything."""
+        ended = [name for name, client in running.items() if client.process.poll() is not None]
         clients.stop(client for name, client in running.items() if name != READER)
         self.await_whole()
         clients.stop([running[READER]])
         self.cluster.stop()
+        if ended:
+            raise AssertionError(f"clients have ended by themselves: {ended}")
 
     def go(self) -> bool:
         """All of it."""
@@ -209,8 +212,10 @@ class Run:
         good = True
         try:
             time.sleep(3)
-            self.began = time.monotonic()
             try:
+                # A JVM that is stopped while it starts says nothing of its end.
+                eventually("the Java producer writes", lambda: self.tally.count() and self.tally.java_count > 0, 60)
+                self.began = time.monotonic()
                 self.all_faults()
                 self.end(running)
             except (AssertionError, OSError, RuntimeError) as error:

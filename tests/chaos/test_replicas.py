@@ -142,6 +142,11 @@ class Checker(unittest.TestCase):
         self.assertEqual(judge.gaps_by_kind(record, gaps), {"early": [0.0], "it": [2.0], "late": [0.0]})
 
 
+def java_end(sent: int, acknowledged: int) -> str:
+    """What Kafka's VerifiableProducer prints last."""
+    return json.dumps({"name": "tool_data", "sent": sent, "acked": acknowledged})
+
+
 class WholeRuns(unittest.TestCase):
     """What a run leaves behind, judged as it is at the end of one."""
 
@@ -164,7 +169,7 @@ class WholeRuns(unittest.TestCase):
             self.say(name, f"# sent {judge.PARTITIONS}")
         self.say("reader", "# read all")
         told = [{"name": "producer_send_success", "partition": n, "offset": 0, "value": str(n)} for n in range(6)]
-        self.say("java", *map(json.dumps, told), '{"name": "producer_send_suc')
+        self.say("java", *map(json.dumps, told), java_end(6, 6), '{"name": "producer_send_suc')
 
     def lay(self, topic: str, partition: int, data: bytes, nodes: tuple[int, ...] = (1, 2, 3)) -> None:
         """Put a log on disks."""
@@ -235,8 +240,21 @@ class WholeRuns(unittest.TestCase):
         self.say("c", "# sent 7")
         self.assertEqual(self.judged().errors, ["13 records were sent and 12 answered"])
         self.setUp()
-        self.say("java")
+        self.say("java", java_end(0, 0))
         self.assertEqual(self.judged().errors, ["nothing in chaos-java was acknowledged"])
+
+    def test_a_java_producer_that_died_or_was_not_answered(self) -> None:
+        path = self.directory / "java.out"
+        *told, _, _ = good = path.read_text().splitlines()
+        self.say("java", *told)
+        self.assertEqual(self.judged().errors, ["java: it has not come to its end"])
+        for end in (java_end(7, 6), java_end(7, 7), java_end(6, 5)):
+            self.say("java", *told, end)
+            self.assertEqual(len(self.judged().errors), 1, end)
+        # What lies there and was never sent.
+        self.say("java", *good[:5], java_end(5, 5))
+        outcome = self.judged()
+        self.assertEqual((outcome.errors, outcome.verdict.unknown), ([], 1))
 
 
 if __name__ == "__main__":
