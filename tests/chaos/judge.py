@@ -56,7 +56,6 @@ class Task:
     # How far each producer has counted, by its letter, and in which files its accounts are.
     sent_below: dict[str, int]
     names: list[str]
-    reader: str | None
 
 
 @dataclass
@@ -77,17 +76,17 @@ def judge_partition(task: Task) -> tuple[replicas.Verdict, list[tuple[int, int]]
     verdict.byte_count = sum(map(len, copies.values()))
     replicas.compare(copies, verdict, what)
     gaps: list[tuple[int, int]] = []
+    # The others are the same, or that is told already.
+    found = replicas.codes(copies[str(task.nodes[0])], verdict, what)
+    copies.clear()
     if task.names:
-        found = replicas.codes(copies[str(task.nodes[0])], verdict, what)
-        copies.clear()
         replicas.check_order(found, task.sent_below, verdict, what)
         for name in task.names:
             told = accounts.read(accounts.path(task.directory, name, task.partition))
             found_gaps = replicas.check_acknowledged(found, told, verdict, what)
             gaps += found_gaps if name == PRODUCERS[0] else []
-        if task.reader:
-            seen = accounts.read(accounts.path(task.directory, task.reader, task.partition))
-            replicas.check_seen(found, seen, verdict, what)
+        seen = accounts.read(accounts.path(task.directory, accounts.of_reader(task.topic), task.partition))
+        replicas.check_seen(found, seen, verdict, what)
     return verdict, gaps
 
 
@@ -143,15 +142,9 @@ def judge(directory: Path, record: Record) -> Outcome:
     outcome.errors += said(directory, READER)[1]
     java_below, errors = account_of_java(directory)
     outcome.errors += errors
-    tasks = [
-        Task(directory, record.nodes, TOPIC, index, sent_below, list(PRODUCERS), READER) for index in range(PARTITIONS)
-    ]
-    tasks += [
-        Task(directory, record.nodes, JAVA_TOPIC, index, {"": java_below}, [JAVA], None) for index in range(PARTITIONS)
-    ]
-    tasks += [
-        Task(directory, record.nodes, faults.BESIDE, index, {}, [], None) for index in range(faults.BESIDE_PARTITIONS)
-    ]
+    tasks = [Task(directory, record.nodes, TOPIC, index, sent_below, list(PRODUCERS)) for index in range(PARTITIONS)]
+    tasks += [Task(directory, record.nodes, JAVA_TOPIC, index, {"": java_below}, [JAVA]) for index in range(PARTITIONS)]
+    tasks += [Task(directory, record.nodes, faults.BESIDE, index, {}, []) for index in range(faults.BESIDE_PARTITIONS)]
     acknowledged: Counter[str] = Counter()
     with ProcessPoolExecutor(PROCESSES) as pool:
         for task, (verdict, gaps) in zip(tasks, pool.map(judge_partition, tasks), strict=True):
