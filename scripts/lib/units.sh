@@ -7,7 +7,7 @@ skipped_count=0
 
 # Run one unit: one line with its outcome, and the end of its log if it failed.
 run_unit() {
-    local name=$1 log="$LOGS/$1.log" started=$SECONDS code=0
+    local name=$1 log="$LOGS/$1.log" started=$SECONDS code=0 skips
     if [ "$BROKER" = kafka ] && [[ $name = crash || $name = chaos || $name = cluster-* || $name = metrics || $name = docker ]]; then
         skipped_count=$((skipped_count + 1))
         echo "SKIP $name (it starts and kills Chronik's own nodes)"
@@ -28,7 +28,9 @@ run_unit() {
     fi
     if [ $code = 0 ]; then
         passed_count=$((passed_count + 1))
-        echo "PASS $name ($((SECONDS - started)) s)"
+        skips=$(grep -c '^skip ' "$log" || true)
+        [ "$skips" = 0 ] && skips="" || skips=", $skips skipped"
+        echo "PASS $name ($((SECONDS - started)) s$skips)"
         return
     fi
     failed_count=$((failed_count + 1))
@@ -141,8 +143,9 @@ execute_unit() {
             install_venv kafka-python $clients/kafka-python/requirements.txt
             install_apt ip iproute2
             install_apt iptables iptables
-            # What is there when the time is up is judged.
-            timeout --kill-after=900 $((300 + CHAOS_FAULTS * 15 + CHAOS_RECORDS / 4000)) python3 tests/chaos/run.py \
+            # What is there when the time is up is judged, with a CRC-32C that is not Python's own.
+            timeout --kill-after=900 $((300 + CHAOS_FAULTS * 15 + CHAOS_RECORDS / 4000)) \
+                "$python/kafka-python/bin/python" tests/chaos/run.py \
                 --binary "$BINARY" --venvs "$python" --libs "$KAFKA_LIBS" \
                 --faults "$CHAOS_FAULTS" --records "$CHAOS_RECORDS" --seed "$CHAOS_SEED"
             ;;

@@ -61,6 +61,11 @@ def shown(some: int) -> str:
     return f"{letter}:{number_of(some)}" if letter else f"{number_of(some)}"
 
 
+def of_reader(topic: str) -> str:
+    """The name under which the reader writes about a topic."""
+    return f"reader-of-{topic}"
+
+
 def path(directory: Path, name: str, partition: int) -> Path:
     """Where a client writes about a partition."""
     return directory / f"{name}-{partition}.account"

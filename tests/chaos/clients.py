@@ -72,7 +72,15 @@ def start(venvs: Path, libs: Path, bootstrap: str, records_per_second: int, dire
         name: [python, str(here / program), name, *where, str(rates[name])]
         for name, (python, program) in programs.items()
     }
-    commands[READER] = [confluent, str(here / "reader_confluent.py"), READER, *where]
+    topics = ",".join((TOPIC, JAVA_TOPIC))
+    commands[READER] = [
+        confluent,
+        str(here / "reader_confluent.py"),
+        str(directory),
+        bootstrap,
+        topics,
+        str(PARTITIONS),
+    ]
     commands[JAVA] = java(libs, bootstrap, other_rate, directory)
     return {name: Client(name, command, directory) for name, command in commands.items()}
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent.parent / "cluster"))
 
 from disk import SmallDisk
+from followers import topic_id
 from network import CLIENTS, Link, Network
+from replicas import batches, values
 
 import wire
 from cluster import Node, create_topics, delete_topics, eventually
@@ -19,7 +26,11 @@ from cluster import Node, create_topics, delete_topics, eventually
 LONG_S, SHORT_S = 4.0, 1.0
 # A topic that comes and goes beside the others, and how many partitions it has.
 BESIDE, BESIDE_PARTITIONS = "beside", 3
-NOT_THERE = 3
+NOT_THERE, ALREADY_THERE = 3, 36
+# Each topic that has the name holds a value of its own, so that records of the one before it are known.
+INCARNATIONS = itertools.count(1)
+# Every node leads some partition again by then.
+LEADS_AGAIN_S = 60
 
 
 @dataclass
@@ -31,7 +42,9 @@ class World:
     # The node that has a disk of its own, and that disk.
     disk: tuple[Node, SmallDisk] | None
     random: random.Random
-    # Who leads partition 0, and who the metadata log, when the fault begins.
+    # What the clients write to.
+    topic: str
+    # Who leads partition 0 of it, and who the metadata log, when the fault begins.
     leader: Node
     controller: Node
 
@@ -44,6 +57,19 @@ class World:
     def follower(self) -> Node:
         """Any node that does not lead partition 0."""
         return self.others(self.leader)[0]
+
+    def heir(self) -> Node:
+        """Who leads partition 0 once its leader is away."""
+        heirs: list[Node] = []
+
+        def is_known() -> bool:
+            for node in self.others(self.leader):
+                wanted = node.metadata([self.topic]).topics[self.topic][0].leader
+                heirs.extend(other for other in self.others(self.leader) if other.node_id == wanted)
+            return bool(heirs)
+
+        eventually(f"somebody leads instead of node {self.leader.node_id}", is_known)
+        return heirs[-1]
 
     def net(self) -> Network:
         """The network, for faults that need one."""
@@ -90,7 +116,7 @@ def kill_all(world: World) -> None:
 def kill_leader_and_heir(world: World) -> None:
     world.leader.kill()
     world.wait(SHORT_S)
-    kill(world, world.follower())
+    kill(world, world.heir())
 
 
 def kill_while_they_recover(world: World, nodes: list[Node]) -> None:
@@ -173,7 +199,16 @@ def pause_two(world: World) -> None:
 def pause_leader_and_kill_heir(world: World) -> None:
     with asleep(world.leader):
         world.wait(LONG_S)
-        kill(world, world.follower())
+        kill(world, world.heir())
+
+
+def values_of(node: Node, topic: str, index: int) -> set[bytes]:
+    """The values that a partition's leader serves from the beginning on."""
+    with node.connect(5.0) as connection:
+        code, _, data = wire.fetch(connection, topic, index)
+    if code != 0:
+        raise AssertionError(f"{topic}-{index} cannot be read from node {node.node_id}: error {code}")
+    return {value for at, end, _ in batches(data) for value in values(data, at, end)}
 
 
 def topics_come_and_go(world: World) -> None:
@@ -196,41 +231,73 @@ def topics_come_and_go(world: World) -> None:
     def deleted(connection: wire.Connection) -> int:
         return delete_topics(connection, [BESIDE])[BESIDE]
 
-    def written() -> bool:
-        """Some records are in each partition, wherever it is led from."""
+    def identity() -> bytes:
+        with standing.connect(5.0) as connection:
+            return topic_id(connection, BESIDE)
+
+    def leaders() -> list[Node]:
+        """Who leads each partition."""
         partitions = standing.metadata([BESIDE]).topics.get(BESIDE, [])
-        if len(partitions) != BESIDE_PARTITIONS:
-            return False
-        for index, partition in enumerate(partitions):
-            node = next((node for node in world.nodes if node.node_id == partition.leader), None)
-            if node is None:
-                return False
+        found = [node for partition in partitions for node in world.nodes if node.node_id == partition.leader]
+        if len(found) != BESIDE_PARTITIONS:
+            raise AssertionError(f"{BESIDE} is led by {[partition.leader for partition in partitions]}")
+        return found
+
+    def written(value: bytes) -> bool:
+        """Some records are in each partition, wherever it is led from."""
+        for index, node in enumerate(leaders()):
             with node.connect(5.0) as connection:
-                code, _ = wire.produce(connection, BESIDE, wire.batch(b"beside").encode(), partition=index)
+                code, _ = wire.produce(connection, BESIDE, wire.batch(value).encode(), partition=index)
             if code != 0:
                 return False
         return True
 
-    already_there = 36
-    tried("made", made, already_there)
-    eventually(f"{BESIDE} can be written", lambda: all(node.alive() for node in world.nodes) and written())
+    served: set[bytes] = set()
+
+    def read() -> bool:
+        """Something comes from each partition; once is enough for what must never come."""
+        found = [values_of(node, BESIDE, index) for index, node in enumerate(leaders())]
+        served.update(*found)
+        return all(found)
+
+    tried("made", made, ALREADY_THERE)
+    eventually(
+        f"{BESIDE} can be written", lambda: all(node.alive() for node in world.nodes) and written(b"to be deleted")
+    )
+    before = identity()
     world.controller.kill()
     tried("deleted", deleted, NOT_THERE)
     # Not sooner: it needs as many nodes as it has replicas. This one may find what was deleted while it was away.
     world.controller.spawn()
-    tried("made again", made, already_there)
-    eventually(f"{BESIDE} can be written again", written)
+    tried("made again", made, ALREADY_THERE)
+    # One that "exists already" is the new one all the same.
+    eventually(f"{BESIDE} is another topic than before", lambda: identity() != before)
+    value = f"{BESIDE}-{next(INCARNATIONS)}".encode()
+    eventually(f"{BESIDE} can be written again", lambda: written(value))
+    eventually(f"{BESIDE} can be read again", read)
+    if served != {value}:
+        raise AssertionError(f"{BESIDE} serves {served}, and only {value!r} was written since it was made")
 
 
 def disk_full(world: World) -> None:
-    """A node has no room left: it lives on, answers, and writes again when there is room."""
+    """A node has no room left: it lives on, serves what it has, and writes again when there is room."""
     if world.disk is None:
         raise AssertionError("this fault needs a disk of its own")
     node, disk = world.disk
+
+    def led() -> list[int]:
+        """The partitions that it leads, by what it knows itself."""
+        partitions = node.metadata([world.topic]).topics[world.topic]
+        return [index for index, partition in enumerate(partitions) if partition.leader == node.node_id]
+
+    def serves() -> bool:
+        return bool(values_of(node, world.topic, led()[0]))
+
+    eventually(f"node {node.node_id} leads something", led, LEADS_AGAIN_S)
     disk.fill()
     try:
         world.wait(LONG_S)
-        eventually(f"node {node.node_id} answers without room", lambda: node.metadata([]).brokers, 10)
+        eventually(f"node {node.node_id} serves records without room", serves, 10)
     finally:
         disk.empty()
     if not node.alive():

@@ -19,8 +19,6 @@ import changes
 TOPIC, JAVA_TOPIC, PARTITIONS = "chaos", "chaos-java", 6
 # The producers of the topic, by the letter of their values; what the reader and the Java producer's files are called.
 PRODUCERS, READER, JAVA = ("c", "k"), "reader", "java"
-# A VerifiableProducer does not say how much it has sent: it may be so much more than is acknowledged.
-JAVA_UNDER_WAY_MAX = 100_000
 # At the same time; each holds the copies of one partition.
 PROCESSES = 2
 # An acknowledgement that was under way when a fault began may come this much later.
@@ -59,7 +57,6 @@ class Task:
     # How far each producer has counted, by its letter, and in which files its accounts are.
     sent_below: dict[str, int]
     names: list[str]
-    reader: str | None
 
 
 @dataclass
@@ -80,36 +77,43 @@ def judge_partition(task: Task) -> tuple[replicas.Verdict, list[tuple[int, int]]
     verdict.byte_count = sum(map(len, copies.values()))
     replicas.compare(copies, verdict, what)
     gaps: list[tuple[int, int]] = []
+    # The others are the same, or that is told already.
+    found = replicas.codes(copies[str(task.nodes[0])], verdict, what)
+    copies.clear()
     if task.names:
-        found = replicas.codes(copies[str(task.nodes[0])], verdict, what)
-        copies.clear()
         replicas.check_order(found, task.sent_below, verdict, what)
         for name in task.names:
             told = accounts.read(accounts.path(task.directory, name, task.partition))
             found_gaps = replicas.check_acknowledged(found, told, verdict, what)
             gaps += found_gaps if name == PRODUCERS[0] else []
-        if task.reader:
-            seen = accounts.read(accounts.path(task.directory, task.reader, task.partition))
-            replicas.check_seen(found, seen, verdict, what)
+        seen = accounts.read(accounts.path(task.directory, accounts.of_reader(task.topic), task.partition))
+        replicas.check_seen(found, seen, verdict, what)
     return verdict, gaps
 
 
 def account_of_java(directory: Path) -> tuple[int, list[str]]:
     """Write down what the Java producer has printed as the others do; how far it has counted, and its errors."""
     account = accounts.Accounts(directory, JAVA, PARTITIONS)
-    highest, errors = -1, []
+    told_count, errors = 0, []
+    # How much it has sent and was acknowledged: printed last, and not by one that was killed.
+    counted: tuple[int, int] | None = None
     with (directory / f"{JAVA}.out").open() as out:
         for line in out:
             with contextlib.suppress(json.JSONDecodeError):
                 event = json.loads(line)
                 if event.get("name") == "producer_send_success":
-                    number = int(event["value"])
-                    highest = max(highest, number)
-                    account.write(event["partition"], event["offset"], accounts.code("", number), 0)
+                    told_count += 1
+                    account.write(event["partition"], event["offset"], accounts.code("", int(event["value"])), 0)
                 elif event.get("name") == "producer_send_error":
                     errors.append(f"{JAVA}: {event.get('exception')}: {event.get('message')}")
+                elif event.get("name") == "tool_data":
+                    counted = int(event["sent"]), int(event["acked"])
     account.close()
-    return highest + JAVA_UNDER_WAY_MAX, errors
+    if counted is None:
+        return replicas.ANY_NUMBER, [*errors, f"{JAVA}: it has not come to its end"]
+    if counted != (told_count, told_count):
+        errors.append(f"{JAVA}: {counted[0]} sent, {counted[1]} acknowledged, {told_count} told one by one")
+    return counted[0], errors
 
 
 def said(directory: Path, name: str) -> tuple[int | None, list[str]]:
@@ -140,15 +144,9 @@ def judge(directory: Path, record: Record) -> Outcome:
     outcome.errors += said(directory, READER)[1]
     java_below, errors = account_of_java(directory)
     outcome.errors += errors
-    tasks = [
-        Task(directory, record.nodes, TOPIC, index, sent_below, list(PRODUCERS), READER) for index in range(PARTITIONS)
-    ]
-    tasks += [
-        Task(directory, record.nodes, JAVA_TOPIC, index, {"": java_below}, [JAVA], None) for index in range(PARTITIONS)
-    ]
-    tasks += [
-        Task(directory, record.nodes, faults.BESIDE, index, {}, [], None) for index in range(faults.BESIDE_PARTITIONS)
-    ]
+    tasks = [Task(directory, record.nodes, TOPIC, index, sent_below, list(PRODUCERS)) for index in range(PARTITIONS)]
+    tasks += [Task(directory, record.nodes, JAVA_TOPIC, index, {"": java_below}, [JAVA]) for index in range(PARTITIONS)]
+    tasks += [Task(directory, record.nodes, faults.BESIDE, index, {}, []) for index in range(faults.BESIDE_PARTITIONS)]
     acknowledged: Counter[str] = Counter()
     with ProcessPoolExecutor(PROCESSES) as pool:
         for task, (verdict, gaps) in zip(tasks, pool.map(judge_partition, tasks), strict=True):

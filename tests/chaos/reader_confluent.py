@@ -1,6 +1,6 @@
 """A consumer of librdkafka that reads along. Writes down each record, and prints errors.
 
-reader_confluent.py NAME DIRECTORY BOOTSTRAP TOPIC PARTITIONS
+reader_confluent.py DIRECTORY BOOTSTRAP TOPIC,TOPIC PARTITIONS
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-from accounts import Accounts, code_of
+from accounts import Accounts, code_of, of_reader
 from confluent_kafka import Consumer, TopicPartition
 
 
 def main() -> None:
     """Read until SIGTERM, and then until nothing comes any more."""
-    name, directory, bootstrap, topic, partitions = *sys.argv[1:5], int(sys.argv[5])
+    directory, bootstrap, topics, partitions = *sys.argv[1:4], int(sys.argv[4])
     faulthandler.enable()
     going = True
 
@@ -38,9 +38,14 @@ def main() -> None:
             "log_level": 0,
         }
     )
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
-    accounts = Accounts(Path(directory), name, partitions)
-    positions = [0] * partitions
+    accounts = {topic: Accounts(Path(directory), of_reader(topic), partitions) for topic in topics.split(",")}
+    positions = {(topic, partition): 0 for topic in accounts for partition in range(partitions)}
+
+    def go_on() -> None:
+        """From where it is."""
+        consumer.assign([TopicPartition(*place, offset) for place, offset in positions.items()])
+
+    go_on()
     while True:
         messages = consumer.consume(5_000, 0.2 if going else 3.0)
         if not going and not messages:
@@ -49,13 +54,19 @@ def main() -> None:
         for message in messages:
             if message.error() is not None:
                 print(message.error(), flush=True)
-                # An application that is told of an error goes on from where it is.
-                consumer.assign([TopicPartition(topic, index, place) for index, place in enumerate(positions)])
-            elif message.offset() >= positions[message.partition()]:
-                positions[message.partition()] = message.offset() + 1
-                accounts.write(message.partition(), message.offset(), code_of(message.value()), now_ms)
+                continue
+            place = message.topic(), message.partition()
+            if message.offset() < positions[place]:
+                print(f"{place[0]}-{place[1]} goes back from {positions[place]} to {message.offset()}", flush=True)
+                continue
+            positions[place] = message.offset() + 1
+            accounts[place[0]].write(place[1], message.offset(), code_of(message.value()), now_ms)
+        # An application that is told of an error goes on; behind what it was given with it, which comes once.
+        if any(message.error() is not None for message in messages):
+            go_on()
     # What was read counts, whatever becomes of the consumer.
-    accounts.close()
+    for account in accounts.values():
+        account.close()
     consumer.close()
     # Last, so that it says that all is written down.
     print("# read all", flush=True)

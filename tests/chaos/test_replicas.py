@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 import accounts
 import judge
+import replicas
 from accounts import code_of
 from replicas import Verdict, batches, check_acknowledged, check_order, check_seen, codes, compare
 
@@ -95,6 +99,14 @@ class Checker(unittest.TestCase):
             strange = wire.batch(b"a:5", base_offset=5, attributes=attributes).encode()
             self.assertEqual(verdict_of(GOOD + strange).damaged, 1)
 
+    def test_a_batch_that_is_not_what_its_checksum_is_of(self) -> None:
+        self.assertEqual(verdict_of(GOOD + wire.batch(b"a:5", base_offset=5, crc=7).encode()).damaged, 1)
+        for at in (replicas.CRC_FROM + 8, len(GOOD) - 1):
+            flipped = bytearray(GOOD)
+            # A timestamp, and the count of headers of the last record: nothing else looks at them.
+            flipped[at] ^= 1
+            self.assertEqual(verdict_of(bytes(flipped)).damaged, 1, at)
+
     def test_epochs_that_go_back(self) -> None:
         def of_epochs(*epochs: int) -> bytes:
             data = bytearray(GOOD)
@@ -142,13 +154,19 @@ class Checker(unittest.TestCase):
         self.assertEqual(judge.gaps_by_kind(record, gaps), {"early": [0.0], "it": [2.0], "late": [0.0]})
 
 
+def java_end(sent: int, acknowledged: int) -> str:
+    """What Kafka's VerifiableProducer prints last."""
+    return json.dumps({"name": "tool_data", "sent": sent, "acked": acknowledged})
+
+
 class WholeRuns(unittest.TestCase):
     """What a run leaves behind, judged as it is at the end of one."""
 
     def setUp(self) -> None:
         self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.record = judge.Record(1, [1, 2, 3])
-        clients = [accounts.Accounts(self.directory, name, judge.PARTITIONS) for name in ("c", "k", "reader")]
+        names = ("c", "k", *map(accounts.of_reader, (judge.TOPIC, judge.JAVA_TOPIC)))
+        clients = [accounts.Accounts(self.directory, name, judge.PARTITIONS) for name in names]
         for partition in range(judge.PARTITIONS):
             values = [f"c:{partition}".encode(), f"k:{partition}".encode()]
             self.lay(judge.TOPIC, partition, log((0, values)))
@@ -156,6 +174,7 @@ class WholeRuns(unittest.TestCase):
             for offset, value in enumerate(values):
                 clients[offset].write(partition, offset, code_of(value), 0)
                 clients[2].write(partition, offset, code_of(value), 0)
+            clients[3].write(partition, 0, code_of(b"%d" % partition), 0)
         for client in clients:
             client.close()
         for node in self.record.nodes:
@@ -164,7 +183,7 @@ class WholeRuns(unittest.TestCase):
             self.say(name, f"# sent {judge.PARTITIONS}")
         self.say("reader", "# read all")
         told = [{"name": "producer_send_success", "partition": n, "offset": 0, "value": str(n)} for n in range(6)]
-        self.say("java", *map(json.dumps, told), '{"name": "producer_send_suc')
+        self.say("java", *map(json.dumps, told), java_end(6, 6), '{"name": "producer_send_suc')
 
     def lay(self, topic: str, partition: int, data: bytes, nodes: tuple[int, ...] = (1, 2, 3)) -> None:
         """Put a log on disks."""
@@ -189,7 +208,7 @@ class WholeRuns(unittest.TestCase):
         outcome = self.judged()
         self.assertEqual((outcome.errors, outcome.verdict.words), ([], []))
         found = outcome.verdict
-        self.assertEqual((found.acknowledged_count, found.record_count, found.seen_count), (18, 18, 12))
+        self.assertEqual((found.acknowledged_count, found.record_count, found.seen_count), (18, 18, 18))
 
     def test_any_replica_may_differ(self) -> None:
         for node in self.record.nodes:
@@ -201,6 +220,16 @@ class WholeRuns(unittest.TestCase):
     def test_a_topic_beside_is_compared_too(self) -> None:
         self.lay("beside", 1, log((0, [b"beside"])), (2,))
         self.assertGreater(self.judged().verdict.different_bytes, 0)
+
+    def test_what_is_wrong_on_all_replicas_alike(self) -> None:
+        for topic, value in ((judge.TOPIC, b"c:4"), (judge.JAVA_TOPIC, b"4"), ("beside", b"beside-1")):
+            self.setUp()
+            self.lay(topic, 2, wire.batch(value, crc=7).encode())
+            self.assertEqual(self.judged().verdict.damaged, 1, topic)
+
+    def test_what_the_reader_saw_of_the_java_producer(self) -> None:
+        accounts.path(self.directory, accounts.of_reader(judge.JAVA_TOPIC), 2).write_bytes(b"")
+        self.assertEqual(self.judged().verdict.unseen, 1)
 
     def test_what_is_lost_everywhere(self) -> None:
         for topic in (judge.TOPIC, judge.JAVA_TOPIC):
@@ -227,6 +256,9 @@ class WholeRuns(unittest.TestCase):
         self.assertEqual(self.judged().errors, [])
         self.log(3, "chaos-1 has no leader (leader epoch 9): it was elected")
         self.assertEqual(len(self.judged().errors), 1)
+        for node in self.record.nodes:
+            self.log(node, "chaos-1: somebody else leads")
+        self.assertEqual(self.judged().errors, ["no node tells of any leader"])
 
     def test_changes_of_isrs_that_are_told_wrongly(self) -> None:
         line = "ISR of chaos-1 is now [2, 3] (partition epoch 4): broker 1 is fenced"
@@ -262,8 +294,68 @@ class WholeRuns(unittest.TestCase):
         self.say("c", "# sent 7")
         self.assertEqual(self.judged().errors, ["13 records were sent and 12 answered"])
         self.setUp()
-        self.say("java")
+        self.say("java", java_end(0, 0))
         self.assertEqual(self.judged().errors, ["nothing in chaos-java was acknowledged"])
+
+    def test_a_java_producer_that_died_or_was_not_answered(self) -> None:
+        path = self.directory / "java.out"
+        *told, _, _ = good = path.read_text().splitlines()
+        self.say("java", *told)
+        self.assertEqual(self.judged().errors, ["java: it has not come to its end"])
+        for end in (java_end(7, 6), java_end(7, 7), java_end(6, 5)):
+            self.say("java", *told, end)
+            self.assertEqual(len(self.judged().errors), 1, end)
+        # What lies there and was never sent.
+        self.say("java", *good[:5], java_end(5, 5))
+        outcome = self.judged()
+        self.assertEqual((outcome.errors, outcome.verdict.unknown), ([], 1))
+
+
+# A consumer that is given some offsets of a partition, and is told to end.
+FAKE_CONSUMER = """
+import os, signal
+class TopicPartition:
+    def __init__(self, *place): self.place = place
+class Message:
+    def __init__(self, offset): self.at = offset
+    error = lambda self: "broken" if self.at is None else None
+    topic, partition, offset, value = lambda _: "t", lambda _: 0, lambda self: self.at, lambda _: b"a:1"
+class Consumer:
+    def __init__(self, settings): self.batches = BATCHES
+    def assign(self, places): print("# assigned", *[place.place[2] for place in places], flush=True)
+    def close(self): pass
+    def consume(self, *_):
+        if self.batches: return [Message(offset) for offset in self.batches.pop(0)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+"""
+
+
+class Reader(unittest.TestCase):
+    """What the reader prints, beside a line for each assignment."""
+
+    def said(self, *batches: list[int | None]) -> list[str]:
+        """What it says of offsets that it is given; none is an error."""
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        Path(directory, "confluent_kafka.py").write_text(FAKE_CONSUMER.replace("BATCHES", repr(list(batches))))
+        program = Path(__file__).parent / "reader_confluent.py"
+        done = subprocess.run(
+            [sys.executable, str(program), directory, "b", "t", "1"],
+            env={**os.environ, "PYTHONPATH": f"{directory}:{os.environ.get('PYTHONPATH', '')}"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout.splitlines()
+
+    def test_it_tells_of_offsets_that_go_back(self) -> None:
+        self.assertEqual(self.said([0, 1], [2]), ["# assigned 0", "# read all"])
+        self.assertEqual(self.said([0, 1], [1, 2]), ["# assigned 0", "t-0 goes back from 2 to 1", "# read all"])
+
+    def test_it_goes_on_behind_what_came_with_an_error(self) -> None:
+        said = ["# assigned 0", "broken", "# assigned 2", "# read all"]
+        self.assertEqual(self.said([0, None, 1], [2]), said)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ timeout is 1 s: with a client's default of 30 s nothing but that would be measur
 Kafka instead, where a leader is killed.
 
 What is checked is that everybody goes on, that no application hears of a planned stop, and that errors name the next
-leader (KIP-951). The figures are printed, because what else runs on the machine decides about them too; one that is far
-beyond its goal fails its case.
+leader (KIP-951). The figures are printed, because what else runs on the machine decides about them too; a median that
+misses its goal fails its case, and so does any figure that is far beyond it.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class Figures:
             + (", ".join(f"{count} × {what}" for what, count in self.setbacks.most_common()) or "nothing"),
             flush=True,
         )
+        expect(f"{self.name}: the median, {at[0]:.3f} s, meets the goal", at[0] <= self.goal_s, True)
         expect_near(self.name, ordered[-1], self.goal_s)
 
 
@@ -204,7 +205,6 @@ def killed(is_controller: bool) -> None:
     with Cluster(OPTIONS["binary"], settings=SETTINGS) as cluster:
         cluster.start()
         kill_rounds(cluster, Figures(f"kill -9 of a leader {what}", 1.0), is_controller, rounds())
-        cluster.check_logs()
 
 
 def a_leader_is_killed_that_is_not_the_controller() -> None:
@@ -232,7 +232,6 @@ def stopped(is_controller: bool) -> None:
         application.tell()
         led_to = [leader for follower in world.followers for leader in follower.led_to]
         expect("a producer was led to the next leader by an error alone", len(led_to) > 0, True)
-        cluster.check_logs()
 
 
 class Application:
@@ -252,12 +251,17 @@ class Application:
         producer = Producer(cluster.bootstrap, TOPIC, True)
         producer.partitions = PARTITIONS
         producer.thread.start()
-        eventually("it writes", lambda: len(producer.acknowledged) > 100)
-        # What its first records wait for is no matter of failover.
-        producer.took_s.clear()
-        yield
-        producer.stopping.set()
-        producer.thread.join(90)
+        # When something has failed, perhaps nobody answers any more.
+        end_s_max = 5.0
+        try:
+            eventually("it writes", lambda: len(producer.acknowledged) > 100)
+            # What its first records wait for is no matter of failover.
+            producer.took_s.clear()
+            yield
+            end_s_max = 90.0
+        finally:
+            producer.stopping.set()
+            producer.thread.join(end_s_max)
         self.took_s += producer.took_s
         self.errors += producer.errors
         expect("every record is acknowledged", len(producer.acknowledged), producer.sent_count)
@@ -305,7 +309,6 @@ def rolling_restarts() -> None:
         )
         application.tell()
         expect_near("a record in a rolling restart", max(application.took_s), ROLL_GOAL_S)
-        cluster.check_logs()
 
 
 # --- what errors say
@@ -379,7 +382,6 @@ def errors_name_who_leads_after_a_kill() -> None:
             asked.check("Fetch v16", asked.fetched(connection), leader)
         with leader.connect() as connection:
             expect("and it does lead", produced(connection).code, 0)
-        cluster.check_logs()
 
 
 def errors_name_who_leads_after_a_stop() -> None:
@@ -390,7 +392,6 @@ def errors_name_who_leads_after_a_stop() -> None:
             asked.send_fetch(connection, 25_000)
             asked.old.stop()
             asked.check("a Fetch v16 that waits", asked.fetched(connection), asked.next_leader())
-        cluster.check_logs()
 
 
 # --- silence
@@ -411,7 +412,6 @@ def asleep(is_controller: bool) -> None:
                 finally:
                     victim.process.send_signal(signal.SIGCONT)
         figures.tell()
-        cluster.check_logs()
 
 
 def pause(node: Any) -> None:
@@ -453,7 +453,6 @@ def cut(name: str, is_controller: bool, fault: Callable[[Network, World, Any], N
                 finally:
                     network.heal()
         figures.tell()
-        cluster.check_logs()
 
 
 def from_nodes(network: Network, world: World, victim: Any) -> None:

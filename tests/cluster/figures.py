@@ -21,6 +21,7 @@ from pathlib import Path
 import wire
 from cluster import Cluster, Node, create_topics, delete_topics, eventually
 from kafka_cluster import KafkaCluster, KafkaNode
+from report import unwind_when_terminated
 
 ROUNDS = 5
 IDLE_S = 10.0
@@ -190,6 +191,7 @@ def main() -> int:
     parser.add_argument("--entries", type=int, default=100_000, help="metadata entries behind a restart")
     parser.add_argument("--kafka", metavar="DIRECTORY", help="Kafka's jars, to measure Kafka instead")
     options = parser.parse_args()
+    unwind_when_terminated()
     if options.kafka:
         beside_kafka(Path(options.kafka))
         return 0

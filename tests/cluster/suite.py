@@ -110,7 +110,6 @@ def started_together_they_form_one_cluster() -> None:
         for node in cluster.nodes:
             expect("data directory", (cluster.directory / f"chronik-data-{node.node_id}").is_dir(), True)
         cluster.stop()
-        cluster.check_logs()
 
 
 def the_table_is_round_robin_on_every_node() -> None:
@@ -128,7 +127,6 @@ def the_table_is_round_robin_on_every_node() -> None:
         for node, topics in zip(cluster.nodes, described, strict=True):
             expect(f"kafka-topics on node {node.node_id}", topics["orders"], rows)
             expect("RF 1", topics["single"], [(1, [1], [1]), (2, [2], [2]), (3, [3], [3])])
-        cluster.check_logs()
 
 
 def kafka_python_sees_the_same_on_every_node() -> None:
@@ -207,7 +205,6 @@ def the_log_says_what_people_look_for() -> None:
             expect(f"node {node.node_id} skipped", len(lines_of(node.log(), skipped)), 0 if node is leader else 1)
             if node is not leader:
                 expect("followers propose nothing", lines_of(node.log(), "Proposed Raft metadata"), [])
-        cluster.check_logs()
 
 
 def any_node_takes_any_request() -> None:
@@ -233,7 +230,6 @@ def any_node_takes_any_request() -> None:
             expect("more replicas than nodes", (code, "4" in (text or ""), "3" in (text or "")), (38, True, True))
             for connection in connections:
                 connection.socket.close()
-        cluster.check_logs()
 
 
 def any_legal_id_and_address_will_do() -> None:
@@ -248,7 +244,6 @@ def any_legal_id_and_address_will_do() -> None:
         cluster.leader().kill()
         with next(cluster.running()).connect() as connection:
             expect("two decide", create_topics(connection, {"two": (1, 1)})["two"], (0, None))
-        cluster.check_logs()
 
 
 def one_two_or_five_nodes_are_a_cluster_too() -> None:
@@ -264,7 +259,6 @@ def one_two_or_five_nodes_are_a_cluster_too() -> None:
             cluster.stop()
             cluster.start()
             everywhere(cluster, "wide", table([ids[at:] + ids[:at] for at in range(count)]))
-            cluster.check_logs()
 
 
 def racks_and_advertised_addresses_count() -> None:
@@ -313,7 +307,6 @@ def records_and_groups_work_across_nodes() -> None:
         )
         expect("and not again", [message.value for message in again], [])
         again.close()
-        cluster.check_logs()
 
 
 def internal_topics_are_made_as_asked_for() -> None:
@@ -423,7 +416,6 @@ def restarts_change_nothing() -> None:
             node.kill()
         cluster.start()
         check("after kill -9 of all")
-        cluster.check_logs()
 
 
 def nodes_may_start_far_apart() -> None:
@@ -447,7 +439,6 @@ def nodes_may_start_far_apart() -> None:
         with second.connect() as connection:
             expect("three serve", create_topics(connection, {"late": (9, 3)})["late"], (0, None))
         everywhere(cluster, "late", table(ROUND_ROBIN))
-        cluster.check_logs()
 
 
 # --- faults
@@ -500,7 +491,6 @@ def the_leader_dies_amid_two_hundred_topics() -> None:
             for name in made:
                 told = lines_of(node.log(), f"Assigned partition {name}/0 to")
                 expect(f"times that node {node.node_id} assigned {name}", len(told) <= 1, True)
-        cluster.check_logs()
 
 
 def a_leader_that_sleeps_is_replaced() -> None:
@@ -523,7 +513,6 @@ def a_leader_that_sleeps_is_replaced() -> None:
             expect("it follows", create_topics(connection, {"awake": (3, 3)})["awake"], (0, None))
         eventually("it knows all", lambda: tells_the_same(leader, first))
         expect("another leads", cluster.leader() is not leader, True)
-        cluster.check_logs()
 
 
 def brokers_are_fenced_once_and_return_once() -> None:
@@ -562,7 +551,6 @@ def brokers_are_fenced_once_and_return_once() -> None:
         time.sleep(1)
         wanted = [f"Fencing broker {node.node_id}", f"Unfencing broker {node.node_id}"]
         expect("one that sleeps is fenced once, too", changes(sizes), wanted)
-        cluster.check_logs()
 
 
 def a_follower_far_behind_catches_up_by_snapshot() -> None:
@@ -585,7 +573,6 @@ def a_follower_far_behind_catches_up_by_snapshot() -> None:
         expect("a snapshot was taken", len(taken) >= 1, True)
         with away.connect() as connection:
             expect("and it works", create_topics(connection, {"again": (3, 3)})["again"][0], 0)
-        cluster.check_logs()
 
 
 def tells_the_same(one: Node, other: Node) -> bool:
@@ -630,7 +617,6 @@ def a_torn_frame_is_cut_and_a_flipped_byte_stops_the_node() -> None:
         expect("and a place in it", bool(re.search(r"\b(byte|position|offset)\D*\d+", line)), True)
         with cluster.leader().connect() as connection:
             expect("the others go on", create_topics(connection, {"without": (2, 2)})["without"][0], 0)
-        cluster.check_logs()
 
 
 def a_full_disk_under_the_metadata_log() -> None:
@@ -657,7 +643,6 @@ def a_full_disk_under_the_metadata_log() -> None:
             eventually("it catches up once there is room", lambda: tells_the_same(node, cluster.nodes[0]))
             with node.connect() as connection:
                 expect("and decides with them", create_topics(connection, {"room": (3, 3)})["room"][0], 0)
-            cluster.check_logs()
         finally:
             for each in cluster.nodes:
                 each.kill()
@@ -693,7 +678,6 @@ def hostile_bytes_on_the_raft_port() -> None:
         for node in cluster.nodes:
             resident_kib = int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{node.pid()}/status").read_text())[0])
             expect("memory", resident_kib < 100_000, True)
-        cluster.check_logs()
 
 
 # --- configurations that cannot work

@@ -24,6 +24,7 @@ from history import History, check
 
 from daemon import Daemon, add_arguments, from_arguments
 from dumplog import check as check_dump
+from report import unwind_when_terminated
 
 ONCE, PLAIN = "crash-once", "crash-plain"
 PARTITION_COUNT = 4
@@ -242,6 +243,7 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="chronik-crash-"))
     daemon = from_arguments(options, directory / "data")
+    unwind_when_terminated()
     complaints = ["the rounds did not end"]
     try:
         complaints = crash_rounds(daemon, options.rounds, options.seed)

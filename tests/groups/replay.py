@@ -17,6 +17,7 @@ from pathlib import Path
 
 import daemon
 import wire
+from report import unwind_when_terminated
 from wire import Connection, array, i32, i64, string
 
 OFFSET_COMMIT, OFFSET_FETCH = 8, 9
@@ -115,6 +116,7 @@ def main() -> int:
     partitions = options.offsets // options.groups
     directory = Path(tempfile.mkdtemp(prefix="chronik-replay-"))
     broker = daemon.from_arguments(options, directory / "data")
+    unwind_when_terminated()
     try:
         broker.start()
         fill(broker, groups, partitions, options.rounds)

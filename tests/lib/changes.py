@@ -77,6 +77,9 @@ def told_wrongly(logs: dict[int, Path], topics: list[str] | None = None) -> list
         changes[line.change].append(line)
         if "has no leader" in line.what and line.cause.startswith("it was elected"):
             errors.append(f"node {line.node} tells that {line.name} has no leader, for somebody was elected")
+    if not any(line.is_leaders for lines in changes.values() for line in lines):
+        # All is well with lines that are not found.
+        errors.append("no node tells of any leader")
     for change, lines in sorted(changes.items()):
         nodes = [line.node for line in lines]
         if sum(not line.is_told_again for line in lines) > 1:

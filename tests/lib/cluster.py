@@ -277,10 +277,17 @@ class Cluster:
     def __exit__(self, kind: object, *_: object) -> None:
         for node in self.nodes:
             node.kill()
-        if kind is not None and os.environ.get("KEEP_CLUSTERS"):
-            print(f"# kept {self.directory}", flush=True)
-            return
-        shutil.rmtree(self.directory, ignore_errors=True)
+        good = False
+        try:
+            # What else went wrong is told rather than this.
+            if kind is None:
+                self.check_logs()
+                good = True
+        finally:
+            if good or not os.environ.get("KEEP_CLUSTERS"):
+                shutil.rmtree(self.directory, ignore_errors=True)
+            else:
+                print(f"# kept {self.directory}", flush=True)
 
     def start(self) -> None:
         """Start all nodes and wait until each of them answers."""

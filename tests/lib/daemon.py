@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from report import unwind_when_terminated
+
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
@@ -237,6 +239,7 @@ def main() -> int:
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chronik-test-"))
     daemon = from_arguments(options, directory / "data")
+    unwind_when_terminated()
     try:
         daemon.start()
         places = {"bootstrap": daemon.bootstrap, "data": daemon.data_dir, "log": daemon.log_path}
