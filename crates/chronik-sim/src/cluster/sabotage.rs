@@ -69,6 +69,8 @@ pub enum Sabotage {
     TellErrors,
     /// Records are deleted that nobody wanted deleted.
     DeleteUnasked,
+    /// Topics are deleted that nobody wanted deleted.
+    DeleteTopicsUnasked,
     /// All topics are told to have the same id.
     GiveTopicIdsAgain,
     /// Groups are told old offsets.
@@ -124,7 +126,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 43] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -143,6 +145,7 @@ impl Sabotage {
         Self::AnswerUnasked,
         Self::TellErrors,
         Self::DeleteUnasked,
+        Self::DeleteTopicsUnasked,
         Self::GiveTopicIdsAgain,
         Self::ForgetCommits,
         Self::AssignTwice,

@@ -181,6 +181,10 @@ pub(super) struct Checkers {
     leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), NodeId>,
     partitions: BTreeMap<(TopicId, PartitionIndex, i32), Arc<PartitionImage>>,
     created: BTreeMap<TopicId, String>,
+    /// The topics that anybody has seen or made.
+    names: BTreeMap<TopicId, String>,
+    /// How often the deletion of a topic was asked for, by its name.
+    deletions_asked: BTreeMap<String, usize>,
     /// What members of groups were told.
     groups: BTreeMap<String, groups::GroupHistory>,
     /// The nodes that have applied each deletion.
@@ -223,9 +227,15 @@ impl Checkers {
 
     /// A topic was made, under an id that no other has had.
     pub(super) fn topic_created(&mut self, name: &str, id: TopicId) {
+        self.names.insert(id, name.to_owned());
         if let Some(earlier) = self.created.insert(id, name.to_owned()) {
             self.report(Rule::Images, format!("{name} was made with the id {id} of {earlier}"));
         }
+    }
+
+    /// An admin asks for the deletion of a topic.
+    pub(super) fn asks_deletion(&mut self, name: &str) {
+        *self.deletions_asked.entry(name.to_owned()).or_default() += 1;
     }
 
     /// A node has applied that topics are deleted, for good.
@@ -252,6 +262,9 @@ impl Checkers {
         changed: &[(TopicId, PartitionIndex, Arc<PartitionImage>)],
     ) {
         for (topic, index, state) in changed {
+            if let Some(topic) = image.topic_by_id(*topic) {
+                self.names.entry(topic.id).or_insert_with(|| topic.name.to_string());
+            }
             self.partition_image(life, image, (*topic, *index), state);
         }
     }

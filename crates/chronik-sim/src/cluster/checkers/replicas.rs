@@ -36,6 +36,7 @@ impl Checkers {
                 }
             }
         }
+        self.final_topics(&image);
     }
 
     fn partition(&mut self, nodes: &[Node], topic: &TopicImage, index: PartitionIndex, replicas: &[NodeId]) {

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use chronik_raft::metadata::MetadataImage;
+use chronik_types::TopicId;
+
 use super::{Checkers, PartitionKey, Rule, Value};
 
 impl Checkers {
@@ -62,6 +65,23 @@ impl Checkers {
     /// Whether a partition may begin here.
     pub(in crate::cluster) fn may_begin_at(&self, _key: PartitionKey, offset: i64) -> bool {
         offset <= self.deleted_before
+    }
+
+    /// Which topics there are in the end: all that were ever there, but for those whose deletion somebody has asked for. A
+    /// request names its topic, and takes no more than one of that name with it.
+    pub(super) fn final_topics(&mut self, image: &MetadataImage) {
+        let mut gone: BTreeMap<&String, Vec<TopicId>> = BTreeMap::new();
+        for (id, name) in self.names.iter().filter(|(id, _)| image.topic_by_id(**id).is_none()) {
+            gone.entry(name).or_default().push(*id);
+        }
+        let asked = |name: &String| self.deletions_asked.get(name).copied().unwrap_or(0);
+        let lost = gone.into_iter().find(|(name, ids)| asked(name) < ids.len());
+        let text = lost.map(|(name, ids)| {
+            format!("{} deletions of {name} were asked for, and {ids:?} are gone", asked(name))
+        });
+        if let Some(text) = text {
+            self.report(Rule::Acknowledged, text);
+        }
     }
 
     /// What a partition holds in the end.

@@ -123,7 +123,7 @@ impl Admin {
         let name = self.names[context.rng.index(self.names.len())].clone();
         let node = context.any_node();
         match context.rng.below(6) {
-            0 if self.plan.recreates => {
+            0 if self.plan.recreates || context.sabotage == Some(Sabotage::DeleteTopicsUnasked) => {
                 let topic = DeleteTopicState { name: Some(name.clone()), topic_id: TopicId::ZERO };
                 let request = DeleteTopicsRequest {
                     topics: vec![topic],
@@ -131,6 +131,9 @@ impl Admin {
                     ..DeleteTopicsRequest::default()
                 };
                 context.trace.note(format_args!("{} {name} is to be deleted", context.now_ms));
+                if context.sabotage != Some(Sabotage::DeleteTopicsUnasked) {
+                    context.checkers.asks_deletion(&name);
+                }
                 let token = self.token(Asked::Delete(name));
                 context.call_patiently(node, DELETE_VERSION, &request, token, PATIENCE_MS);
             }
