@@ -88,6 +88,7 @@ sabotages! {
     forgotten_unclean_ends_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks Acknowledged "is there";
     acknowledged_refusals_bite: AcknowledgeRefused breaks Acknowledged "is nowhere";
     deletions_bite: DeleteUnasked breaks Acknowledged "nobody has deleted that much";
+    deletions_elsewhere_bite: DeleteElsewhere breaks Acknowledged "nobody has deleted that much";
     deletions_of_topics_bite: DeleteTopicsUnasked breaks Acknowledged "were asked for, and";
     two_values_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks OneValue "was Value";
     records_of_other_topics_bite: WriteToAnotherTopic breaks OneValue "which was written to another topic";

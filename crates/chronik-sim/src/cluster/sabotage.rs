@@ -69,6 +69,8 @@ pub enum Sabotage {
     TellErrors,
     /// Records are deleted that nobody wanted deleted.
     DeleteUnasked,
+    /// Records are deleted of another partition than was wanted.
+    DeleteElsewhere,
     /// Topics are deleted that nobody wanted deleted.
     DeleteTopicsUnasked,
     /// All topics are told to have the same id.
@@ -126,7 +128,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -145,6 +147,7 @@ impl Sabotage {
         Self::AnswerUnasked,
         Self::TellErrors,
         Self::DeleteUnasked,
+        Self::DeleteElsewhere,
         Self::DeleteTopicsUnasked,
         Self::GiveTopicIdsAgain,
         Self::ForgetCommits,

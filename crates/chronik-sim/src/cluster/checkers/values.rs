@@ -51,20 +51,28 @@ impl Checkers {
     }
 
     /// An admin deletes what is before this offset.
-    pub(in crate::cluster) fn deletes_before(&mut self, _topic: &str, offset: i64) {
-        self.deleted_before = self.deleted_before.max(offset);
+    pub(in crate::cluster) fn deletes_before(&mut self, topic: &str, partition: i32, offset: i64) {
+        let before = self.deleted_before.entry((topic.to_owned(), partition)).or_default();
+        *before = offset.max(*before);
+    }
+
+    fn deleted_before(&self, key: PartitionKey) -> i64 {
+        let name = self.names.get(&key.topic);
+        let before = name.and_then(|name| self.deleted_before.get(&(name.clone(), key.partition)));
+        before.copied().unwrap_or(0)
     }
 
     /// Whether a value is known to have been deleted. A log that began anew behind it knows nothing of it, and refuses it out
     /// of order when its producer, which was never answered, sends it again; so does Kafka.
     pub(in crate::cluster) fn is_deleted_value(&self, key: PartitionKey, value: Value) -> bool {
         let known = self.known.get(&key).into_iter().flatten();
-        known.take_while(|(offset, _)| **offset < self.deleted_before).any(|(_, known)| *known == value)
+        let deleted_before = self.deleted_before(key);
+        known.take_while(|(offset, _)| **offset < deleted_before).any(|(_, known)| *known == value)
     }
 
     /// Whether a partition may begin here.
-    pub(in crate::cluster) fn may_begin_at(&self, _key: PartitionKey, offset: i64) -> bool {
-        offset <= self.deleted_before
+    pub(in crate::cluster) fn may_begin_at(&self, key: PartitionKey, offset: i64) -> bool {
+        offset <= self.deleted_before(key)
     }
 
     /// Which topics there are in the end: all that were ever there, but for those whose deletion somebody has asked for. A

@@ -137,7 +137,12 @@ impl Admin {
                 let token = self.token(Asked::Delete(name));
                 context.call_patiently(node, DELETE_VERSION, &request, token, PATIENCE_MS);
             }
-            1 if self.plan.deletes_records || context.sabotage == Some(Sabotage::DeleteUnasked) => {
+            1 if self.plan.deletes_records
+                || matches!(
+                    context.sabotage,
+                    Some(Sabotage::DeleteUnasked | Sabotage::DeleteElsewhere)
+                ) =>
+            {
                 self.delete_records(context, &name);
             }
             2 if self.plan.alters_min_insync => {
@@ -168,9 +173,12 @@ impl Admin {
         let key = PartitionKey { topic: topic.id, partition: i32::try_from(index).unwrap_or(0) };
         let Some(end) = context.checkers.known_end(key) else { return };
         let offset = i64::try_from(context.rng.below(end.unsigned_abs())).unwrap_or(0);
-        // The request names a topic, and may meet the next one of this name.
-        if context.sabotage != Some(Sabotage::DeleteUnasked) {
-            context.checkers.deletes_before(name, offset);
+        match context.sabotage {
+            Some(Sabotage::DeleteUnasked) => {}
+            Some(Sabotage::DeleteElsewhere) => {
+                context.checkers.deletes_before(name, key.partition + 1, offset);
+            }
+            _ => context.checkers.deletes_before(name, key.partition, offset),
         }
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {
