@@ -109,11 +109,13 @@ sabotages! {
     shared_topic_ids_bite: GiveTopicIdsAgain breaks Images "was made with the id";
     changed_entries_bite: ChangeEntries breaks Images "have applied the same and differ";
     other_bytes_bite: StoreOtherBytes breaks SameBytes;
+    lost_beginnings_bite: LoseBeginnings breaks SameBytes "nobody has deleted that much";
     damaged_disks_bite: DamageDisks breaks Logs "the batch checksum is";
     damaged_reads_bite: DamageReads breaks Logs "the batch checksum is";
     moved_batches_bite: MoveBatches breaks Logs "follows offset";
     old_epochs_bite: AgeBatches breaks Logs "follows offset";
     torn_logs_bite: TearLogs breaks Logs "ends within a batch";
+    lost_first_segments_bite: LoseFirstSegments breaks Logs "follows offset None";
     ignored_failed_syncs_bite: IgnoreFailedSyncs breaks FailedSync;
     forgotten_commits_bite: ForgetCommits breaks Commits;
     partitions_of_two_owners_bite: AssignTwice breaks Groups "belongs to";

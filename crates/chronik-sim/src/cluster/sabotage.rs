@@ -113,8 +113,12 @@ pub enum Sabotage {
     MoveBatches,
     /// or older epochs,
     AgeBatches,
-    /// or the last of a log is not whole.
+    /// or the last of a log is not whole,
     TearLogs,
+    /// or one replica of each partition begins where it ends,
+    LoseBeginnings,
+    /// or has lost its first segment.
+    LoseFirstSegments,
     /// A node panics.
     Panic,
     /// A duty is due again as soon as it is done.
@@ -128,7 +132,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -170,6 +174,8 @@ impl Sabotage {
         Self::MoveBatches,
         Self::AgeBatches,
         Self::TearLogs,
+        Self::LoseBeginnings,
+        Self::LoseFirstSegments,
         Self::Panic,
         Self::NeverWait,
         Self::DependOnThePast,
