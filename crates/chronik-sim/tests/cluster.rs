@@ -87,6 +87,7 @@ sabotages! {
     lost_records_bite: LyingDisk under PowerLoss breaks Acknowledged "was acknowledged, and None is there";
     forgotten_unclean_ends_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks Acknowledged "is there";
     acknowledged_refusals_bite: AcknowledgeRefused breaks Acknowledged "is nowhere";
+    refusals_told_as_known_bite: CallRefusedKnown breaks Acknowledged "is nowhere";
     deletions_bite: DeleteUnasked breaks Acknowledged "nobody has deleted that much";
     deletions_elsewhere_bite: DeleteElsewhere breaks Acknowledged "nobody has deleted that much";
     deletions_of_topics_bite: DeleteTopicsUnasked breaks Acknowledged "were asked for, and";

@@ -51,6 +51,8 @@ pub enum Sabotage {
     GiveIdsAgain,
     /// Producers are told that what was refused is acknowledged.
     AcknowledgeRefused,
+    /// Producers are told that what was refused had been there before.
+    CallRefusedKnown,
     /// Records get into another topic than their producer's.
     WriteToAnotherTopic,
     /// Readers are not given every record.
@@ -132,7 +134,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -142,6 +144,7 @@ impl Sabotage {
         Self::ForgetProducers,
         Self::GiveIdsAgain,
         Self::AcknowledgeRefused,
+        Self::CallRefusedKnown,
         Self::WriteToAnotherTopic,
         Self::SkipRecords,
         Self::TellOldWatermarks,
@@ -289,6 +292,8 @@ impl Sabotage {
         let follows = code == ErrorCode::OutOfOrderSequenceNumber.code();
         if self == Self::AcknowledgeRefused && code != 0 && !follows {
             (0, -1)
+        } else if self == Self::CallRefusedKnown && code != 0 && !follows {
+            (ErrorCode::DuplicateSequenceNumber.code(), -1)
         } else {
             (self.told_error(code, rng), offset)
         }

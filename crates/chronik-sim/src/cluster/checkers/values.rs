@@ -131,15 +131,28 @@ impl Checkers {
                 break;
             }
         }
-        if log_start_offset > 0 {
-            return;
-        }
-        let missing = self
-            .acknowledged_somewhere
-            .iter()
-            .find(|(of, value)| *of == key && !found.values().any(|found| found == value));
-        if let Some((_, value)) = missing {
+        let somewhere = self.acknowledged_somewhere.iter().filter(|(of, _)| *of == key);
+        let missing = somewhere.map(|(_, value)| *value).find(|value| {
+            let is_there = found.values().any(|found| found == value);
+            !is_there && !self.may_be_gone(key, log_start_offset, *value, found)
+        });
+        if let Some(value) = missing {
             self.report(Rule::Acknowledged, format!("{key}: {value:?} was acknowledged, and is nowhere"));
         }
+    }
+
+    /// Whether a value that was acknowledged without its offset may have been deleted: it was read among what was, or nobody
+    /// has read it and all that is left of its producer came later.
+    fn may_be_gone(
+        &self,
+        key: PartitionKey,
+        log_start_offset: i64,
+        value: Value,
+        found: &BTreeMap<i64, Value>,
+    ) -> bool {
+        let is_before = |other: &Value| other.producer == value.producer && other.number < value.number;
+        let is_known = self.known.get(&key).into_iter().flatten().any(|(_, known)| *known == value);
+        let is_later = 0 < log_start_offset && !is_known && !found.values().any(is_before);
+        is_later || self.is_deleted_value(key, value)
     }
 }

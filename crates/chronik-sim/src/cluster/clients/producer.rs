@@ -276,7 +276,8 @@ impl Producer {
                 lane.is_known = true;
                 let Some(batch) = lane.batches.remove(position) else { return };
                 let offset = outcome.map_or(-1, |(_, offset)| offset);
-                if is_strict && error == ErrorCode::None {
+                // A batch that has been there is acknowledged, and where it is the broker does not say.
+                if is_strict {
                     let key = PartitionKey { topic: key.0, partition: key.1 };
                     context.counts.acknowledged += batch.values.len() as u64;
                     context.trace.note(format_args!(
