@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use super::effects::{Duty, node_id};
 use super::event::Event;
 use super::network::{Endpoint, FOR_EVER_MS};
-use super::node::{Entry, Exit};
+use super::node::{Entry, Excuse, Exit};
 use super::plan::Fault;
 use super::rot;
 use super::sabotage::Sabotage;
@@ -24,6 +24,8 @@ use super::world::World;
 const READY_CHECK_MS: u64 = 20;
 /// How long handing over may take, as on the server.
 const HAND_OVER_MS_MAX: u64 = 1_500;
+/// For how long after a disk was full it excuses that a process ends.
+const FULL_DISK_EXCUSES_MS: u64 = 1_000;
 /// An hour, which is how far a wall clock jumps at the most.
 const HOUR_MS: i64 = 3_600_000;
 
@@ -66,7 +68,7 @@ impl World {
                 let count = self.rng.below(8);
                 self.nodes[node].disk.stop_after(count);
                 self.nodes[node].is_stopping = true;
-                self.nodes[node].is_excused = true;
+                self.nodes[node].excuse_life();
                 // Where it writes nothing, it ends all the same.
                 let at_ms = self.now_ms + 1 + self.rng.below(40);
                 self.at(at_ms, Event::Kill { life });
@@ -159,15 +161,16 @@ impl World {
                 let path = if self.rng.chance(50) { ".log" } else { "wal-" };
                 self.nodes[node].disk.inject(FaultRule::once(Operation::Sync, path, DiskFault::Io));
                 self.nodes[node].sync_failed = true;
-                self.nodes[node].is_excused = true;
+                self.nodes[node].excuse_life();
                 self.nodes[node].has_lost = true;
             }
             Fault::DiskFull => {
                 let free = self.rng.below(3_000);
                 let disk = &self.nodes[node].disk;
                 disk.set_capacity_bytes(Some(disk.used_bytes() + free));
-                self.nodes[node].is_excused = true;
                 let until_ms = self.now_ms + 100 + self.rng.below(1_500);
+                let excuse = &mut self.nodes[node].excuse;
+                excuse.until_ms = excuse.until_ms.max(until_ms + FULL_DISK_EXCUSES_MS);
                 self.at(until_ms, Event::DiskEmptied { node });
             }
             Fault::FlipRead => {
@@ -382,7 +385,7 @@ impl World {
             let node = &mut self.nodes[position];
             node.disk.clear_faults();
             node.disk.restore();
-            node.is_excused = false;
+            node.excuse = Excuse::default();
             node.disk.set_capacity_bytes(None);
             node.clock.off_by_ms.store(0, Ordering::Relaxed);
             if node.paused_until_ms > self.now_ms {

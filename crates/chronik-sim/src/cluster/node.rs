@@ -101,8 +101,23 @@ pub(super) struct Node {
     pub(super) failed_syncs_before: u64,
     /// Its disk stops in the middle of what it does.
     pub(super) is_stopping: bool,
-    /// A fault of the disk excuses that the process does not start, or ends.
-    pub(super) is_excused: bool,
+    /// What excuses that a process does not start, or ends.
+    pub(super) excuse: Excuse,
+}
+
+/// What faults of a disk excuse.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Excuse {
+    /// The process that was struck may end, or processes up to this one may not start: its disk's faults end with it.
+    pub(super) life: u64,
+    /// Up to this time any process may: the disk is full, or was so recently.
+    pub(super) until_ms: u64,
+}
+
+impl Excuse {
+    fn covers(self, life: u64, now_ms: u64) -> bool {
+        life <= self.life || now_ms < self.until_ms
+    }
 }
 
 impl Node {
@@ -125,8 +140,18 @@ impl Node {
             sync_failed: false,
             failed_syncs_before: 0,
             is_stopping: false,
-            is_excused: false,
+            excuse: Excuse::default(),
         }
+    }
+
+    /// Whether a fault has led to it that the latest process ends, or has not started.
+    pub(super) fn is_excused(&self, now_ms: u64) -> bool {
+        self.excuse.covers(self.life_count, now_ms)
+    }
+
+    /// What is to strike the process excuses its end, and no other's.
+    pub(super) fn excuse_life(&mut self) {
+        self.excuse.life = self.life_count;
     }
 
     /// The process, if it takes requests of clients.
@@ -316,5 +341,19 @@ fn broker_config(id: NodeId, plan: &Plan) -> BrokerConfig {
         },
         topic_values,
         ..BrokerConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c12_a_fault_excuses_the_process_that_it_strikes_and_a_full_disk_those_of_its_time() {
+        let struck = Excuse { life: 3, until_ms: 0 };
+        assert!(struck.covers(3, 10) && !struck.covers(4, 10));
+        let full = Excuse { life: 0, until_ms: 1_000 };
+        assert!(full.covers(3, 999) && !full.covers(3, 1_000));
+        assert!(!Excuse::default().covers(1, 0), "nothing was struck");
     }
 }

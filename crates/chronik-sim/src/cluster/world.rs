@@ -363,7 +363,7 @@ impl World {
     /// A process ends because of what its disk has told it.
     pub(super) fn process_failed(&mut self, node: usize, text: &str) {
         self.trace.note(format_args!("{} {text}", self.now_ms));
-        if !self.nodes[node].is_excused {
+        if !self.nodes[node].is_excused(self.now_ms) {
             self.checkers.report(Rule::Panic, text.to_owned());
         }
         self.end(node, Crash::Process);
