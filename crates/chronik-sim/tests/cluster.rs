@@ -103,6 +103,7 @@ sabotages! {
     uncommitted_reads_bite: TellOldWatermarks breaks Watermarks "was read";
     old_beginnings_bite: TellOldBeginnings breaks Watermarks "the log's beginning went back";
     acknowledgements_ahead_bite: AcknowledgeAhead breaks InSync;
+    forgotten_unclean_ends_in_sync_bite: ForgetUncleanEnds under PowerLoss breaks InSync;
     another_leader_bites: SeeAnotherLeader breaks OneLeader;
     another_isr_bites: SeeAnotherIsr breaks Images "and was";
     a_foreign_isr_bites: SeeForeignIsr breaks Images;
