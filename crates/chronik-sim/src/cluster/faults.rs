@@ -5,6 +5,7 @@
 //! so no more are struck, except where every record is synced before it counts, which promises more.
 
 use chronik_disk::{Crash, Fault as DiskFault, FaultRule, Operation};
+use chronik_log::LogError;
 use chronik_raft::MetadataLog as _;
 use chronik_types::MonotonicMs;
 use parking_lot::Mutex;
@@ -377,6 +378,7 @@ impl World {
     /// Everything works from now on.
     pub(super) fn heal(&mut self) {
         self.network.heal();
+        self.is_mended = true;
         if self.sabotage == Some(Sabotage::NeverHeal) {
             self.cut(Endpoint::Node(0), Endpoint::Node(1), FOR_EVER_MS);
         }
@@ -393,9 +395,11 @@ impl World {
             }
             let node = &self.nodes[position];
             // As an operator would: a log directory that went offline comes back with its process, and so does a log that could
-            // not be read the same way twice.
+            // not be read the same way twice. One that waits for room comes back by itself.
+            let needs_process = |error: &LogError| !matches!(error, LogError::DiskFull { .. });
             let is_offline = node.process.as_ref().is_some_and(|process| {
-                !process.logs.offline_dirs().is_empty() || !process.logs.failed().is_empty()
+                !process.logs.offline_dirs().is_empty()
+                    || process.logs.failed().iter().any(|(_, error)| needs_process(error))
             });
             if is_offline || node.is_stopping {
                 self.end(position, Crash::Process);

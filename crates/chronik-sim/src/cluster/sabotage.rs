@@ -105,6 +105,8 @@ pub enum Sabotage {
     ChangeEntries,
     /// The controller does nothing any more, once everything is mended.
     StopControllers,
+    /// Nobody looks after logs any more, once everything is mended.
+    StopMaintenance,
     /// A node reaches no other from the beginning.
     StartApart,
     /// Two nodes never reach each other again.
@@ -134,7 +136,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -171,6 +173,7 @@ impl Sabotage {
         Self::SeeLeaderOutOfIsr,
         Self::ChangeEntries,
         Self::StopControllers,
+        Self::StopMaintenance,
         Self::StartApart,
         Self::NeverHeal,
         Self::DamageDisks,

@@ -57,6 +57,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) hash: u64,
     pub(super) counts: Counts,
+    /// Nothing goes wrong any more.
+    pub(super) is_mended: bool,
     pub(super) sabotage: Option<Sabotage>,
     /// What brokers log, where it is told.
     pub(super) logged: Option<LogLines>,
@@ -105,6 +107,7 @@ impl World {
             trace: Trace::new(is_traced),
             hash: 0,
             counts: Counts::default(),
+            is_mended: false,
             sabotage,
             logged: None,
         };
@@ -324,8 +327,12 @@ impl World {
             return;
         }
         *due_ms = u64::MAX;
-        let is_mended = !self.network.is_faulty && self.counts.faults.total() > 0;
-        if self.sabotage == Some(Sabotage::StopControllers) && duty == Duty::Controller && is_mended {
+        let stopped = match self.sabotage {
+            Some(Sabotage::StopControllers) => Some(Duty::Controller),
+            Some(Sabotage::StopMaintenance) => Some(Duty::Maintenance),
+            _ => None,
+        };
+        if self.is_mended && stopped == Some(duty) {
             return;
         }
         if self.sabotage == Some(Sabotage::NeverWait) {
