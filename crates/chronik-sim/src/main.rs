@@ -211,14 +211,13 @@ mod progress {
             let Ok(state) = self.state.lock() else { return String::new() };
             let counts = state.counts;
             let told = format!(
-                "{} seeds in {} s ({}/s): {} events, {} faults, {} failed syncs, {} ends of processes, {} records \
+                "{} seeds in {} s ({}/s): {} events, {} faults, {} ends of processes, {} records \
                  acknowledged, {} read",
                 state.lived_count,
                 elapsed.as_secs(),
                 Self::per_second(state.lived_count, elapsed),
                 counts.events,
                 counts.faults.total(),
-                counts.failed_syncs,
                 counts.ends,
                 counts.acknowledged,
                 counts.read

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_sim::cluster::{Fault, Options, Rule, Sabotage, run};
+use chronik_sim::cluster::{Fault, FaultCounts, Options, Rule, Sabotage, run};
 
 /// How many histories are lived through.
 const SEEDS: u64 = 120;
@@ -13,6 +13,7 @@ const SHARES: u64 = 2;
 const SABOTAGED_SEEDS: u64 = 400;
 
 fn check_share(share: u64) {
+    let mut struck = FaultCounts::default();
     for seed in (0..SEEDS).filter(|seed| seed % SHARES == share) {
         let outcome = run(seed, Options::default());
         if let Some(finding) = outcome.finding {
@@ -21,6 +22,10 @@ fn check_share(share: u64) {
             );
         }
         assert!(outcome.counts.acknowledged > 0, "seed {seed} has hardly a history: {:?}", outcome.counts);
+        struck += outcome.counts.faults;
+    }
+    for fault in Fault::ALL {
+        assert!(struck.of(fault) > 0, "{fault:?} has struck nothing: {struck}");
     }
 }
 
@@ -97,6 +102,7 @@ sabotages! {
     missing_sequences_bite: AcknowledgeRefused breaks Order "is refused with";
     shared_producer_ids_bite: GiveIdsAgain breaks Order "was given to two producers";
     skipped_records_bite: SkipRecords breaks Skips "was to come";
+    skipped_records_bite_where_bits_flip: SkipRecords under FlipRead breaks Skips "was to come";
     unread_deletions_bite: DeleteUnasked breaks Skips "nobody has deleted that much";
     records_gone_after_they_were_read_bite: LyingDisk under PowerLoss breaks Skips "what was read is gone";
     old_watermarks_bite: TellOldWatermarks breaks Watermarks "the high watermark went back";
@@ -114,6 +120,7 @@ sabotages! {
     lost_beginnings_bite: LoseBeginnings breaks SameBytes "nobody has deleted that much";
     damaged_disks_bite: DamageDisks breaks Logs "the batch checksum is";
     damaged_reads_bite: DamageReads breaks Logs "the batch checksum is";
+    damaged_reads_bite_where_bits_flip: DamageReads under FlipRead breaks Logs "the batch checksum is";
     moved_batches_bite: MoveBatches breaks Logs "follows offset";
     old_epochs_bite: AgeBatches breaks Logs "follows offset";
     torn_logs_bite: TearLogs breaks Logs "ends within a batch";

@@ -45,7 +45,7 @@ impl Breakage {
 }
 
 pub(super) struct BrokenDisk {
-    pub(super) disk: SimDisk,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) breakage: Breakage,
 }
 

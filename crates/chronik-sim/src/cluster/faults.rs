@@ -19,6 +19,7 @@ use super::node::{Entry, Excuse, Exit};
 use super::plan::Fault;
 use super::rot;
 use super::sabotage::Sabotage;
+use super::watched_disk::Flip;
 use super::world::World;
 
 /// How often a process that waits for its registration looks again, as the server does.
@@ -55,7 +56,7 @@ impl World {
         }
     }
 
-    /// Whether there was anything to strike.
+    /// Whether it struck, as far as that is known at once: what a disk does later is counted there.
     fn strike(&mut self, fault: Fault, node: usize) -> bool {
         match fault {
             Fault::Crash => return self.kill(node),
@@ -93,9 +94,11 @@ impl World {
                     return false;
                 }
                 self.lose_power(node);
-                if let Some(path) = rot::lose_file(&self.nodes[node].disk, &mut self.rng) {
-                    self.trace.note(format_args!("{} {} is gone", self.now_ms, path.display()));
-                }
+                let Some(path) = rot::lose_file(&self.nodes[node].disk, &mut self.rng) else {
+                    self.counts.faults.add(Fault::PowerLoss);
+                    return false;
+                };
+                self.trace.note(format_args!("{} {} is gone", self.now_ms, path.display()));
             }
             Fault::PowerLossAll => (0..self.plan.node_count).for_each(|node| self.lose_power(node)),
             Fault::Shutdown => return self.tell_to_end(node),
@@ -104,7 +107,8 @@ impl World {
                     return false;
                 }
                 let pause_ms = 50 + self.rng.below(3_500);
-                self.nodes[node].paused_until_ms = self.now_ms + pause_ms;
+                let until_ms = &mut self.nodes[node].paused_until_ms;
+                *until_ms = (self.now_ms + pause_ms).max(*until_ms);
                 self.at(self.now_ms + pause_ms, Event::Resume { node });
             }
             Fault::CutPair => {
@@ -144,12 +148,12 @@ impl World {
                 self.cut(Endpoint::Node(node), Endpoint::Client(client), until_ms);
             }
             Fault::Reset => {
-                let streams: Vec<u64> = self.network.streams.keys().copied().collect();
-                for stream in streams {
-                    if self.rng.chance(50) {
-                        self.close(stream);
-                    }
+                let mut streams: Vec<u64> = self.network.streams.keys().copied().collect();
+                streams.retain(|_| self.rng.chance(50));
+                for stream in &streams {
+                    self.close(*stream);
                 }
+                return !streams.is_empty();
             }
             Fault::SyncError => {
                 self.note_recoveries();
@@ -164,15 +168,16 @@ impl World {
                 self.nodes[node].sync_failed = true;
                 self.nodes[node].excuse_life();
                 self.nodes[node].has_lost = true;
+                return false;
             }
             Fault::DiskFull => {
                 let free = self.rng.below(3_000);
-                let disk = &self.nodes[node].disk;
-                disk.set_capacity_bytes(Some(disk.used_bytes() + free));
                 let until_ms = self.now_ms + 100 + self.rng.below(1_500);
+                self.nodes[node].fill_disk(free, until_ms);
                 let excuse = &mut self.nodes[node].excuse;
                 excuse.until_ms = excuse.until_ms.max(until_ms + FULL_DISK_EXCUSES_MS);
                 self.at(until_ms, Event::DiskEmptied { node });
+                return false;
             }
             Fault::FlipRead => {
                 self.note_recoveries();
@@ -182,12 +187,10 @@ impl World {
                 }
                 // A process that starts takes for lost what it reads wrongly often enough.
                 self.nodes[node].has_lost |= self.nodes[node].process.is_none();
-                let fault = DiskFault::FlipBit {
-                    position_bytes: self.rng.index(4_096),
-                    bit: u8::try_from(self.rng.below(8)).unwrap_or(0),
-                };
-                let rule = FaultRule::once(Operation::Read, ".log", fault);
-                self.nodes[node].disk.inject(rule);
+                let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);
+                let flip = Flip { position_bytes: self.rng.index(4_096), bit };
+                self.nodes[node].strikes.arm(flip);
+                return false;
             }
             Fault::Rot => {
                 self.note_recoveries();
@@ -201,6 +204,7 @@ impl World {
                 self.nodes[node].has_lost = true;
                 let until_ms = self.now_ms + 100 + self.rng.below(4_000);
                 self.at(until_ms, Event::DiskRestored { node });
+                self.checkers.rotten_until(until_ms);
             }
             Fault::ClockJump => {
                 let off_by_ms = i64::try_from(self.rng.below(7_200_000)).unwrap_or(0) - HOUR_MS;
@@ -385,12 +389,15 @@ impl World {
         self.trace.note(format_args!("{} HEAL", self.now_ms));
         for position in 0..self.plan.node_count {
             let node = &mut self.nodes[position];
-            node.disk.clear_faults();
+            node.clear_faults();
             node.disk.restore();
             node.excuse = Excuse::default();
-            node.disk.set_capacity_bytes(None);
+            if node.empty_disk() {
+                self.counts.faults.add(Fault::DiskFull);
+            }
             node.clock.off_by_ms.store(0, Ordering::Relaxed);
             if node.paused_until_ms > self.now_ms {
+                node.paused_until_ms = self.now_ms;
                 self.at(self.now_ms, Event::Resume { node: position });
             }
             let node = &self.nodes[position];

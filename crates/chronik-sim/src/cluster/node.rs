@@ -17,6 +17,7 @@ use super::clients::SESSION_TIMEOUT_MS;
 use super::effects::{Duty, Effect, Effects, Life, Links, Metadata, Outbox, PeersUp, node_id};
 use super::plan::Plan;
 use super::sabotage::Sabotage;
+use super::watched_disk::{Strikes, WatchedDisk};
 
 /// Where a node keeps everything.
 const DATA_DIR: &str = "/data";
@@ -83,6 +84,7 @@ pub(super) struct Process {
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) disk: SimDisk,
+    pub(super) strikes: Arc<Strikes>,
     pub(super) clock: NodeClock,
     /// How often the machine has started.
     pub(super) boot: u64,
@@ -93,6 +95,10 @@ pub(super) struct Node {
     pub(super) is_off: bool,
     /// The process stands still until then.
     pub(super) paused_until_ms: u64,
+    /// Its disk is full until then.
+    pub(super) full_until_ms: u64,
+    /// Writes that had no room before it was full.
+    refused_before: u64,
     /// Its disk may have lost something that is not made up for yet.
     pub(super) has_lost: bool,
     /// A sync of its disk has failed, which only a new start mends.
@@ -130,18 +136,44 @@ impl Node {
         Self {
             id: node_id(position),
             disk,
+            strikes: Arc::default(),
             clock,
             boot: 1,
             life_count: 0,
             process: None,
             is_off: false,
             paused_until_ms: 0,
+            full_until_ms: 0,
+            refused_before: 0,
             has_lost: false,
             sync_failed: false,
             failed_syncs_before: 0,
             is_stopping: false,
             excuse: Excuse::default(),
         }
+    }
+
+    /// Its disk has room for so many bytes only, until then.
+    pub(super) fn fill_disk(&mut self, free_bytes: u64, until_ms: u64) {
+        if self.full_until_ms == 0 {
+            self.refused_before = self.strikes.refused_count();
+        }
+        self.full_until_ms = self.full_until_ms.max(until_ms);
+        self.disk.set_capacity_bytes(Some(self.disk.used_bytes() + free_bytes));
+    }
+
+    /// Its disk has room again. Whether anything was refused meanwhile.
+    pub(super) fn empty_disk(&mut self) -> bool {
+        self.disk.set_capacity_bytes(None);
+        let was_full = self.full_until_ms > 0;
+        self.full_until_ms = 0;
+        was_full && self.refused_before < self.strikes.refused_count()
+    }
+
+    /// What is to strike its process does not strike the next.
+    pub(super) fn clear_faults(&self) {
+        self.disk.clear_faults();
+        self.strikes.disarm();
     }
 
     /// Whether a fault has led to it that the latest process ends, or has not started.
@@ -182,9 +214,11 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
         }
         text
     };
-    let disk: Arc<dyn Disk> = match start.sabotage {
-        Some(sabotage) => sabotage.disk(node.disk.clone()),
-        None => Arc::new(node.disk.clone()),
+    let disk: Arc<dyn Disk> =
+        Arc::new(WatchedDisk { disk: node.disk.clone(), strikes: Arc::clone(&node.strikes) });
+    let disk = match start.sabotage {
+        Some(sabotage) => sabotage.disk(disk),
+        None => disk,
     };
     let now = node.clock.now();
     let (plan, effects) = (start.plan, start.effects);

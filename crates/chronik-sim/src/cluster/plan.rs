@@ -209,11 +209,6 @@ impl Fault {
 
     /// Whether a disk may not give back what was synced.
     pub(super) fn takes_synced(self) -> bool {
-        self.damages_reads() || self == Self::PowerLossAndFile
-    }
-
-    /// Whether a disk gives back what nobody has written.
-    pub(super) fn damages_reads(self) -> bool {
-        matches!(self, Self::FlipRead | Self::Rot)
+        matches!(self, Self::FlipRead | Self::Rot | Self::PowerLossAndFile)
     }
 }

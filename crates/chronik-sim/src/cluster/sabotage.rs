@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chronik_broker::{LastLife, PreviousLife};
-use chronik_disk::{Disk, SimDisk};
+use chronik_disk::Disk;
 use chronik_protocol::frame::{
     FRAME_LENGTH_BYTES, RequestHeader, decode_request, decode_response, encode_request, encode_response,
 };
@@ -188,14 +188,14 @@ impl Sabotage {
     ];
 
     /// The disk that a node is given.
-    pub(super) fn disk(self, disk: SimDisk) -> Arc<dyn Disk> {
+    pub(super) fn disk(self, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
         let breakage = match self {
             Self::LyingDisk => Breakage::SyncsNothing,
             Self::IgnoreFailedSyncs => Breakage::HidesFailedSyncs,
             Self::FailLogSyncs => Breakage::FailsSyncs(".log"),
             Self::FailMetadataSyncs => Breakage::FailsSyncs("wal-"),
             Self::RefuseLocks => Breakage::LocksNothing,
-            _ => return Arc::new(disk),
+            _ => return disk,
         };
         Arc::new(BrokenDisk { disk, breakage })
     }

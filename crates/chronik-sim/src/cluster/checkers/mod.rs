@@ -190,8 +190,12 @@ pub(super) struct Checkers {
     groups: BTreeMap<String, groups::GroupHistory>,
     /// The nodes that have applied each deletion.
     deleted: BTreeMap<TopicId, BTreeSet<NodeId>>,
-    /// Bits flip on the way from disks, so that a reader may see a damaged batch.
-    pub(super) reads_may_be_damaged: bool,
+    /// How many bits have flipped on the way from disks, each of which may damage what one reader sees,
+    pub(super) flip_count: u64,
+    /// and how often that was taken for the reason.
+    damaged_count: u64,
+    /// Up to this time readers may see what has rotted.
+    rotten_until_ms: u64,
     /// The producers that send each record until it is acknowledged, and each once.
     pub(super) strict_producer_count: u32,
 }

@@ -7,6 +7,9 @@ use chronik_types::TopicId;
 
 use super::{Checkers, PartitionKey, Rule, Value};
 
+/// For how long a reader may be on the way with what it has read: clients wait no longer.
+const READ_MS_MAX: u64 = 1_500;
+
 impl Checkers {
     /// Records were acknowledged, the first of them at this offset; −1 where the broker has said only that they are
     /// there.
@@ -38,9 +41,32 @@ impl Checkers {
         }
     }
 
+    /// Records have rotted on a disk, until this time.
+    pub(in crate::cluster) fn rotten_until(&mut self, until_ms: u64) {
+        self.rotten_until_ms = self.rotten_until_ms.max(until_ms + READ_MS_MAX);
+    }
+
+    /// Whether what is wrong with what was read can be a bit that has flipped on its way from a disk. Each is one reader's.
+    pub(in crate::cluster) fn takes_for_flip(&mut self) -> bool {
+        let may_be = self.damaged_count < self.flip_count;
+        self.damaged_count += u64::from(may_be);
+        may_be
+    }
+
+    /// Whether a disk can be the reason that a checksum is wrong.
+    pub(in crate::cluster) fn takes_for_damage(&mut self, now_ms: u64) -> bool {
+        now_ms < self.rotten_until_ms || self.takes_for_flip()
+    }
+
     /// A batch was read whose checksum is wrong.
-    pub(in crate::cluster) fn damaged_read(&mut self, key: PartitionKey, position: i64, text: &str) {
-        if !self.reads_may_be_damaged {
+    pub(in crate::cluster) fn damaged_read(
+        &mut self,
+        now_ms: u64,
+        key: PartitionKey,
+        position: i64,
+        text: &str,
+    ) {
+        if !self.takes_for_damage(now_ms) {
             self.report(Rule::Logs, format!("{key} at {position}: {text}"));
         }
     }

@@ -226,7 +226,7 @@ impl Consumer {
                 return;
             }
             // The broker has noticed.
-            Some(ErrorCode::CorruptMessage) if context.checkers.reads_may_be_damaged => {
+            Some(ErrorCode::CorruptMessage) if context.checkers.takes_for_damage(context.now_ms) => {
                 self.back_off(context, key);
                 return;
             }
@@ -275,7 +275,7 @@ impl Consumer {
             // Its bytes were changed on the way from the disk; what is read next is whole again.
             Err(text) => {
                 context.trace.note(format_args!("{} {key} at {position}: {text}", context.now_ms));
-                context.checkers.damaged_read(key, position, &text);
+                context.checkers.damaged_read(context.now_ms, key, position, &text);
                 self.back_off(context, key);
             }
         }
@@ -292,7 +292,7 @@ impl Consumer {
         let mut expected = position;
         for (offset, value) in values {
             // A bit of a base offset, which no checksum covers, was read wrongly.
-            if context.checkers.reads_may_be_damaged && offset.abs_diff(expected).is_power_of_two() {
+            if *offset != expected && context.checkers.takes_for_flip() {
                 let text = format!("after {expected} was to come, offset {offset} came");
                 context.trace.note(format_args!("{} {key}: {text}", context.now_ms));
                 self.back_off(context, key);
