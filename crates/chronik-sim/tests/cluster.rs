@@ -97,6 +97,7 @@ sabotages! {
     deletions_elsewhere_bite: DeleteElsewhere breaks Acknowledged "nobody has deleted that much";
     deletions_of_topics_bite: DeleteTopicsUnasked breaks Acknowledged "were asked for, and";
     two_values_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks OneValue "was Value";
+    other_values_for_late_readers_bite: GiveOthersLate breaks OneValue "is read there";
     records_of_other_topics_bite: WriteToAnotherTopic breaks OneValue "which was written to another topic";
     doubled_records_bite: ForgetProducers breaks Order "comes after its record";
     missing_sequences_bite: AcknowledgeRefused breaks Order "is refused with";

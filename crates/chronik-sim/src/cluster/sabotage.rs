@@ -57,6 +57,8 @@ pub enum Sabotage {
     WriteToAnotherTopic,
     /// Readers are not given every record.
     SkipRecords,
+    /// Who reads when all is over is given other records.
+    GiveOthersLate,
     /// Readers are told old high watermarks.
     TellOldWatermarks,
     /// Readers are not given the last record.
@@ -136,7 +138,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -149,6 +151,7 @@ impl Sabotage {
         Self::CallRefusedKnown,
         Self::WriteToAnotherTopic,
         Self::SkipRecords,
+        Self::GiveOthersLate,
         Self::TellOldWatermarks,
         Self::HideLastRecords,
         Self::DamageReads,

@@ -1,5 +1,6 @@
 //! A consumer that reads every partition of its topics from the beginning, each at a position that it keeps itself
-//! (`assign`), and holds what it reads against what it has read before.
+//! (`assign`), and holds what it reads against what was acknowledged and read before. One reads along; another comes when
+//! all is over, and is to find the same.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +35,9 @@ enum Asked {
 }
 
 pub(in crate::cluster) struct Consumer {
+    /// It reads nothing until everything is mended.
+    is_late: bool,
+    is_waiting: bool,
     wait_ms: i32,
     routing: Routing,
     /// The next offset of each partition.
@@ -48,9 +52,11 @@ pub(in crate::cluster) struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(super) fn new(plan: &Plan, is_late: bool) -> Self {
         let names = (0..plan.topic_count).map(|topic| format!("t{topic}")).collect();
         Self {
+            is_late,
+            is_waiting: is_late,
             wait_ms: plan.replica_wait_ms,
             routing: Routing::new(names),
             positions: BTreeMap::new(),
@@ -61,7 +67,16 @@ impl Consumer {
         }
     }
 
+    /// From now on a late one reads too.
+    pub(super) fn finish(&mut self) {
+        self.is_waiting = false;
+    }
+
     pub(super) fn wake(&mut self, context: &mut Context<'_>) {
+        if self.is_waiting {
+            context.wake_in(40);
+            return;
+        }
         self.routing.refresh(context, ROUTING);
         self.pump(context);
         context.wake_in(40);
@@ -268,6 +283,9 @@ impl Consumer {
                 }
                 if context.sabotage == Some(Sabotage::HideLastRecords) {
                     values.retain(|(offset, _)| offset + 1 < data.high_watermark);
+                }
+                if context.sabotage == Some(Sabotage::GiveOthersLate) && self.is_late && values.len() > 1 {
+                    values[0].1 = values[1].1;
                 }
                 self.take_values(context, key, position, &values, data.high_watermark);
             }
