@@ -132,6 +132,7 @@ sabotages! {
     old_generations_bite: TellOldGenerations breaks Groups "is told what it owns";
     commits_of_old_generations_bite: TellOldGenerations breaks Groups "commits";
     forgotten_commits_of_members_bite: ForgetGroupCommits breaks Groups "is told";
+    forgotten_last_commits_of_members_bite: ForgetLastGroupCommits breaks Groups "is told";
     nodes_that_never_start_bite: StartApart breaks Convergence "does not serve";
     nodes_that_never_meet_bite: NeverHeal breaks Convergence "in sync at";
     producers_without_an_answer_bite: AcknowledgeRefused breaks Convergence "waits for answers";

@@ -87,8 +87,10 @@ pub enum Sabotage {
     AssignNever,
     /// Members are told of a generation that is over.
     TellOldGenerations,
-    /// Members are told old offsets.
+    /// Members are told old offsets,
     ForgetGroupCommits,
+    /// or so only in the end.
+    ForgetLastGroupCommits,
     /// Followers say that they have more than they have.
     AcknowledgeAhead,
     /// Followers store other bytes than their leader.
@@ -138,7 +140,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 50] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -167,6 +169,7 @@ impl Sabotage {
         Self::AssignNever,
         Self::TellOldGenerations,
         Self::ForgetGroupCommits,
+        Self::ForgetLastGroupCommits,
         Self::AcknowledgeAhead,
         Self::StoreOtherBytes,
         Self::TellFollowersOldWatermarks,
