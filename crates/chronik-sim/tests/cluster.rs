@@ -103,6 +103,7 @@ sabotages! {
     other_values_for_late_readers_bite: GiveOthersLate breaks OneValue "is read there";
     records_of_other_topics_bite: WriteToAnotherTopic breaks OneValue "which was written to another topic";
     doubled_records_bite: ForgetProducers breaks Order "comes after its record";
+    records_sent_twice_bite: SendTwice breaks Order "and again at";
     missing_sequences_bite: AcknowledgeRefused breaks Order "is refused with";
     shared_producer_ids_bite: GiveIdsAgain breaks Order "was given to two producers";
     skipped_records_bite: SkipRecords breaks Skips "was to come";

@@ -111,42 +111,14 @@ impl World {
                 *until_ms = (self.now_ms + pause_ms).max(*until_ms);
                 self.at(self.now_ms + pause_ms, Event::Resume { node });
             }
-            Fault::CutPair => {
-                let other = (node + 1 + self.rng.index(self.plan.node_count - 1)) % self.plan.node_count;
-                let until_ms = self.cut_until_ms();
-                self.cut(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-            }
-            Fault::CutOneWay => {
-                let other = (node + 1 + self.rng.index(self.plan.node_count - 1)) % self.plan.node_count;
-                let until_ms = self.cut_until_ms();
-                self.network.block(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-            }
-            Fault::CutNode => {
-                let until_ms = self.cut_until_ms();
-                for other in (0..self.plan.node_count).filter(|other| *other != node) {
-                    self.cut(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-                }
-                if self.rng.chance(50) {
-                    for client in 0..self.clients.len() {
-                        self.cut(Endpoint::Node(node), Endpoint::Client(client), until_ms);
-                    }
-                }
-            }
-            Fault::Bridge => {
-                let until_ms = self.cut_until_ms();
-                let others: Vec<usize> = (0..self.plan.node_count).filter(|other| *other != node).collect();
-                let (left, right) = others.split_at(others.len() / 2);
-                for one in left {
-                    for other in right {
-                        self.cut(Endpoint::Node(*one), Endpoint::Node(*other), until_ms);
-                    }
-                }
-            }
-            Fault::CutClient => {
-                let client = self.rng.index(self.clients.len());
-                let until_ms = self.cut_until_ms();
-                self.cut(Endpoint::Node(node), Endpoint::Client(client), until_ms);
-            }
+            Fault::CutPair
+            | Fault::CutOneWay
+            | Fault::CutNode
+            | Fault::Bridge
+            | Fault::Split
+            | Fault::Ring
+            | Fault::Deafen
+            | Fault::CutClient => self.cut_something(fault, node),
             Fault::Reset => {
                 let mut streams: Vec<u64> = self.network.streams.keys().copied().collect();
                 streams.retain(|_| self.rng.chance(50));
@@ -217,22 +189,6 @@ impl World {
             }
         }
         true
-    }
-
-    fn cut_until_ms(&mut self) -> u64 {
-        self.now_ms + 50 + self.rng.below(3_000)
-    }
-
-    fn cut(&mut self, one: Endpoint, other: Endpoint, until_ms: u64) {
-        self.network.block(one, other, until_ms);
-        self.network.block(other, one, until_ms);
-    }
-
-    /// A node reaches no other, whatever is mended.
-    pub(super) fn cut_off_for_ever(&mut self, node: usize) {
-        for other in (0..self.plan.node_count).filter(|other| *other != node) {
-            self.cut(Endpoint::Node(node), Endpoint::Node(other), FOR_EVER_MS);
-        }
     }
 
     fn schedule(&mut self, node: usize, duty: Duty, at_ms: u64) {

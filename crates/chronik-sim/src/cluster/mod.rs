@@ -24,6 +24,7 @@ mod broken_disk;
 mod checkers;
 mod clients;
 mod counts;
+mod cuts;
 mod effects;
 mod ending;
 mod event;

@@ -47,6 +47,8 @@ pub enum Sabotage {
     RefuseLocks,
     /// Producers are not told apart, so that what is sent again is stored again.
     ForgetProducers,
+    /// Producers that are content with the leader's word send again what was not answered.
+    SendTwice,
     /// All producers are given the same id.
     GiveIdsAgain,
     /// Producers are told that what was refused is acknowledged.
@@ -140,7 +142,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 50] = [
+    pub const ALL: [Self; 51] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -148,6 +150,7 @@ impl Sabotage {
         Self::FailMetadataSyncs,
         Self::RefuseLocks,
         Self::ForgetProducers,
+        Self::SendTwice,
         Self::GiveIdsAgain,
         Self::AcknowledgeRefused,
         Self::CallRefusedKnown,

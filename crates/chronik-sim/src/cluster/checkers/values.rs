@@ -142,9 +142,16 @@ impl Checkers {
             }
         }
         let mut last: BTreeMap<u32, (u64, i64)> = BTreeMap::new();
+        let mut offsets: BTreeMap<Value, i64> = BTreeMap::new();
         for (offset, value) in found {
             self.read(key, *offset, *value);
+            // Who is content with the leader's word sends each record once, in whatever order they arrive.
             if self.strict_producer_count <= value.producer {
+                if let Some(at) = offsets.insert(*value, *offset) {
+                    let text = format!("{key}: {value:?} lies at offset {at} and again at {offset}");
+                    self.report(Rule::Order, text);
+                    break;
+                }
                 continue;
             }
             let earlier = last.insert(value.producer, (value.number, *offset));

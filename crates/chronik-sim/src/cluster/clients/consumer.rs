@@ -202,6 +202,8 @@ impl Consumer {
             return;
         };
         if response.error_code != 0 {
+            let text = format!("a fetch is refused with {}", response.error_code);
+            context.checkers.report(Rule::Errors, text);
             for (key, _) in parts {
                 self.back_off(context, *key);
             }
@@ -245,13 +247,24 @@ impl Consumer {
                 self.back_off(context, key);
                 return;
             }
-            Some(ErrorCode::UnknownServerError | ErrorCode::CorruptMessage) | None => {
-                let text = format!("a fetch of {key} at {position} is refused with {}", data.error_code);
-                context.checkers.report(Rule::Errors, text);
+            // These pass.
+            Some(
+                ErrorCode::NotLeaderOrFollower
+                | ErrorCode::LeaderNotAvailable
+                | ErrorCode::FencedLeaderEpoch
+                | ErrorCode::UnknownLeaderEpoch
+                | ErrorCode::UnknownTopicOrPartition
+                | ErrorCode::UnknownTopicId
+                | ErrorCode::OffsetNotAvailable
+                | ErrorCode::KafkaStorageError,
+            ) => {
                 self.back_off(context, key);
                 return;
             }
-            Some(_) => {
+            // A client tells its application of others.
+            _ => {
+                let text = format!("a fetch of {key} at {position} is refused with {}", data.error_code);
+                context.checkers.report(Rule::Errors, text);
                 self.back_off(context, key);
                 return;
             }
