@@ -178,7 +178,7 @@ pub(super) struct Checkers {
     producer_ids: BTreeSet<(i64, i16)>,
     /// Up to where records were to be deleted. Requests name a topic, and may meet the next one of its name.
     deleted_before: BTreeMap<(String, i32), i64>,
-    watermarks: BTreeMap<(PartitionKey, LeaderEpoch), (i64, i64)>,
+    watermarks: BTreeMap<(u64, PartitionKey, LeaderEpoch), (i64, i64)>,
     leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), NodeId>,
     partitions: BTreeMap<(TopicId, PartitionIndex, i32), Arc<PartitionImage>>,
     created: BTreeMap<TopicId, String>,

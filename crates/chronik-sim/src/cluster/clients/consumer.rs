@@ -282,7 +282,8 @@ impl Consumer {
             .filter(|state| state.leader == Some(super::super::effects::node_id(answer.node)))
             .map(|state| state.leader_epoch);
         if let Some(epoch) = epoch {
-            context.checkers.watermark(key, epoch, data.high_watermark, data.log_start_offset);
+            let reader = u64::from(self.is_late);
+            context.checkers.watermark(reader, key, epoch, data.high_watermark, data.log_start_offset);
         }
         let mut records = data.records.unwrap_or_default();
         if context.sabotage == Some(Sabotage::DamageReads) && context.rng.chance(20) {
