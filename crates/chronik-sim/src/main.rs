@@ -11,6 +11,9 @@ use clap::{Parser, ValueEnum};
 /// How many lines of a failed history are shown; what led to the end is near it.
 const LINES_SHOWN_MAX: usize = 400;
 
+/// Each so manieth seed is lived through twice, and must tell the same history.
+const LIVED_AGAIN: u64 = 50;
+
 /// What is simulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum World {
@@ -66,6 +69,15 @@ struct Told {
 }
 
 impl Arguments {
+    /// What is wrong where a history is lived through again and is another one.
+    fn differs(&self, seed: u64, hash: u64) -> Option<String> {
+        if !seed.is_multiple_of(LIVED_AGAIN) {
+            return None;
+        }
+        let (again, _) = self.live(seed, false);
+        (again.hash != hash).then(|| format!("C12: lived through again, its hash is {:016x} and was {hash:016x}", again.hash))
+    }
+
     fn live(&self, seed: u64, is_traced: bool) -> (Told, cluster::Counts) {
         match self.world {
             World::Groups => {
@@ -110,13 +122,15 @@ fn main() -> std::io::Result<ExitCode> {
                         return;
                     }
                     let (told, counts) = arguments.live(seed, false);
-                    if let Some(finding) = told.finding {
+                    let finding = told.finding.or_else(|| arguments.differs(seed, told.hash));
+                    if let Some(finding) = finding {
                         first_failed.fetch_min(seed, Ordering::Relaxed);
                         if arguments.keep_going {
                             progress::Progress::line(&format!("seed {seed}: {finding}"));
                         }
                     }
-                    progress.lived(&counts);
+                    let is_idle = arguments.world == World::Cluster && counts.acknowledged == 0;
+                    progress.lived(&counts, is_idle.then_some(seed));
                 }
             });
         }
@@ -154,6 +168,8 @@ mod progress {
     struct State {
         lived_count: u64,
         counts: Counts,
+        /// Seeds of histories in which nothing was acknowledged: there was little to find out in them.
+        idle_seeds: Vec<u64>,
         told_at: Instant,
     }
 
@@ -170,13 +186,14 @@ mod progress {
         )]
         pub(crate) fn new(seed_count: u64) -> Self {
             let now = Instant::now();
-            let state = State { lived_count: 0, counts: Counts::default(), told_at: now };
+            let state = State { lived_count: 0, counts: Counts::default(), idle_seeds: Vec::new(), told_at: now };
             Self { seed_count, began_at: now, state: std::sync::Mutex::new(state) }
         }
 
         /// One more history has ended.
-        pub(crate) fn lived(&self, counts: &Counts) {
+        pub(crate) fn lived(&self, counts: &Counts, idle_seed: Option<u64>) {
             let Ok(mut state) = self.state.lock() else { return };
+            state.idle_seeds.extend(idle_seed);
             state.lived_count += 1;
             state.counts += *counts;
             if state.told_at.elapsed() < PAUSE {
@@ -211,19 +228,20 @@ mod progress {
             let Ok(state) = self.state.lock() else { return String::new() };
             let counts = state.counts;
             let told = format!(
-                "{} seeds in {} s ({}/s): {} events, {} faults, {} failed syncs, {} ends of processes, {} records \
+                "{} seeds in {} s ({}/s): {} events, {} faults, {} ends of processes, {} records \
                  acknowledged, {} read",
                 state.lived_count,
                 elapsed.as_secs(),
                 Self::per_second(state.lived_count, elapsed),
                 counts.events,
                 counts.faults.total(),
-                counts.failed_syncs,
                 counts.ends,
                 counts.acknowledged,
                 counts.read
             );
-            if counts.faults.total() == 0 { told } else { format!("{told}\nfaults: {}", counts.faults) }
+            let told = if counts.faults.total() == 0 { told } else { format!("{told}\nfaults: {}", counts.faults) };
+            let idle = &state.idle_seeds;
+            if idle.is_empty() { told } else { format!("{told}\nnothing was acknowledged in seeds {idle:?}") }
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_sim::cluster::{Fault, Options, Rule, Sabotage, run};
+use chronik_sim::cluster::{Fault, FaultCounts, Options, Rule, Sabotage, run};
 
 /// How many histories are lived through.
 const SEEDS: u64 = 120;
@@ -13,6 +13,7 @@ const SHARES: u64 = 2;
 const SABOTAGED_SEEDS: u64 = 400;
 
 fn check_share(share: u64) {
+    let mut struck = FaultCounts::default();
     for seed in (0..SEEDS).filter(|seed| seed % SHARES == share) {
         let outcome = run(seed, Options::default());
         if let Some(finding) = outcome.finding {
@@ -21,6 +22,10 @@ fn check_share(share: u64) {
             );
         }
         assert!(outcome.counts.acknowledged > 0, "seed {seed} has hardly a history: {:?}", outcome.counts);
+        struck += outcome.counts.faults;
+    }
+    for fault in Fault::ALL {
+        assert!(struck.of(fault) > 0, "{fault:?} has struck nothing: {struck}");
     }
 }
 
@@ -54,11 +59,14 @@ fn c12_a_seed_always_tells_the_same_history_and_another_seed_another() {
 fn bites(sabotage: Sabotage, faults: &[Fault], rule: Rule, words: &str) {
     let options =
         Options { sabotage: Some(sabotage), faults: faults.to_vec(), only: Some(rule), ..Options::default() };
-    let mut findings = (0..SABOTAGED_SEEDS).filter_map(|seed| run(seed, options.clone()).finding);
-    let Some(finding) = findings.find(|finding| finding.text.contains(words)) else {
+    let mut findings =
+        (0..SABOTAGED_SEEDS).filter_map(|seed| Some((seed, run(seed, options.clone()).finding?)));
+    let Some((seed, finding)) = findings.find(|(_, finding)| finding.text.contains(words)) else {
         panic!("{sabotage:?} goes unnoticed by {rule:?}");
     };
     assert_eq!(finding.rule, rule);
+    let control = run(seed, Options { sabotage: None, ..options }).finding;
+    assert_eq!(control, None, "seed {seed} without {sabotage:?}");
 }
 
 /// One test for each way to break a rule on purpose: what is broken, the faults that it takes where few seeds have them,
@@ -87,42 +95,54 @@ sabotages! {
     lost_records_bite: LyingDisk under PowerLoss breaks Acknowledged "was acknowledged, and None is there";
     forgotten_unclean_ends_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks Acknowledged "is there";
     acknowledged_refusals_bite: AcknowledgeRefused breaks Acknowledged "is nowhere";
+    refusals_told_as_known_bite: CallRefusedKnown breaks Acknowledged "is nowhere";
     deletions_bite: DeleteUnasked breaks Acknowledged "nobody has deleted that much";
+    deletions_elsewhere_bite: DeleteElsewhere breaks Acknowledged "nobody has deleted that much";
+    deletions_of_topics_bite: DeleteTopicsUnasked breaks Acknowledged "were asked for, and";
     two_values_bite: ForgetUncleanEnds under PowerLoss | Pause | Shutdown breaks OneValue "was Value";
+    other_values_for_late_readers_bite: GiveOthersLate breaks OneValue "is read there";
     records_of_other_topics_bite: WriteToAnotherTopic breaks OneValue "which was written to another topic";
     doubled_records_bite: ForgetProducers breaks Order "comes after its record";
+    records_sent_twice_bite: SendTwice breaks Order "and again at";
     missing_sequences_bite: AcknowledgeRefused breaks Order "is refused with";
     shared_producer_ids_bite: GiveIdsAgain breaks Order "was given to two producers";
     skipped_records_bite: SkipRecords breaks Skips "was to come";
+    skipped_records_bite_where_bits_flip: SkipRecords under FlipRead breaks Skips "was to come";
     unread_deletions_bite: DeleteUnasked breaks Skips "nobody has deleted that much";
     records_gone_after_they_were_read_bite: LyingDisk under PowerLoss breaks Skips "what was read is gone";
     old_watermarks_bite: TellOldWatermarks breaks Watermarks "the high watermark went back";
     uncommitted_reads_bite: TellOldWatermarks breaks Watermarks "was read";
     old_beginnings_bite: TellOldBeginnings breaks Watermarks "the log's beginning went back";
     acknowledgements_ahead_bite: AcknowledgeAhead breaks InSync;
+    forgotten_unclean_ends_in_sync_bite: ForgetUncleanEnds under PowerLoss breaks InSync;
     another_leader_bites: SeeAnotherLeader breaks OneLeader;
     another_isr_bites: SeeAnotherIsr breaks Images "and was";
-    a_foreign_isr_bites: SeeForeignIsr breaks Images;
-    a_leader_out_of_the_isr_bites: SeeLeaderOutOfIsr breaks Images;
+    a_foreign_isr_bites: SeeForeignIsr breaks Images "who is no replica";
+    a_leader_out_of_the_isr_bites: SeeLeaderOutOfIsr breaks Images "the leader is not in sync";
     shared_topic_ids_bite: GiveTopicIdsAgain breaks Images "was made with the id";
     changed_entries_bite: ChangeEntries breaks Images "have applied the same and differ";
     other_bytes_bite: StoreOtherBytes breaks SameBytes;
+    lost_beginnings_bite: LoseBeginnings breaks SameBytes "nobody has deleted that much";
     damaged_disks_bite: DamageDisks breaks Logs "the batch checksum is";
     damaged_reads_bite: DamageReads breaks Logs "the batch checksum is";
+    damaged_reads_bite_where_bits_flip: DamageReads under FlipRead breaks Logs "the batch checksum is";
     moved_batches_bite: MoveBatches breaks Logs "follows offset";
     old_epochs_bite: AgeBatches breaks Logs "follows offset";
     torn_logs_bite: TearLogs breaks Logs "ends within a batch";
+    lost_first_segments_bite: LoseFirstSegments breaks Logs "follows offset None";
     ignored_failed_syncs_bite: IgnoreFailedSyncs breaks FailedSync;
     forgotten_commits_bite: ForgetCommits breaks Commits;
     partitions_of_two_owners_bite: AssignTwice breaks Groups "belongs to";
     old_generations_bite: TellOldGenerations breaks Groups "is told what it owns";
     commits_of_old_generations_bite: TellOldGenerations breaks Groups "commits";
     forgotten_commits_of_members_bite: ForgetGroupCommits breaks Groups "is told";
+    forgotten_last_commits_of_members_bite: ForgetLastGroupCommits breaks Groups "is told";
     nodes_that_never_start_bite: StartApart breaks Convergence "does not serve";
     nodes_that_never_meet_bite: NeverHeal breaks Convergence "in sync at";
     producers_without_an_answer_bite: AcknowledgeRefused breaks Convergence "waits for answers";
     partitions_without_an_owner_bite: AssignNever breaks Convergence "have an owner";
     leaders_that_do_not_come_back_bite: StopControllers under Pause | CutNode breaks Convergence "is led by";
+    logs_that_wait_for_room_bite: StopMaintenance under DiskFull | Crash breaks Convergence "does not serve";
     ends_that_nobody_hears_of_bite: TellFollowersOldWatermarks breaks Convergence "high watermarks and ends";
     unread_records_bite: HideLastRecords breaks Convergence "is read up to";
     panics_bite: Panic breaks Panic "panic: sabotage";

@@ -14,6 +14,8 @@ use super::sabotage::Sabotage;
 /// Where a batch has the last byte of its base offset and the first of its leader epoch. No checksum covers them.
 const BASE_OFFSET_END: u64 = 7;
 const LEADER_EPOCH_AT: u64 = 12;
+/// The file in which every log begins.
+const FIRST_SEGMENT: &str = "00000000000000000000.log";
 /// Which of a file's syncs fails.
 const FAILED_SYNC: u64 = 2;
 
@@ -43,7 +45,7 @@ impl Breakage {
 }
 
 pub(super) struct BrokenDisk {
-    pub(super) disk: SimDisk,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) breakage: Breakage,
 }
 
@@ -155,6 +157,8 @@ pub(super) fn damage(disk: &SimDisk, sabotage: Sabotage) {
             Sabotage::TearLogs => {
                 disk.open(&path, OpenMode::ReadWrite).and_then(|file| file.truncate(size - 1))
             }
+            Sabotage::LoseFirstSegments if !path.ends_with(FIRST_SEGMENT) => Ok(()),
+            Sabotage::LoseFirstSegments => disk.remove_file(&path),
             _ => return,
         };
         debug_assert!(done.is_ok(), "a file that was read can be changed");

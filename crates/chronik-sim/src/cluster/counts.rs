@@ -16,8 +16,6 @@ pub struct Counts {
     pub read: u64,
     /// Faults that struck, those of single messages aside.
     pub faults: FaultCounts,
-    /// Syncs that have failed: of a disk's faults only some meet an operation before its process ends.
-    pub failed_syncs: u64,
     /// Processes that ended, by whatever cause.
     pub ends: u64,
 }
@@ -28,18 +26,22 @@ impl AddAssign for Counts {
         self.acknowledged += other.acknowledged;
         self.read += other.read;
         self.faults += other.faults;
-        self.failed_syncs += other.failed_syncs;
         self.ends += other.ends;
     }
 }
 
-/// How often each kind of fault struck. One that found nothing to strike, as a process that did not run, is not counted.
+/// How often each kind of fault struck. One that found nothing to strike is not counted: a process that did not run, a
+/// disk of which nothing was read, written or synced while it would have failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts([u64; Fault::ALL.len()]);
 
 impl FaultCounts {
     pub(super) fn add(&mut self, fault: Fault) {
         self.0[fault as usize] += 1;
+    }
+
+    pub(super) fn set(&mut self, fault: Fault, count: u64) {
+        self.0[fault as usize] = count;
     }
 
     /// How often one kind struck.

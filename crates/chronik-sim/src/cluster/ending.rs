@@ -10,6 +10,7 @@ use super::broken_disk;
 use super::checkers::{PartitionKey, Rule};
 use super::clients::{Client, GROUP, OWNED_PARTITIONS};
 use super::effects::position;
+use super::sabotage::Sabotage;
 use super::world::World;
 
 /// How long a cluster may take until it takes its first topics.
@@ -35,6 +36,14 @@ impl World {
         }
         if let Some(sabotage) = self.sabotage {
             broken_disk::damage(&self.nodes[0].disk, sabotage);
+            let last = self.nodes.last().and_then(|node| node.process.as_ref());
+            if sabotage == Sabotage::LoseBeginnings
+                && let Some(process) = last
+            {
+                for log in process.logs.logs() {
+                    drop(log.delete_records(log.high_watermark()));
+                }
+            }
         }
         self.checkers.replicas(&self.nodes);
         let images: Vec<_> =

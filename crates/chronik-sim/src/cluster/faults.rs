@@ -5,6 +5,7 @@
 //! so no more are struck, except where every record is synced before it counts, which promises more.
 
 use chronik_disk::{Crash, Fault as DiskFault, FaultRule, Operation};
+use chronik_log::LogError;
 use chronik_raft::MetadataLog as _;
 use chronik_types::MonotonicMs;
 use parking_lot::Mutex;
@@ -14,16 +15,19 @@ use std::sync::atomic::Ordering;
 use super::effects::{Duty, node_id};
 use super::event::Event;
 use super::network::{Endpoint, FOR_EVER_MS};
-use super::node::{Entry, Exit};
+use super::node::{Entry, Excuse, Exit};
 use super::plan::Fault;
 use super::rot;
 use super::sabotage::Sabotage;
+use super::watched_disk::Flip;
 use super::world::World;
 
 /// How often a process that waits for its registration looks again, as the server does.
 const READY_CHECK_MS: u64 = 20;
 /// How long handing over may take, as on the server.
 const HAND_OVER_MS_MAX: u64 = 1_500;
+/// For how long after a disk was full it excuses that a process ends.
+const FULL_DISK_EXCUSES_MS: u64 = 1_000;
 /// An hour, which is how far a wall clock jumps at the most.
 const HOUR_MS: i64 = 3_600_000;
 
@@ -52,7 +56,7 @@ impl World {
         }
     }
 
-    /// Whether there was anything to strike.
+    /// Whether it struck, as far as that is known at once: what a disk does later is counted there.
     fn strike(&mut self, fault: Fault, node: usize) -> bool {
         match fault {
             Fault::Crash => return self.kill(node),
@@ -66,7 +70,7 @@ impl World {
                 let count = self.rng.below(8);
                 self.nodes[node].disk.stop_after(count);
                 self.nodes[node].is_stopping = true;
-                self.nodes[node].is_excused = true;
+                self.nodes[node].excuse_life();
                 // Where it writes nothing, it ends all the same.
                 let at_ms = self.now_ms + 1 + self.rng.below(40);
                 self.at(at_ms, Event::Kill { life });
@@ -90,9 +94,11 @@ impl World {
                     return false;
                 }
                 self.lose_power(node);
-                if let Some(path) = rot::lose_file(&self.nodes[node].disk, &mut self.rng) {
-                    self.trace.note(format_args!("{} {} is gone", self.now_ms, path.display()));
-                }
+                let Some(path) = rot::lose_file(&self.nodes[node].disk, &mut self.rng) else {
+                    self.counts.faults.add(Fault::PowerLoss);
+                    return false;
+                };
+                self.trace.note(format_args!("{} {} is gone", self.now_ms, path.display()));
             }
             Fault::PowerLossAll => (0..self.plan.node_count).for_each(|node| self.lose_power(node)),
             Fault::Shutdown => return self.tell_to_end(node),
@@ -101,52 +107,25 @@ impl World {
                     return false;
                 }
                 let pause_ms = 50 + self.rng.below(3_500);
-                self.nodes[node].paused_until_ms = self.now_ms + pause_ms;
+                let until_ms = &mut self.nodes[node].paused_until_ms;
+                *until_ms = (self.now_ms + pause_ms).max(*until_ms);
                 self.at(self.now_ms + pause_ms, Event::Resume { node });
             }
-            Fault::CutPair => {
-                let other = (node + 1 + self.rng.index(self.plan.node_count - 1)) % self.plan.node_count;
-                let until_ms = self.cut_until_ms();
-                self.cut(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-            }
-            Fault::CutOneWay => {
-                let other = (node + 1 + self.rng.index(self.plan.node_count - 1)) % self.plan.node_count;
-                let until_ms = self.cut_until_ms();
-                self.network.block(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-            }
-            Fault::CutNode => {
-                let until_ms = self.cut_until_ms();
-                for other in (0..self.plan.node_count).filter(|other| *other != node) {
-                    self.cut(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-                }
-                if self.rng.chance(50) {
-                    for client in 0..self.clients.len() {
-                        self.cut(Endpoint::Node(node), Endpoint::Client(client), until_ms);
-                    }
-                }
-            }
-            Fault::Bridge => {
-                let until_ms = self.cut_until_ms();
-                let others: Vec<usize> = (0..self.plan.node_count).filter(|other| *other != node).collect();
-                let (left, right) = others.split_at(others.len() / 2);
-                for one in left {
-                    for other in right {
-                        self.cut(Endpoint::Node(*one), Endpoint::Node(*other), until_ms);
-                    }
-                }
-            }
-            Fault::CutClient => {
-                let client = self.rng.index(self.clients.len());
-                let until_ms = self.cut_until_ms();
-                self.cut(Endpoint::Node(node), Endpoint::Client(client), until_ms);
-            }
+            Fault::CutPair
+            | Fault::CutOneWay
+            | Fault::CutNode
+            | Fault::Bridge
+            | Fault::Split
+            | Fault::Ring
+            | Fault::Deafen
+            | Fault::CutClient => self.cut_something(fault, node),
             Fault::Reset => {
-                let streams: Vec<u64> = self.network.streams.keys().copied().collect();
-                for stream in streams {
-                    if self.rng.chance(50) {
-                        self.close(stream);
-                    }
+                let mut streams: Vec<u64> = self.network.streams.keys().copied().collect();
+                streams.retain(|_| self.rng.chance(50));
+                for stream in &streams {
+                    self.close(*stream);
                 }
+                return !streams.is_empty();
             }
             Fault::SyncError => {
                 self.note_recoveries();
@@ -159,16 +138,18 @@ impl World {
                 let path = if self.rng.chance(50) { ".log" } else { "wal-" };
                 self.nodes[node].disk.inject(FaultRule::once(Operation::Sync, path, DiskFault::Io));
                 self.nodes[node].sync_failed = true;
-                self.nodes[node].is_excused = true;
+                self.nodes[node].excuse_life();
                 self.nodes[node].has_lost = true;
+                return false;
             }
             Fault::DiskFull => {
                 let free = self.rng.below(3_000);
-                let disk = &self.nodes[node].disk;
-                disk.set_capacity_bytes(Some(disk.used_bytes() + free));
-                self.nodes[node].is_excused = true;
                 let until_ms = self.now_ms + 100 + self.rng.below(1_500);
+                self.nodes[node].fill_disk(free, until_ms);
+                let excuse = &mut self.nodes[node].excuse;
+                excuse.until_ms = excuse.until_ms.max(until_ms + FULL_DISK_EXCUSES_MS);
                 self.at(until_ms, Event::DiskEmptied { node });
+                return false;
             }
             Fault::FlipRead => {
                 self.note_recoveries();
@@ -178,12 +159,10 @@ impl World {
                 }
                 // A process that starts takes for lost what it reads wrongly often enough.
                 self.nodes[node].has_lost |= self.nodes[node].process.is_none();
-                let fault = DiskFault::FlipBit {
-                    position_bytes: self.rng.index(4_096),
-                    bit: u8::try_from(self.rng.below(8)).unwrap_or(0),
-                };
-                let rule = FaultRule::once(Operation::Read, ".log", fault);
-                self.nodes[node].disk.inject(rule);
+                let bit = u8::try_from(self.rng.below(8)).unwrap_or(0);
+                let flip = Flip { position_bytes: self.rng.index(4_096), bit };
+                self.nodes[node].strikes.arm(flip);
+                return false;
             }
             Fault::Rot => {
                 self.note_recoveries();
@@ -197,6 +176,7 @@ impl World {
                 self.nodes[node].has_lost = true;
                 let until_ms = self.now_ms + 100 + self.rng.below(4_000);
                 self.at(until_ms, Event::DiskRestored { node });
+                self.checkers.rotten_until(until_ms);
             }
             Fault::ClockJump => {
                 let off_by_ms = i64::try_from(self.rng.below(7_200_000)).unwrap_or(0) - HOUR_MS;
@@ -209,22 +189,6 @@ impl World {
             }
         }
         true
-    }
-
-    fn cut_until_ms(&mut self) -> u64 {
-        self.now_ms + 50 + self.rng.below(3_000)
-    }
-
-    fn cut(&mut self, one: Endpoint, other: Endpoint, until_ms: u64) {
-        self.network.block(one, other, until_ms);
-        self.network.block(other, one, until_ms);
-    }
-
-    /// A node reaches no other, whatever is mended.
-    pub(super) fn cut_off_for_ever(&mut self, node: usize) {
-        for other in (0..self.plan.node_count).filter(|other| *other != node) {
-            self.cut(Endpoint::Node(node), Endpoint::Node(other), FOR_EVER_MS);
-        }
     }
 
     fn schedule(&mut self, node: usize, duty: Duty, at_ms: u64) {
@@ -374,25 +338,31 @@ impl World {
     /// Everything works from now on.
     pub(super) fn heal(&mut self) {
         self.network.heal();
+        self.is_mended = true;
         if self.sabotage == Some(Sabotage::NeverHeal) {
             self.cut(Endpoint::Node(0), Endpoint::Node(1), FOR_EVER_MS);
         }
         self.trace.note(format_args!("{} HEAL", self.now_ms));
         for position in 0..self.plan.node_count {
             let node = &mut self.nodes[position];
-            node.disk.clear_faults();
+            node.clear_faults();
             node.disk.restore();
-            node.is_excused = false;
-            node.disk.set_capacity_bytes(None);
+            node.excuse = Excuse::default();
+            if node.empty_disk() {
+                self.counts.faults.add(Fault::DiskFull);
+            }
             node.clock.off_by_ms.store(0, Ordering::Relaxed);
             if node.paused_until_ms > self.now_ms {
+                node.paused_until_ms = self.now_ms;
                 self.at(self.now_ms, Event::Resume { node: position });
             }
             let node = &self.nodes[position];
             // As an operator would: a log directory that went offline comes back with its process, and so does a log that could
-            // not be read the same way twice.
+            // not be read the same way twice. One that waits for room comes back by itself.
+            let needs_process = |error: &LogError| !matches!(error, LogError::DiskFull { .. });
             let is_offline = node.process.as_ref().is_some_and(|process| {
-                !process.logs.offline_dirs().is_empty() || !process.logs.failed().is_empty()
+                !process.logs.offline_dirs().is_empty()
+                    || process.logs.failed().iter().any(|(_, error)| needs_process(error))
             });
             if is_offline || node.is_stopping {
                 self.end(position, Crash::Process);

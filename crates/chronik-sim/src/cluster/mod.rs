@@ -24,6 +24,7 @@ mod broken_disk;
 mod checkers;
 mod clients;
 mod counts;
+mod cuts;
 mod effects;
 mod ending;
 mod event;
@@ -34,6 +35,7 @@ mod node;
 mod plan;
 mod rot;
 mod sabotage;
+mod watched_disk;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -82,7 +84,6 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     let plan = Plan::draw(&mut rng, options.nodes, &options.faults);
     let mut world = World::new(seed, plan, rng, options.sabotage, options.is_traced);
     world.trace.note(format_args!("{:?}", world.plan));
-    world.checkers.reads_may_be_damaged = world.plan.faults.iter().any(|fault| fault.damages_reads());
     world.checkers.only = options.only;
     world.checkers.strict_producer_count = u32::try_from(world.plan.producer_count).unwrap_or(0);
     let logged = options.is_traced.then(LogLines::default);
@@ -100,7 +101,10 @@ pub fn run(seed: u64, options: Options) -> Outcome {
     if options.is_traced && !world.checkers.is_content() {
         world.tell_state();
     }
-    world.counts.failed_syncs = world.nodes.iter().map(|node| node.disk.failed_sync_count()).sum();
+    let failed_sync_count = world.nodes.iter().map(|node| node.disk.failed_sync_count()).sum();
+    let flip_count = world.flip_count();
+    world.counts.faults.set(Fault::SyncError, failed_sync_count);
+    world.counts.faults.set(Fault::FlipRead, flip_count);
     Outcome {
         finding: world.checkers.finding().cloned(),
         hash: world.hash,

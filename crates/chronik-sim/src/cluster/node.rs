@@ -17,6 +17,7 @@ use super::clients::SESSION_TIMEOUT_MS;
 use super::effects::{Duty, Effect, Effects, Life, Links, Metadata, Outbox, PeersUp, node_id};
 use super::plan::Plan;
 use super::sabotage::Sabotage;
+use super::watched_disk::{Strikes, WatchedDisk};
 
 /// Where a node keeps everything.
 const DATA_DIR: &str = "/data";
@@ -83,6 +84,7 @@ pub(super) struct Process {
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) disk: SimDisk,
+    pub(super) strikes: Arc<Strikes>,
     pub(super) clock: NodeClock,
     /// How often the machine has started.
     pub(super) boot: u64,
@@ -93,6 +95,10 @@ pub(super) struct Node {
     pub(super) is_off: bool,
     /// The process stands still until then.
     pub(super) paused_until_ms: u64,
+    /// Its disk is full until then.
+    pub(super) full_until_ms: u64,
+    /// Writes that had no room before it was full.
+    refused_before: u64,
     /// Its disk may have lost something that is not made up for yet.
     pub(super) has_lost: bool,
     /// A sync of its disk has failed, which only a new start mends.
@@ -101,8 +107,23 @@ pub(super) struct Node {
     pub(super) failed_syncs_before: u64,
     /// Its disk stops in the middle of what it does.
     pub(super) is_stopping: bool,
-    /// A fault of the disk excuses that the process does not start, or ends.
-    pub(super) is_excused: bool,
+    /// What excuses that a process does not start, or ends.
+    pub(super) excuse: Excuse,
+}
+
+/// What faults of a disk excuse.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Excuse {
+    /// The process that was struck may end, or processes up to this one may not start: its disk's faults end with it.
+    pub(super) life: u64,
+    /// Up to this time any process may: the disk is full, or was so recently.
+    pub(super) until_ms: u64,
+}
+
+impl Excuse {
+    fn covers(self, life: u64, now_ms: u64) -> bool {
+        life <= self.life || now_ms < self.until_ms
+    }
 }
 
 impl Node {
@@ -115,18 +136,54 @@ impl Node {
         Self {
             id: node_id(position),
             disk,
+            strikes: Arc::default(),
             clock,
             boot: 1,
             life_count: 0,
             process: None,
             is_off: false,
             paused_until_ms: 0,
+            full_until_ms: 0,
+            refused_before: 0,
             has_lost: false,
             sync_failed: false,
             failed_syncs_before: 0,
             is_stopping: false,
-            is_excused: false,
+            excuse: Excuse::default(),
         }
+    }
+
+    /// Its disk has room for so many bytes only, until then.
+    pub(super) fn fill_disk(&mut self, free_bytes: u64, until_ms: u64) {
+        if self.full_until_ms == 0 {
+            self.refused_before = self.strikes.refused_count();
+        }
+        self.full_until_ms = self.full_until_ms.max(until_ms);
+        self.disk.set_capacity_bytes(Some(self.disk.used_bytes() + free_bytes));
+    }
+
+    /// Its disk has room again. Whether anything was refused meanwhile.
+    pub(super) fn empty_disk(&mut self) -> bool {
+        self.disk.set_capacity_bytes(None);
+        let was_full = self.full_until_ms > 0;
+        self.full_until_ms = 0;
+        was_full && self.refused_before < self.strikes.refused_count()
+    }
+
+    /// What is to strike its process does not strike the next.
+    pub(super) fn clear_faults(&self) {
+        self.disk.clear_faults();
+        self.strikes.disarm();
+    }
+
+    /// Whether a fault has led to it that the latest process ends, or has not started.
+    pub(super) fn is_excused(&self, now_ms: u64) -> bool {
+        self.excuse.covers(self.life_count, now_ms)
+    }
+
+    /// What is to strike the process excuses its end, and no other's.
+    pub(super) fn excuse_life(&mut self) {
+        self.excuse.life = self.life_count;
     }
 
     /// The process, if it takes requests of clients.
@@ -157,9 +214,11 @@ pub(super) fn start(node: &mut Node, start: &Start<'_>) -> Result<Process, Strin
         }
         text
     };
-    let disk: Arc<dyn Disk> = match start.sabotage {
-        Some(sabotage) => sabotage.disk(node.disk.clone()),
-        None => Arc::new(node.disk.clone()),
+    let disk: Arc<dyn Disk> =
+        Arc::new(WatchedDisk { disk: node.disk.clone(), strikes: Arc::clone(&node.strikes) });
+    let disk = match start.sabotage {
+        Some(sabotage) => sabotage.disk(disk),
+        None => disk,
     };
     let now = node.clock.now();
     let (plan, effects) = (start.plan, start.effects);
@@ -316,5 +375,19 @@ fn broker_config(id: NodeId, plan: &Plan) -> BrokerConfig {
         },
         topic_values,
         ..BrokerConfig::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c12_a_fault_excuses_the_process_that_it_strikes_and_a_full_disk_those_of_its_time() {
+        let struck = Excuse { life: 3, until_ms: 0 };
+        assert!(struck.covers(3, 10) && !struck.covers(4, 10));
+        let full = Excuse { life: 0, until_ms: 1_000 };
+        assert!(full.covers(3, 999) && !full.covers(3, 1_000));
+        assert!(!Excuse::default().covers(1, 0), "nothing was struck");
     }
 }

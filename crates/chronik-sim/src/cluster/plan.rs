@@ -31,6 +31,12 @@ pub enum Fault {
     CutNode,
     /// Two halves that only one node reaches both of.
     Bridge,
+    /// Two halves reach nobody in each other.
+    Split,
+    /// Each node hears one other only, all around.
+    Ring,
+    /// A node hears nobody, or nobody hears it, clients included.
+    Deafen,
     /// A client and a node do not reach each other.
     CutClient,
     /// Connections break.
@@ -51,7 +57,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Crash,
         Self::CrashAll,
         Self::CrashInWrite,
@@ -64,6 +70,9 @@ impl Fault {
         Self::CutOneWay,
         Self::CutNode,
         Self::Bridge,
+        Self::Split,
+        Self::Ring,
+        Self::Deafen,
         Self::CutClient,
         Self::Reset,
         Self::SyncError,
@@ -209,11 +218,6 @@ impl Fault {
 
     /// Whether a disk may not give back what was synced.
     pub(super) fn takes_synced(self) -> bool {
-        self.damages_reads() || self == Self::PowerLossAndFile
-    }
-
-    /// Whether a disk gives back what nobody has written.
-    pub(super) fn damages_reads(self) -> bool {
-        matches!(self, Self::FlipRead | Self::Rot)
+        matches!(self, Self::FlipRead | Self::Rot | Self::PowerLossAndFile)
     }
 }

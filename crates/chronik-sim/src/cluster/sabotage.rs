@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use chronik_broker::{LastLife, PreviousLife};
-use chronik_disk::{Disk, SimDisk};
+use chronik_disk::Disk;
 use chronik_protocol::frame::{
     FRAME_LENGTH_BYTES, RequestHeader, decode_request, decode_response, encode_request, encode_response,
 };
@@ -47,14 +47,20 @@ pub enum Sabotage {
     RefuseLocks,
     /// Producers are not told apart, so that what is sent again is stored again.
     ForgetProducers,
+    /// Producers that are content with the leader's word send again what was not answered.
+    SendTwice,
     /// All producers are given the same id.
     GiveIdsAgain,
     /// Producers are told that what was refused is acknowledged.
     AcknowledgeRefused,
+    /// Producers are told that what was refused had been there before.
+    CallRefusedKnown,
     /// Records get into another topic than their producer's.
     WriteToAnotherTopic,
     /// Readers are not given every record.
     SkipRecords,
+    /// Who reads when all is over is given other records.
+    GiveOthersLate,
     /// Readers are told old high watermarks.
     TellOldWatermarks,
     /// Readers are not given the last record.
@@ -69,6 +75,10 @@ pub enum Sabotage {
     TellErrors,
     /// Records are deleted that nobody wanted deleted.
     DeleteUnasked,
+    /// Records are deleted of another partition than was wanted.
+    DeleteElsewhere,
+    /// Topics are deleted that nobody wanted deleted.
+    DeleteTopicsUnasked,
     /// All topics are told to have the same id.
     GiveTopicIdsAgain,
     /// Groups are told old offsets.
@@ -79,8 +89,10 @@ pub enum Sabotage {
     AssignNever,
     /// Members are told of a generation that is over.
     TellOldGenerations,
-    /// Members are told old offsets.
+    /// Members are told old offsets,
     ForgetGroupCommits,
+    /// or so only in the end.
+    ForgetLastGroupCommits,
     /// Followers say that they have more than they have.
     AcknowledgeAhead,
     /// Followers store other bytes than their leader.
@@ -99,6 +111,8 @@ pub enum Sabotage {
     ChangeEntries,
     /// The controller does nothing any more, once everything is mended.
     StopControllers,
+    /// Nobody looks after logs any more, once everything is mended.
+    StopMaintenance,
     /// A node reaches no other from the beginning.
     StartApart,
     /// Two nodes never reach each other again.
@@ -109,8 +123,12 @@ pub enum Sabotage {
     MoveBatches,
     /// or older epochs,
     AgeBatches,
-    /// or the last of a log is not whole.
+    /// or the last of a log is not whole,
     TearLogs,
+    /// or one replica of each partition begins where it ends,
+    LoseBeginnings,
+    /// or has lost its first segment.
+    LoseFirstSegments,
     /// A node panics.
     Panic,
     /// A duty is due again as soon as it is done.
@@ -124,7 +142,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 51] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -132,10 +150,13 @@ impl Sabotage {
         Self::FailMetadataSyncs,
         Self::RefuseLocks,
         Self::ForgetProducers,
+        Self::SendTwice,
         Self::GiveIdsAgain,
         Self::AcknowledgeRefused,
+        Self::CallRefusedKnown,
         Self::WriteToAnotherTopic,
         Self::SkipRecords,
+        Self::GiveOthersLate,
         Self::TellOldWatermarks,
         Self::HideLastRecords,
         Self::DamageReads,
@@ -143,12 +164,15 @@ impl Sabotage {
         Self::AnswerUnasked,
         Self::TellErrors,
         Self::DeleteUnasked,
+        Self::DeleteElsewhere,
+        Self::DeleteTopicsUnasked,
         Self::GiveTopicIdsAgain,
         Self::ForgetCommits,
         Self::AssignTwice,
         Self::AssignNever,
         Self::TellOldGenerations,
         Self::ForgetGroupCommits,
+        Self::ForgetLastGroupCommits,
         Self::AcknowledgeAhead,
         Self::StoreOtherBytes,
         Self::TellFollowersOldWatermarks,
@@ -158,26 +182,29 @@ impl Sabotage {
         Self::SeeLeaderOutOfIsr,
         Self::ChangeEntries,
         Self::StopControllers,
+        Self::StopMaintenance,
         Self::StartApart,
         Self::NeverHeal,
         Self::DamageDisks,
         Self::MoveBatches,
         Self::AgeBatches,
         Self::TearLogs,
+        Self::LoseBeginnings,
+        Self::LoseFirstSegments,
         Self::Panic,
         Self::NeverWait,
         Self::DependOnThePast,
     ];
 
     /// The disk that a node is given.
-    pub(super) fn disk(self, disk: SimDisk) -> Arc<dyn Disk> {
+    pub(super) fn disk(self, disk: Arc<dyn Disk>) -> Arc<dyn Disk> {
         let breakage = match self {
             Self::LyingDisk => Breakage::SyncsNothing,
             Self::IgnoreFailedSyncs => Breakage::HidesFailedSyncs,
             Self::FailLogSyncs => Breakage::FailsSyncs(".log"),
             Self::FailMetadataSyncs => Breakage::FailsSyncs("wal-"),
             Self::RefuseLocks => Breakage::LocksNothing,
-            _ => return Arc::new(disk),
+            _ => return disk,
         };
         Arc::new(BrokenDisk { disk, breakage })
     }
@@ -277,6 +304,8 @@ impl Sabotage {
         let follows = code == ErrorCode::OutOfOrderSequenceNumber.code();
         if self == Self::AcknowledgeRefused && code != 0 && !follows {
             (0, -1)
+        } else if self == Self::CallRefusedKnown && code != 0 && !follows {
+            (ErrorCode::DuplicateSequenceNumber.code(), -1)
         } else {
             (self.told_error(code, rng), offset)
         }

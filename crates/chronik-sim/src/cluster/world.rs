@@ -19,7 +19,7 @@ use super::event::{Event, Scheduled};
 use super::messages::{LENGTH_BYTES, RECONNECT_MS};
 use super::network::{Asker, Endpoint, Network, Port};
 use super::node::{self, Exit, Node, Start};
-use super::plan::Plan;
+use super::plan::{Fault, Plan};
 use super::sabotage::Sabotage;
 use crate::log_lines::LogLines;
 use crate::rng::Rng;
@@ -57,6 +57,8 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) hash: u64,
     pub(super) counts: Counts,
+    /// Nothing goes wrong any more.
+    pub(super) is_mended: bool,
     pub(super) sabotage: Option<Sabotage>,
     /// What brokers log, where it is told.
     pub(super) logged: Option<LogLines>,
@@ -105,6 +107,7 @@ impl World {
             trace: Trace::new(is_traced),
             hash: 0,
             counts: Counts::default(),
+            is_mended: false,
             sabotage,
             logged: None,
         };
@@ -183,6 +186,8 @@ impl World {
                     self.kill(life.node);
                 }
             }
+            // Another pause may have begun meanwhile, and so may other records have filled the disk.
+            Event::Resume { node } if self.now_ms < self.nodes[node].paused_until_ms => {}
             Event::Resume { node } => {
                 let held = std::mem::take(&mut self.held[node]);
                 self.nodes[node].paused_until_ms = 0;
@@ -222,7 +227,12 @@ impl World {
                 self.checkers.look(&self.nodes);
                 self.at(self.now_ms + LOOK_MS, Event::Look);
             }
-            Event::DiskEmptied { node } => self.nodes[node].disk.set_capacity_bytes(None),
+            Event::DiskEmptied { node } if self.now_ms < self.nodes[node].full_until_ms => {}
+            Event::DiskEmptied { node } => {
+                if self.nodes[node].empty_disk() {
+                    self.counts.faults.add(Fault::DiskFull);
+                }
+            }
             Event::DiskRestored { node } => self.nodes[node].disk.restore(),
         }
         self.settle();
@@ -324,8 +334,12 @@ impl World {
             return;
         }
         *due_ms = u64::MAX;
-        let is_mended = !self.network.is_faulty && self.counts.faults.total() > 0;
-        if self.sabotage == Some(Sabotage::StopControllers) && duty == Duty::Controller && is_mended {
+        let stopped = match self.sabotage {
+            Some(Sabotage::StopControllers) => Some(Duty::Controller),
+            Some(Sabotage::StopMaintenance) => Some(Duty::Maintenance),
+            _ => None,
+        };
+        if self.is_mended && stopped == Some(duty) {
             return;
         }
         if self.sabotage == Some(Sabotage::NeverWait) {
@@ -363,7 +377,7 @@ impl World {
     /// A process ends because of what its disk has told it.
     pub(super) fn process_failed(&mut self, node: usize, text: &str) {
         self.trace.note(format_args!("{} {text}", self.now_ms));
-        if !self.nodes[node].is_excused {
+        if !self.nodes[node].is_excused(self.now_ms) {
             self.checkers.report(Rule::Panic, text.to_owned());
         }
         self.end(node, Crash::Process);
@@ -378,13 +392,13 @@ impl World {
         let (seed, now_ms) = (self.seed, self.now_ms);
         let node = &mut self.nodes[position];
         node.is_off = false;
+        node.failed_syncs_before = node.disk.failed_sync_count();
         let start =
             Start { seed, plan: &self.plan, effects: &self.effects, up: &self.up, sabotage: self.sabotage };
         match node::start(node, &start) {
             Ok(process) => {
                 self.trace
                     .note(format_args!("{now_ms} node {} starts, life {}", node.id, process.life.number));
-                node.failed_syncs_before = node.disk.failed_sync_count();
                 node.process = Some(process);
                 for peer in (0..self.plan.node_count).filter(|peer| *peer != position) {
                     // Its own connections, and those of the others, which find it soon.
@@ -406,7 +420,7 @@ impl World {
         let node = &mut self.nodes[position];
         node.is_stopping = false;
         // What was to strike this process does not strike the next.
-        node.disk.clear_faults();
+        node.clear_faults();
         let Some(process) = node.process.take() else {
             node.disk.crash(crash);
             return;
@@ -458,9 +472,15 @@ impl World {
         }
     }
 
+    /// How many bits have flipped on their way from disks.
+    pub(super) fn flip_count(&self) -> u64 {
+        self.nodes.iter().map(|node| node.strikes.flip_count()).sum()
+    }
+
     /// Lets a client act, and does what it asks for.
     pub(super) fn with_client(&mut self, number: usize, act: impl FnOnce(&mut Client, &mut Context<'_>)) {
         let mut actions = Vec::new();
+        self.checkers.flip_count = self.flip_count();
         {
             let mut context = Context {
                 now_ms: self.now_ms,

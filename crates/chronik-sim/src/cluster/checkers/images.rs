@@ -29,10 +29,15 @@ impl Checkers {
             );
             self.report(Rule::Images, text);
         }
-        let is_consistent = state.isr.iter().all(|member| state.replicas.contains(member))
-            && state.leader.is_none_or(|leader| state.isr.contains(&leader) || state.isr.is_empty());
-        if !is_consistent {
-            self.report(Rule::Images, format!("{}-{index} at node {node}: {state:?}", name()));
+        let what = if !state.isr.iter().all(|member| state.replicas.contains(member)) {
+            Some("somebody is in sync who is no replica")
+        } else if state.leader.is_some_and(|leader| !state.isr.contains(&leader) && !state.isr.is_empty()) {
+            Some("the leader is not in sync")
+        } else {
+            None
+        };
+        if let Some(what) = what {
+            self.report(Rule::Images, format!("{}-{index} at node {node}: {what}: {state:?}", name()));
         }
         let Some(leader) = state.leader else { return };
         let known = *self.leaders.entry((topic, index, state.leader_epoch)).or_insert(leader);

@@ -33,9 +33,12 @@ impl Checkers {
                     let log = process.logs.get(&name).filter(|log| log.topic_id() == topic.id);
                     let Some(high_watermark) = log.map(|log| log.high_watermark().get()) else { continue };
                     let missing = state.isr.iter().find_map(|member| {
-                        // One that may have lost something says so before it is counted on again.
-                        let other = nodes.get(position(*member)).filter(|other| !other.has_lost)?;
+                        let other = nodes.get(position(*member))?;
                         let process = other.process.as_ref()?;
+                        // One that may have lost something says so when it registers, and is counted on no more.
+                        if other.has_lost && process.broker.registration(&image) != Some(false) {
+                            return None;
+                        }
                         // One that has applied the topic's deletion has nothing of it any more. Its image does not always
                         // say so: a process that starts again may know the topic from before, as it hears only later
                         // how far the metadata log is committed.

@@ -176,17 +176,26 @@ pub(super) struct Checkers {
     /// Values that were acknowledged without an offset.
     acknowledged_somewhere: BTreeSet<(PartitionKey, Value)>,
     producer_ids: BTreeSet<(i64, i16)>,
-    deleted_before: i64,
-    watermarks: BTreeMap<(PartitionKey, LeaderEpoch), (i64, i64)>,
+    /// Up to where records were to be deleted. Requests name a topic, and may meet the next one of its name.
+    deleted_before: BTreeMap<(String, i32), i64>,
+    watermarks: BTreeMap<(u64, PartitionKey, LeaderEpoch), (i64, i64)>,
     leaders: BTreeMap<(TopicId, PartitionIndex, LeaderEpoch), NodeId>,
     partitions: BTreeMap<(TopicId, PartitionIndex, i32), Arc<PartitionImage>>,
     created: BTreeMap<TopicId, String>,
+    /// The topics that anybody has seen or made.
+    names: BTreeMap<TopicId, String>,
+    /// How often the deletion of a topic was asked for, by its name.
+    deletions_asked: BTreeMap<String, usize>,
     /// What members of groups were told.
     groups: BTreeMap<String, groups::GroupHistory>,
     /// The nodes that have applied each deletion.
     deleted: BTreeMap<TopicId, BTreeSet<NodeId>>,
-    /// Bits flip on the way from disks, so that a reader may see a damaged batch.
-    pub(super) reads_may_be_damaged: bool,
+    /// How many bits have flipped on the way from disks, each of which may damage what one reader sees,
+    pub(super) flip_count: u64,
+    /// and how often that was taken for the reason.
+    damaged_count: u64,
+    /// Up to this time readers may see what has rotted.
+    rotten_until_ms: u64,
     /// The producers that send each record until it is acknowledged, and each once.
     pub(super) strict_producer_count: u32,
 }
@@ -223,9 +232,15 @@ impl Checkers {
 
     /// A topic was made, under an id that no other has had.
     pub(super) fn topic_created(&mut self, name: &str, id: TopicId) {
+        self.names.insert(id, name.to_owned());
         if let Some(earlier) = self.created.insert(id, name.to_owned()) {
             self.report(Rule::Images, format!("{name} was made with the id {id} of {earlier}"));
         }
+    }
+
+    /// An admin asks for the deletion of a topic.
+    pub(super) fn asks_deletion(&mut self, name: &str) {
+        *self.deletions_asked.entry(name.to_owned()).or_default() += 1;
     }
 
     /// A node has applied that topics are deleted, for good.
@@ -252,6 +267,9 @@ impl Checkers {
         changed: &[(TopicId, PartitionIndex, Arc<PartitionImage>)],
     ) {
         for (topic, index, state) in changed {
+            if let Some(topic) = image.topic_by_id(*topic) {
+                self.names.entry(topic.id).or_insert_with(|| topic.name.to_string());
+            }
             self.partition_image(life, image, (*topic, *index), state);
         }
     }

@@ -5,15 +5,17 @@ use chronik_types::LeaderEpoch;
 use super::{Checkers, PartitionKey, Rule};
 
 impl Checkers {
-    /// A leader has told a reader where its log begins and up to where it is committed.
+    /// A leader has told a reader where its log begins and up to where it is committed. What two readers are told may
+    /// reach them in another order.
     pub(in crate::cluster) fn watermark(
         &mut self,
+        reader: u64,
         key: PartitionKey,
         epoch: LeaderEpoch,
         high_watermark: i64,
         log_start_offset: i64,
     ) {
-        let known = self.watermarks.entry((key, epoch)).or_insert((high_watermark, log_start_offset));
+        let known = self.watermarks.entry((reader, key, epoch)).or_insert((high_watermark, log_start_offset));
         let (known_watermark, known_start) = *known;
         *known = (known_watermark.max(high_watermark), known_start.max(log_start_offset));
         if high_watermark < known_watermark {

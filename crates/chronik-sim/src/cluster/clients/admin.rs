@@ -123,7 +123,7 @@ impl Admin {
         let name = self.names[context.rng.index(self.names.len())].clone();
         let node = context.any_node();
         match context.rng.below(6) {
-            0 if self.plan.recreates => {
+            0 if self.plan.recreates || context.sabotage == Some(Sabotage::DeleteTopicsUnasked) => {
                 let topic = DeleteTopicState { name: Some(name.clone()), topic_id: TopicId::ZERO };
                 let request = DeleteTopicsRequest {
                     topics: vec![topic],
@@ -131,10 +131,18 @@ impl Admin {
                     ..DeleteTopicsRequest::default()
                 };
                 context.trace.note(format_args!("{} {name} is to be deleted", context.now_ms));
+                if context.sabotage != Some(Sabotage::DeleteTopicsUnasked) {
+                    context.checkers.asks_deletion(&name);
+                }
                 let token = self.token(Asked::Delete(name));
                 context.call_patiently(node, DELETE_VERSION, &request, token, PATIENCE_MS);
             }
-            1 if self.plan.deletes_records || context.sabotage == Some(Sabotage::DeleteUnasked) => {
+            1 if self.plan.deletes_records
+                || matches!(
+                    context.sabotage,
+                    Some(Sabotage::DeleteUnasked | Sabotage::DeleteElsewhere)
+                ) =>
+            {
                 self.delete_records(context, &name);
             }
             2 if self.plan.alters_min_insync => {
@@ -165,9 +173,12 @@ impl Admin {
         let key = PartitionKey { topic: topic.id, partition: i32::try_from(index).unwrap_or(0) };
         let Some(end) = context.checkers.known_end(key) else { return };
         let offset = i64::try_from(context.rng.below(end.unsigned_abs())).unwrap_or(0);
-        // The request names a topic, and may meet the next one of this name.
-        if context.sabotage != Some(Sabotage::DeleteUnasked) {
-            context.checkers.deletes_before(name, offset);
+        match context.sabotage {
+            Some(Sabotage::DeleteUnasked) => {}
+            Some(Sabotage::DeleteElsewhere) => {
+                context.checkers.deletes_before(name, key.partition + 1, offset);
+            }
+            _ => context.checkers.deletes_before(name, key.partition, offset),
         }
         let request = DeleteRecordsRequest {
             topics: vec![DeleteRecordsTopic {

@@ -43,7 +43,8 @@ pub(in crate::cluster) struct Committer {
     acknowledged: Option<i64>,
     /// Offsets whose fate is not known.
     unknown: BTreeSet<i64>,
-    /// The answer that a commit has lost.
+    /// A commit was acknowledged, so that its topic is there.
+    knows_topic: bool,
     is_finishing: bool,
     /// What was committed last was read back after everything was mended.
     is_confirmed: bool,
@@ -60,6 +61,7 @@ impl Committer {
             next_offset: 1,
             acknowledged: None,
             unknown: BTreeSet::new(),
+            knows_topic: false,
             is_finishing: false,
             is_confirmed: false,
         }
@@ -142,8 +144,10 @@ impl Committer {
             Asked::Commit(offset) => {
                 let response = context.read::<OffsetCommitResponse>(answer, COMMIT_VERSION);
                 let part = response.as_ref().and_then(|response| response.topics.first()?.partitions.first());
-                match part.map(|part| ErrorCode::from_code(part.error_code)) {
+                let code = part.map(|part| context.told_error(part.error_code));
+                match code.map(ErrorCode::from_code) {
                     Some(Some(ErrorCode::None)) => {
+                        self.knows_topic = true;
                         context
                             .trace
                             .note(format_args!("{} {} committed {offset}", context.now_ms, self.group));
@@ -155,7 +159,7 @@ impl Committer {
                             "{} {} commit of {offset}: {error:?}",
                             context.now_ms, self.group
                         ));
-                        self.coordinator = None;
+                        self.take_error(context, code.unwrap_or(0));
                     }
                 }
             }
@@ -163,12 +167,34 @@ impl Committer {
         }
     }
 
+    /// It looks for its coordinator again, whatever has gone wrong.
+    fn take_error(&mut self, context: &mut Context<'_>, code: i16) {
+        self.coordinator = None;
+        match ErrorCode::from_code(code) {
+            Some(
+                ErrorCode::NotCoordinator
+                | ErrorCode::CoordinatorNotAvailable
+                | ErrorCode::CoordinatorLoadInProgress
+                | ErrorCode::UnstableOffsetCommit,
+            ) => {}
+            // The admin has not made the topic yet.
+            Some(ErrorCode::UnknownTopicOrPartition) if !self.knows_topic => {}
+            // A client tells its application of others.
+            _ => {
+                let text = format!("the committer of {} is answered {code}", self.group);
+                context.checkers.report(Rule::Errors, text);
+            }
+        }
+    }
+
     fn take_committed(&mut self, context: &mut Context<'_>, answer: Option<&Answer>) {
         let Some(response) = context.read::<OffsetFetchResponse>(answer, FETCH_VERSION) else { return };
-        let group = response.groups.first().filter(|group| group.error_code == 0);
+        let group = response.groups.first();
         let part = group.and_then(|group| group.topics.first()?.partitions.first());
-        let Some(part) = part.filter(|part| part.error_code == 0) else {
-            self.coordinator = None;
+        let group_code = group.map_or(0, |group| group.error_code);
+        let code = if group_code == 0 { part.map_or(0, |part| part.error_code) } else { group_code };
+        let Some(part) = part.filter(|_| code == 0) else {
+            self.take_error(context, code);
             return;
         };
         let mut committed = part.committed_offset;

@@ -1,5 +1,6 @@
 //! A consumer that reads every partition of its topics from the beginning, each at a position that it keeps itself
-//! (`assign`), and holds what it reads against what it has read before.
+//! (`assign`), and holds what it reads against what was acknowledged and read before. One reads along; another comes when
+//! all is over, and is to find the same.
 
 use std::collections::BTreeMap;
 
@@ -34,6 +35,9 @@ enum Asked {
 }
 
 pub(in crate::cluster) struct Consumer {
+    /// It reads nothing until everything is mended.
+    is_late: bool,
+    is_waiting: bool,
     wait_ms: i32,
     routing: Routing,
     /// The next offset of each partition.
@@ -48,9 +52,11 @@ pub(in crate::cluster) struct Consumer {
 }
 
 impl Consumer {
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(super) fn new(plan: &Plan, is_late: bool) -> Self {
         let names = (0..plan.topic_count).map(|topic| format!("t{topic}")).collect();
         Self {
+            is_late,
+            is_waiting: is_late,
             wait_ms: plan.replica_wait_ms,
             routing: Routing::new(names),
             positions: BTreeMap::new(),
@@ -61,7 +67,16 @@ impl Consumer {
         }
     }
 
+    /// From now on a late one reads too.
+    pub(super) fn finish(&mut self) {
+        self.is_waiting = false;
+    }
+
     pub(super) fn wake(&mut self, context: &mut Context<'_>) {
+        if self.is_waiting {
+            context.wake_in(40);
+            return;
+        }
         self.routing.refresh(context, ROUTING);
         self.pump(context);
         context.wake_in(40);
@@ -187,6 +202,8 @@ impl Consumer {
             return;
         };
         if response.error_code != 0 {
+            let text = format!("a fetch is refused with {}", response.error_code);
+            context.checkers.report(Rule::Errors, text);
             for (key, _) in parts {
                 self.back_off(context, *key);
             }
@@ -226,17 +243,28 @@ impl Consumer {
                 return;
             }
             // The broker has noticed.
-            Some(ErrorCode::CorruptMessage) if context.checkers.reads_may_be_damaged => {
+            Some(ErrorCode::CorruptMessage) if context.checkers.takes_for_damage(context.now_ms) => {
                 self.back_off(context, key);
                 return;
             }
-            Some(ErrorCode::UnknownServerError | ErrorCode::CorruptMessage) | None => {
+            // These pass.
+            Some(
+                ErrorCode::NotLeaderOrFollower
+                | ErrorCode::LeaderNotAvailable
+                | ErrorCode::FencedLeaderEpoch
+                | ErrorCode::UnknownLeaderEpoch
+                | ErrorCode::UnknownTopicOrPartition
+                | ErrorCode::UnknownTopicId
+                | ErrorCode::OffsetNotAvailable
+                | ErrorCode::KafkaStorageError,
+            ) => {
+                self.back_off(context, key);
+                return;
+            }
+            // A client tells its application of others.
+            _ => {
                 let text = format!("a fetch of {key} at {position} is refused with {}", data.error_code);
                 context.checkers.report(Rule::Errors, text);
-                self.back_off(context, key);
-                return;
-            }
-            Some(_) => {
                 self.back_off(context, key);
                 return;
             }
@@ -254,7 +282,8 @@ impl Consumer {
             .filter(|state| state.leader == Some(super::super::effects::node_id(answer.node)))
             .map(|state| state.leader_epoch);
         if let Some(epoch) = epoch {
-            context.checkers.watermark(key, epoch, data.high_watermark, data.log_start_offset);
+            let reader = u64::from(self.is_late);
+            context.checkers.watermark(reader, key, epoch, data.high_watermark, data.log_start_offset);
         }
         let mut records = data.records.unwrap_or_default();
         if context.sabotage == Some(Sabotage::DamageReads) && context.rng.chance(20) {
@@ -269,13 +298,16 @@ impl Consumer {
                 if context.sabotage == Some(Sabotage::HideLastRecords) {
                     values.retain(|(offset, _)| offset + 1 < data.high_watermark);
                 }
+                if context.sabotage == Some(Sabotage::GiveOthersLate) && self.is_late && values.len() > 1 {
+                    values[0].1 = values[1].1;
+                }
                 self.take_values(context, key, position, &values, data.high_watermark);
             }
             Ok(None) => {}
             // Its bytes were changed on the way from the disk; what is read next is whole again.
             Err(text) => {
                 context.trace.note(format_args!("{} {key} at {position}: {text}", context.now_ms));
-                context.checkers.damaged_read(key, position, &text);
+                context.checkers.damaged_read(context.now_ms, key, position, &text);
                 self.back_off(context, key);
             }
         }
@@ -292,7 +324,7 @@ impl Consumer {
         let mut expected = position;
         for (offset, value) in values {
             // A bit of a base offset, which no checksum covers, was read wrongly.
-            if context.checkers.reads_may_be_damaged && offset.abs_diff(expected).is_power_of_two() {
+            if *offset != expected && context.checkers.takes_for_flip() {
                 let text = format!("after {expected} was to come, offset {offset} came");
                 context.trace.note(format_args!("{} {key}: {text}", context.now_ms));
                 self.back_off(context, key);

@@ -102,9 +102,18 @@ impl Member {
 
     pub(super) fn finish(&mut self) {
         self.is_finishing = true;
+        self.forget_positions();
     }
 
-    /// Whether it is in the group's newest generation, and was heard there after everything was mended.
+    /// It asks for what is committed again.
+    fn forget_positions(&mut self) {
+        if let Stage::In { positions } = &mut self.stage {
+            positions.values_mut().for_each(|position| *position = None);
+        }
+    }
+
+    /// Whether it is in the group's newest generation, was heard there after everything was mended, and has read back
+    /// what is committed.
     pub(in crate::cluster) fn is_settled(&self, newest_generation: i32) -> bool {
         matches!(&self.stage, Stage::In { positions } if positions.values().all(Option::is_some))
             && self.generation == newest_generation
@@ -352,8 +361,10 @@ impl Member {
     }
 
     fn confirm(&mut self) {
-        if self.is_finishing {
+        if self.is_finishing && self.confirmed_in != Some(self.generation) {
             self.confirmed_in = Some(self.generation);
+            // Nobody commits after this, and what was committed last is to be read back.
+            self.forget_positions();
         }
     }
 
@@ -399,7 +410,13 @@ impl Member {
         match (ErrorCode::from_code(code), part) {
             (Some(ErrorCode::None), Some(part)) => {
                 let mut offset = part.committed_offset;
-                if context.sabotage == Some(Sabotage::ForgetGroupCommits) && offset > 3 {
+                let is_last = self.confirmed_in == Some(self.generation);
+                let is_old = match context.sabotage {
+                    Some(Sabotage::ForgetGroupCommits) => true,
+                    Some(Sabotage::ForgetLastGroupCommits) => is_last,
+                    _ => false,
+                };
+                if is_old && offset > 3 {
                     offset -= 3;
                 }
                 context.checkers.group_fetched(GROUP, self.generation, partition, offset);

@@ -132,8 +132,9 @@ impl Client {
         // One that is content with the leader's word.
         clients.push(Self::Producer(Producer::new(plan.producer_count, plan, false, sabotage)));
         for _ in 0..plan.consumer_count {
-            clients.push(Self::Consumer(Consumer::new(plan)));
+            clients.push(Self::Consumer(Consumer::new(plan, false)));
         }
+        clients.push(Self::Consumer(Consumer::new(plan, true)));
         for number in 0..plan.group_count {
             clients.push(Self::Committer(Committer::new(number, plan)));
         }
@@ -170,7 +171,7 @@ impl Client {
         match self {
             Self::Admin(admin) => admin.finish(),
             Self::Producer(producer) => producer.finish(),
-            Self::Consumer(_) => {}
+            Self::Consumer(consumer) => consumer.finish(),
             Self::Committer(committer) => committer.finish(),
             Self::Member(member) => member.finish(),
         }

@@ -276,7 +276,8 @@ impl Producer {
                 lane.is_known = true;
                 let Some(batch) = lane.batches.remove(position) else { return };
                 let offset = outcome.map_or(-1, |(_, offset)| offset);
-                if is_strict && error == ErrorCode::None {
+                // A batch that has been there is acknowledged, and where it is the broker does not say.
+                if is_strict {
                     let key = PartitionKey { topic: key.0, partition: key.1 };
                     context.counts.acknowledged += batch.values.len() as u64;
                     context.trace.note(format_args!(
@@ -304,17 +305,25 @@ impl Producer {
                 );
                 context.checkers.report(Rule::Order, text);
             }
-            ErrorCode::InvalidRecord
-            | ErrorCode::MessageTooLarge
-            | ErrorCode::InvalidProducerEpoch
-            | ErrorCode::UnknownServerError
-            | ErrorCode::InvalidRequest => {
+            // What comes behind a batch that is sent again waits for it,
+            ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId => {}
+            // and these pass.
+            ErrorCode::NetworkException
+            | ErrorCode::NotLeaderOrFollower
+            | ErrorCode::LeaderNotAvailable
+            | ErrorCode::UnknownTopicOrPartition
+            | ErrorCode::UnknownTopicId
+            | ErrorCode::NotEnoughReplicas
+            | ErrorCode::NotEnoughReplicasAfterAppend
+            | ErrorCode::RequestTimedOut
+            | ErrorCode::KafkaStorageError => {}
+            // A client tells its application of others.
+            _ => {
                 let text = format!("producer {} is refused with {error}", self.number);
                 context.checkers.report(Rule::Errors, text);
             }
-            _ => {}
         }
-        if is_strict {
+        if is_strict || context.sabotage == Some(Sabotage::SendTwice) {
             lane.batches[position].sent = None;
         } else {
             lane.batches.remove(position);
