@@ -410,3 +410,109 @@ fn the_file_of_holes_is_read_in_its_old_form_and_believed_in_none_that_is_damage
         assert_eq!((log.hole(), log.hole_within()), (hole.map(Offset), within.map(Offset)), "{contents:?}");
     }
 }
+
+/// How a segment is damaged that holds the log's start, which lies behind the fourth of its batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Damage {
+    /// It ends with its fourth batch.
+    EndsAtBatch,
+    /// It ends within its fifth batch.
+    EndsInBatch,
+    /// A byte of its fifth batch is another one.
+    Byte,
+    /// Nothing is left of it.
+    Empty,
+}
+
+impl Damage {
+    fn strike(self, disk: &SimDisk, base: i64) {
+        let path = segment(base, "log");
+        let header = disk.read_file(&path).unwrap()[8..12].try_into().unwrap();
+        let fourth_end = 4 * (12 + u64::from(u32::from_be_bytes(header)));
+        let shorten = |len| {
+            let file = disk.open(&path, OpenMode::ReadWrite).unwrap();
+            file.truncate(len).unwrap();
+            file.sync_data().unwrap();
+        };
+        match self {
+            Self::EndsAtBatch => shorten(fourth_end),
+            Self::EndsInBatch => shorten(fourth_end + 30),
+            Self::Byte => disk.corrupt(&path, fourth_end + 65, 0xff).unwrap(),
+            Self::Empty => shorten(0),
+        }
+    }
+}
+
+/// The log's start may lie within a segment. Where that is damaged before the start, the records from the start on are
+/// missing too, and a leader that begins with the same start has them.
+#[test]
+fn damage_before_the_logs_start_is_a_hole_from_the_start_on() {
+    let power_loss = Crash::PowerLoss { seed: 1 };
+    for (damage, crash, has_checkpoint) in [
+        (Damage::EndsAtBatch, Crash::Process, true),
+        (Damage::EndsAtBatch, power_loss, true),
+        (Damage::EndsInBatch, Crash::Process, true),
+        (Damage::EndsInBatch, power_loss, true),
+        (Damage::EndsInBatch, Crash::Process, false),
+        (Damage::Byte, Crash::Process, false),
+        (Damage::Empty, Crash::Process, true),
+        (Damage::Empty, power_loss, true),
+    ] {
+        let what = format!("{damage:?}, {crash:?}, checkpoint {has_checkpoint}");
+        let node = Node::new(small_segments());
+        let log = node.log();
+        append_up_to(&log, 60, 0);
+        log.set_high_watermark(Offset(60));
+        log.delete_records(Offset(6)).unwrap();
+        log.sync().unwrap();
+        if has_checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        let next = bases(&node.disk)[1];
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        damage.strike(&disk, 0);
+        disk.crash(crash);
+        let boot = if crash == Crash::Process { "boot-1" } else { "boot-2" };
+        // Of a compacted log, what lies behind the damage is kept whatever the checkpoint knows.
+        let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..small_segments() };
+        let node = Node::on(disk, config, boot);
+        let log = node.log();
+        let start = if damage == Damage::Empty { next } else { 6 };
+        let range = (log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (Offset(start), Offset(60)), "{what}");
+        assert_eq!(log.hole(), Some(Offset(6)), "{what}");
+        if damage != Damage::Empty {
+            // What a follower does whose leader has told it that nothing is missing at the beginning.
+            log.forget_late_beginning().unwrap();
+            assert_eq!(log.hole_within(), Some(Offset(6)), "{what}");
+        }
+        log.truncate_to(now_at(1_000), Offset(6)).unwrap();
+        let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (None, Offset(6), Offset(6)), "{what}");
+    }
+}
+
+/// What was deleted is not missing, however damaged it is.
+#[test]
+fn damage_in_a_segment_of_deleted_records_is_no_hole() {
+    for damage in [Damage::EndsAtBatch, Damage::EndsInBatch, Damage::Byte] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        append_up_to(&log, 60, 0);
+        log.set_high_watermark(Offset(60));
+        let start = Offset(bases(&node.disk)[1] + 2);
+        log.delete_records(start).unwrap();
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        damage.strike(&disk, 0);
+        disk.crash(Crash::Process);
+        let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..small_segments() };
+        let node = Node::on(disk, config, "boot-1");
+        let log = node.log();
+        let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (None, start, Offset(60)), "{damage:?}");
+    }
+}

@@ -62,9 +62,18 @@ impl Recovery<'_> {
         let Some(checkpoint) = &self.known.checkpoint else { return };
         let synced_end = if self.known.rebooted { checkpoint.recovery_point } else { i64::MAX };
         let certain_end = known.next_offset.min(self.cut_offset().unwrap_or(i64::MAX)).min(synced_end);
-        if found.next_offset < certain_end && self.noted_start(checkpoint.log_start_offset) < certain_end {
+        if found.next_offset < certain_end && self.known_start() < certain_end {
             self.dir.shared.note_loss();
-            self.lost_from.insert(found.next_offset);
+            self.note_lost(found.next_offset, certain_end);
+        }
+    }
+
+    /// Notes that records are missing from `offset` on, with others behind them that begin at `next` or later. What lies
+    /// below the log's start is deleted, and a hole there would pass for a beginning that the leader has deleted too.
+    pub(super) fn note_lost(&mut self, offset: i64, next: i64) {
+        let start = self.known_start();
+        if start < next {
+            self.lost_from.insert(offset.max(start));
         }
     }
 
