@@ -180,6 +180,8 @@ impl Log {
         self.sync()?;
         let mut writer = self.writer.lock();
         self.check_usable()?;
+        // Kafka's next start reads it.
+        self.write_owed_epochs(&mut writer)?;
         let log_end_offset = self.log_end_offset().get();
         if !writer.producers.is_empty() && !writer.snapshots.contains(&log_end_offset) {
             self.take_snapshot(&mut writer, log_end_offset)?;

@@ -1,13 +1,15 @@
-//! What a disk does not take the word of, while a log that waits for room keeps checkpoints from being written.
+//! What a full disk does not take the word of: while a log that waits for room keeps checkpoints from being written, and when
+//! a log is cut.
 #![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
 
 use std::sync::Arc;
 
-use chronik_disk::{Crash, Disk, SimDisk};
-use chronik_log::{LogConfig, LogError};
-use chronik_types::{Offset, TopicId, TopicPartition};
+use bytes::BytesMut;
+use chronik_disk::{Crash, Disk, Fault, FaultRule, Operation, SimDisk};
+use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError};
+use chronik_types::{LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 use common::*;
 
 const OTHER: TopicId = TopicId(9);
@@ -127,4 +129,96 @@ fn what_retention_deletes_on_a_full_disk_is_not_taken_for_lost() {
     assert!(!node.manager.has_lost_records());
     let log = node.manager.get(&other()).unwrap();
     assert_eq!((log.log_start_offset(), log.hole()), (start, None));
+}
+
+const EPOCHS: &str = "leader-epoch-checkpoint";
+
+fn append_in(log: &Log, epoch: i32, records: BytesMut) -> Result<Appended, AppendError> {
+    log.append(now_at(0), records, AppendOrigin::Client, LeaderEpoch(epoch))
+}
+
+/// A log of two batches of a producer, each under a leader epoch of its own.
+fn two_epochs() -> (Node, Arc<Log>) {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    append_in(&log, 1, idempotent(5, 0, 0, &[b"a"])).unwrap();
+    append_in(&log, 2, idempotent(5, 0, 1, &[b"b"])).unwrap();
+    (node, log)
+}
+
+/// A cut needs no room. What its producer sends again afterwards is in the log once more, also after a restart, and the
+/// epoch that was cut off is forgotten.
+#[test]
+fn a_cut_on_a_full_disk_leaves_nothing_of_what_it_took() {
+    for (has_checkpoint, epoch) in [(true, 1), (false, 1), (true, 3), (false, 3)] {
+        let what = format!("checkpoint {has_checkpoint}, epoch {epoch}");
+        let (node, log) = two_epochs();
+        if has_checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        node.disk.inject(FaultRule::always(Operation::Write, EPOCHS, Fault::NoSpace));
+        assert!(log.truncate_to(now_at(1), Offset(1)).unwrap(), "{what}");
+        let told = (log.log_end_offset(), log.latest_epoch(), log.knows_producer(ProducerId(5)));
+        assert_eq!(told, (Offset(1), Some(LeaderEpoch(1)), true), "{what}");
+        assert!(!log.truncate_to(now_at(1), Offset(1)).unwrap(), "{what}");
+        let again = || append_in(&log, epoch, idempotent(5, 0, 1, &[b"b"]));
+        assert!(again().is_err(), "{what}: an epoch is in its file before a record of it is in the log");
+        node.disk.clear_faults();
+        let appended = again().unwrap();
+        assert_eq!((appended.first_offset, appended.is_duplicate), (Offset(1), false), "{what}");
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        let log = node.log();
+        assert_eq!(all_records(&log, 0, 1_000).len(), 2, "{what}");
+        assert_eq!(log.latest_epoch(), Some(LeaderEpoch(epoch)), "{what}");
+        assert!(!node.manager.has_lost_records(), "{what}");
+    }
+}
+
+/// The process may end before the list of epochs is written, and the list has one then that was cut off.
+#[test]
+fn a_list_of_epochs_from_before_a_cut_is_not_believed_beyond_it() {
+    let (node, log) = two_epochs();
+    node.disk.inject(FaultRule::always(Operation::Write, EPOCHS, Fault::NoSpace));
+    assert!(log.truncate_to(now_at(1), Offset(1)).unwrap());
+    drop(log);
+    node.disk.clear_faults();
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    assert_eq!((log.log_end_offset(), log.latest_epoch()), (Offset(1), Some(LeaderEpoch(1))));
+}
+
+#[test]
+fn a_log_that_is_emptied_on_a_full_disk_has_no_epochs() {
+    let (node, log) = two_epochs();
+    node.disk.inject(FaultRule::once(Operation::Write, EPOCHS, Fault::NoSpace));
+    log.truncate_fully_and_start_at(now_at(1), Offset(100)).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(100), Offset(100)));
+    assert_eq!((log.latest_epoch(), log.knows_producer(ProducerId(5))), (None, false));
+    append_in(&log, 1, idempotent(5, 0, 7, &[b"c"])).unwrap();
+    assert_eq!(node.disk.read_file(&file(EPOCHS)).unwrap(), b"0\n1\n1 100\n");
+}
+
+/// A cut that a read error keeps from its end has not begun, or has taken its directory offline: there is no log whose
+/// producers are known by batches that it does not have.
+#[test]
+fn a_cut_that_a_read_error_stops_changes_nothing() {
+    let mut stopped_count = 0;
+    for skip_count in 0..20 {
+        let (node, log) = two_epochs();
+        node.disk.inject(FaultRule::once(Operation::Read, ".log", Fault::Io).after(skip_count));
+        let cut = log.truncate_to(now_at(1), Offset(1));
+        node.disk.clear_faults();
+        if cut.is_err() {
+            stopped_count += 1;
+            if log.check_usable().is_err() {
+                continue;
+            }
+            assert_eq!(all_records(&log, 0, 1_000).len(), 2, "{skip_count}");
+            assert!(log.truncate_to(now_at(1), Offset(1)).unwrap(), "{skip_count}");
+        }
+        let appended = append_in(&log, 3, idempotent(5, 0, 1, &[b"b"])).unwrap();
+        assert!(!appended.is_duplicate, "{skip_count}");
+    }
+    assert!(stopped_count > 2);
 }
