@@ -37,6 +37,8 @@ impl Log {
                     self.store_epochs(&mut writer, epochs)?;
                 }
             }
+            // An earlier cut may have failed to write down where holes are left.
+            self.close_hole(self.log_end_offset().get())?;
             return Ok(false);
         }
         let first = self.view.lock().segments.first().map(|segment| segment.base_offset);

@@ -222,3 +222,38 @@ fn a_cut_that_a_read_error_stops_changes_nothing() {
     }
     assert!(stopped_count > 2);
 }
+
+/// Whoever cuts a log at a hole tries again until there is room, and the hole is closed then.
+#[test]
+fn a_hole_is_closed_by_a_cut_that_is_tried_again() {
+    for (full_file, close_second) in [(EPOCHS, true), (EPOCHS, false), ("hole", true)] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        for at in 0..60 {
+            append_in(&log, at / 20, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+        }
+        log.set_high_watermark(Offset(60));
+        log.sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let entries = node.disk.read_dir(&partition_dir()).unwrap();
+        let bases: Vec<i64> =
+            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        disk.crash(Crash::Process);
+        for lost in [bases[1], bases[3]] {
+            disk.remove_file(&segment(lost, "log")).unwrap();
+        }
+        let node = Node::on(disk, small_segments(), "boot-1");
+        let log = node.log();
+        let hole = Offset(if close_second { bases[3] } else { bases[1] });
+        let left = close_second.then_some(Offset(bases[1]));
+        assert_eq!(log.hole(), Some(Offset(bases[1])));
+        node.disk.inject(FaultRule::once(Operation::Write, full_file, Fault::NoSpace));
+        let first = log.truncate_to(now_at(1), hole);
+        assert_eq!(first.is_err(), full_file == "hole", "{first:?}");
+        log.truncate_to(now_at(2), hole).unwrap();
+        assert_eq!((log.hole(), log.log_end_offset()), (left, hole), "{full_file}, {close_second}");
+    }
+}
