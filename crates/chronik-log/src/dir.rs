@@ -14,7 +14,7 @@ use crate::LogError;
 use crate::config::ManagerOptions;
 use crate::error::{is_disk_full, is_out_of_files};
 use crate::file_cache::FileCache;
-use crate::journal::{Journal, NoteKind};
+use crate::journal::{Journal, Note, NoteKind};
 use crate::names;
 use crate::removal::RemovalQueue;
 use crate::stats::LogCounters;
@@ -248,6 +248,18 @@ impl LogDir {
     }
 
     /// Notes what makes room on the disk, from which a full disk must not keep anyone. What it has no room for is owed.
+    /// Notes again what older journals say of a partition, before they go.
+    pub(crate) fn note_again(&self, partition: &TopicPartition, notes: &[Note]) -> Result<(), LogError> {
+        let mut journal = self.journal.lock();
+        let path = journal.path();
+        for note in notes {
+            let noted = journal.note(&*self.disk, partition, note.kind, note.offset);
+            noted.map_err(|source| self.write_failed("write the journal", &path, source))?;
+        }
+        drop(journal);
+        if notes.iter().any(|note| note.kind.is_synced()) { self.sync_notes() } else { Ok(()) }
+    }
+
     pub(crate) fn note_or_owe(
         &self,
         partition: &TopicPartition,

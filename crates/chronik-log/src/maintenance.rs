@@ -171,7 +171,7 @@ impl Log {
             ],
             &view.segments,
             &view.epochs,
-            &writer.producers,
+            Some(&writer.producers),
         );
     }
 
@@ -258,7 +258,15 @@ fn store_checkpoint(
     clean: bool,
 ) -> Result<(), LogError> {
     let dir = &home.dir;
-    let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
+    let failed = manager.carry_failed(dir)?;
+    // The next process has to know of what could not be recovered that the machine has stopped, and that nobody has ended it
+    // in good order; what that costs the other logs is time.
+    let has_rebooted = failed.iter().any(|known| known.rebooted);
+    let boot_id = if has_rebooted { "" } else { &manager.shared.options.boot_id };
+    let mut checkpoint = CheckpointWriter::new(generation, boot_id, clean && failed.is_empty());
+    for earlier in failed.iter().filter_map(|known| known.checkpoint.as_ref()) {
+        checkpoint.carry(earlier);
+    }
     for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
         log.add_to_checkpoint(&mut checkpoint);
     }

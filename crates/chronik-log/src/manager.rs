@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::dir::{LogDir, Shared};
 use crate::journal::NoteKind;
 use crate::log::{LogParts, replace_unsynced};
+use crate::recovery::Known;
 use crate::startup::{FailedLog, Recovered, StartingLogManager};
 use crate::stats::LogStats;
 use crate::{
@@ -286,6 +287,19 @@ impl LogManager {
         waiting.map(|failed| failed.error.clone())
     }
 
+    /// What is known of the logs in a directory that could not be recovered, for its checkpoint. What the journals say of
+    /// them is in the new one afterwards, and nothing else in between: a deletion is noted before or behind all of it.
+    pub(crate) fn carry_failed(&self, dir: &Arc<LogDir>) -> Result<Vec<Known>, LogError> {
+        let _creating = self.creating.lock();
+        let failed = self.failed.read();
+        let mut carried = Vec::new();
+        for (partition, failed) in failed.iter().filter(|(_, failed)| Arc::ptr_eq(failed.dir(), dir)) {
+            dir.note_again(partition, &failed.known().notes)?;
+            carried.push(failed.known().clone());
+        }
+        Ok(carried)
+    }
+
     /// Recovers what a full disk has kept from it, if there is room now.
     pub(crate) fn recover_waiting(&self, now: Now) {
         let due = |(partition, failed): (&TopicPartition, &mut FailedLog)| {
@@ -425,10 +439,16 @@ impl LogManager {
             .collect();
         let path = dir.path.join(names::CLEANER_CHECKPOINT);
         dir.disk.replace_file(&path, kafka_checkpoint::format(&offsets).as_bytes()).map_err(|source| {
+        let of_failed = |(partition, failed): (&TopicPartition, &FailedLog)| {
+            let is_here = Arc::ptr_eq(failed.dir(), dir);
+            Some((partition.clone(), failed.known().cleaned_up_to.filter(|_| is_here)?))
+        };
+        let failed: Vec<(TopicPartition, i64)> = self.failed.read().iter().filter_map(of_failed).collect();
             dir.mark_cleaner_offsets_changed();
             LogError::io("write", &path, source)
         })
     }
+            .chain(failed)
 
     /// Syncs all logs, writes the last checkpoint and the mark of a clean shutdown, and gives the directories back. The
     /// first failure is told; what can be written is written nevertheless.

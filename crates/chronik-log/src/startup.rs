@@ -76,7 +76,8 @@ pub(crate) struct FailedLog {
     /// Why, the last time.
     pub(crate) error: LogError,
     dir: Arc<LogDir>,
-    /// What is known of it: all of it while it waits for room, else what holds whatever is done meanwhile.
+    /// What is known of it, for the next attempt or the next process. Nobody else writes to its directory, so that it holds
+    /// whatever becomes of other logs meanwhile.
     known: Known,
     waits: bool,
     config: Arc<LogConfig>,
@@ -112,6 +113,10 @@ impl FailedLog {
     }
 
     /// Whether its directory belongs to an attempt.
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
+    }
+
     pub(crate) fn is_being_recovered(&self) -> bool {
         matches!(self.attempt, Attempt::UnderWay | Attempt::Deleted)
     }
@@ -195,22 +200,21 @@ impl StartingLogManager {
         let Some(task) = self.tasks.get(at).and_then(|task| task.lock().take()) else { return false };
         let Task { dir, partition, known } = task;
         let config = (self.config_for)(&partition.topic);
-        let kept = (!has_room(&dir)).then(|| known.clone());
-        let lasting = known.lasting();
+        let had_room = has_room(&dir);
+        let kept = known.clone();
         match recover(&dir, &partition, known, Arc::clone(&config), now) {
             Ok(log) => {
                 self.recovered.lock().logs.insert(partition, Arc::new(log));
             }
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
-                let waits = kept.is_some() && matches!(error, LogError::DiskFull { .. });
+                let waits = !had_room && matches!(error, LogError::DiskFull { .. });
                 if !waits {
                     self.shared.note_loss();
                 }
-                let known = kept.filter(|_| waits).unwrap_or(lasting);
                 // Where there was room this was an attempt like any other.
                 let attempt = if waits { Attempt::WithRoom } else { Attempt::AfterPause };
-                let failed = FailedLog { error, dir, known, waits, config, now, attempt };
+                let failed = FailedLog { error, dir, known: kept, waits, config, now, attempt };
                 self.recovered.lock().failed.insert(partition, failed);
             }
         }

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
 use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig};
-use chronik_types::{LeaderEpoch, Offset};
+use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use common::*;
 
 /// After this a retention pass is due, whatever ran before.
@@ -514,5 +516,125 @@ fn damage_in_a_segment_of_deleted_records_is_no_hole() {
         let log = node.log();
         let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
         assert_eq!(range, (None, start, Offset(60)), "{damage:?}");
+    }
+}
+
+/// A log that led with a gap, whose records before offset 5 are deleted, and which has grown since its checkpoint. Gives
+/// where its first segment ends, and the gap behind it.
+fn with_a_gap_and_a_start() -> (SimDisk, i64, i64) {
+    let node = Node::new(small_segments());
+    append_up_to(&node.log(), 60, 0);
+    node.log().set_high_watermark(Offset(60));
+    node.log().sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    let (gap, behind) = (bases(&node.disk)[1], bases(&node.disk)[2]);
+    node.disk.crash(Crash::Process);
+    let disk = node.disk.clone();
+    drop(node);
+    disk.remove_file(&segment(gap, "log")).unwrap();
+    let node = Node::on(disk, small_segments(), "boot-1");
+    let log = node.log();
+    assert_eq!(log.hole(), Some(Offset(gap)));
+    log.forget_hole().unwrap();
+    append_up_to(&log, 70, 0);
+    log.sync().unwrap();
+    node.manager.maintain(now_at(20_000));
+    log.set_high_watermark(Offset(70));
+    log.delete_records(Offset(5)).unwrap();
+    append_up_to(&log, 100, 0);
+    log.sync().unwrap();
+    let disk = node.disk.clone();
+    drop((log, node));
+    disk.crash(Crash::Process);
+    (disk, gap, behind)
+}
+
+/// A recovery that has failed is done again with what was known the first time: by this process once there is room, or by
+/// the next one, however many checkpoints others have made meanwhile.
+#[test]
+fn a_log_that_could_not_be_recovered_is_recovered_later_as_it_would_have_been() {
+    for (fault, retried_here, is_shut_down) in [
+        (Fault::NoSpace, true, false),
+        (Fault::NoSpace, false, false),
+        (Fault::Io, false, false),
+        (Fault::Io, false, true),
+    ] {
+        for life_count in if retried_here { 1..=1 } else { 1..=2 } {
+            let what =
+                format!("{fault:?}, here {retried_here}, shut down {is_shut_down}, {life_count} lives");
+            let (disk, gap, behind) = with_a_gap_and_a_start();
+            let mut node = None;
+            for _ in 0..life_count {
+                let operation = if fault == Fault::Io { Operation::Open } else { Operation::Write };
+                let path = if fault == Fault::Io { ".log" } else { ".index" };
+                disk.inject(FaultRule::once(operation, path, fault));
+                let failing = Node::on(disk.clone(), small_segments(), "boot-1");
+                assert!(failing.manager.is_failed(&partition()), "{what}");
+                assert!(!failing.manager.waits_for_room(), "{what}");
+                let other = TopicPartition::new("other", 0);
+                let other = failing.manager.get_or_create(&other, TopicId(9), Arc::clone(&failing.config));
+                append(&other.unwrap(), batch(BASE_MS, &[b"goes on"])).unwrap();
+                for ms in [1_000, 10_000, 20_000] {
+                    failing.manager.maintain(now_at(ms));
+                }
+                if retried_here {
+                    failing.manager.maintain(now_at(40_000));
+                } else {
+                    assert!(failing.manager.is_failed(&partition()), "{what}");
+                    if is_shut_down {
+                        failing.manager.shutdown(now_at(30_000)).unwrap();
+                    }
+                }
+                if retried_here {
+                    node = Some(failing);
+                } else {
+                    disk.crash(Crash::Process);
+                }
+            }
+            let node = node.unwrap_or_else(|| Node::on(disk, small_segments(), "boot-1"));
+            let log = node.log();
+            let range = (log.log_start_offset(), log.log_end_offset(), log.hole());
+            assert_eq!(range, (Offset(5), Offset(100), None), "{what}");
+            let expected: Vec<i64> = (5..gap).chain(behind..100).collect();
+            assert_eq!(offsets_of(&log, 5), expected, "{what}");
+        }
+    }
+}
+
+/// A process that could not recover a log ends, and the next one on the same boot has to know that the machine had stopped.
+#[test]
+fn a_log_that_could_not_be_recovered_after_a_loss_of_power_is_not_believed_by_the_next_process() {
+    let config = || LogConfig { flush_messages: None, ..small_segments() };
+    for is_shut_down in [false, true] {
+        let node = Node::new(config());
+        let log = node.log();
+        append_up_to(&log, 40, 0);
+        log.sync().unwrap();
+        let synced = log.recovery_point();
+        append_up_to(&log, 70, 0);
+        node.manager.maintain(now_at(10_000));
+        let bases = bases(&node.disk);
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        written_by_the_system(&disk);
+        disk.crash(Crash::PowerLoss { seed: 1 });
+        // What was not synced is not what it was, though it is as long.
+        let lost = bases.iter().copied().find(|&base| synced.get() < base).unwrap();
+        disk.corrupt(&segment(lost, "log"), 100, 0xff).unwrap();
+        disk.inject(FaultRule::once(Operation::Open, ".log", Fault::Io));
+        let node = Node::on(disk.clone(), config(), "boot-2");
+        assert!(node.manager.is_failed(&partition()));
+        node.manager.maintain(now_at(10_000));
+        if is_shut_down {
+            node.manager.shutdown(now_at(20_000)).unwrap();
+        }
+        drop(node);
+        disk.crash(Crash::Process);
+        let node = Node::on(disk, config(), "boot-2");
+        let log = node.log();
+        let end = log.log_end_offset();
+        assert!(synced <= end && end.get() < lost + 5, "{is_shut_down}: it ends at {end}");
+        assert_eq!(all_records(&log, 0, 500).len(), usize::try_from(end.get()).unwrap(), "{is_shut_down}");
     }
 }

@@ -104,13 +104,6 @@ struct Recovery<'a> {
 }
 
 impl Known {
-    /// What is still known when other logs have been written meanwhile. What the checkpoint and the journal said is out of
-    /// date then; the log's batches say what is in it.
-    pub(crate) fn lasting(&self) -> Self {
-        let Self { has_failed_sync, last_writer, cleaned_up_to, .. } = *self;
-        Self { rebooted: true, has_failed_sync, last_writer, cleaned_up_to, ..Self::default() }
-    }
-
     /// Once the partition was deleted, nothing that was known before is about the log that is there now.
     fn forget_deleted(&mut self) {
         let Some(at) = self.notes.iter().rposition(|note| note.kind == NoteKind::Delete) else { return };
