@@ -302,8 +302,15 @@ impl LogManager {
 
     /// Recovers what a full disk has kept from it, if there is room now.
     pub(crate) fn recover_waiting(&self, now: Now) {
+        if self.failed.read().is_empty() {
+            return;
+        }
+        // The system is asked under no lock: whoever fetches looks for the failed logs too.
+        let with_room: Vec<&Arc<LogDir>> =
+            self.dirs.iter().map(|home| &home.dir).filter(|dir| crate::startup::has_room(dir)).collect();
         let due = |(partition, failed): (&TopicPartition, &mut FailedLog)| {
-            failed.is_due(now).then(|| partition.clone())
+            let has_room = with_room.iter().any(|dir| Arc::ptr_eq(dir, failed.dir()));
+            failed.is_due(now, has_room).then(|| partition.clone())
         };
         let due: Vec<TopicPartition> = self.failed.write().iter_mut().filter_map(due).collect();
         for partition in due {

@@ -47,7 +47,8 @@ pub(crate) struct Recovered {
 /// The free space from which on a log is recovered that a full disk has kept from it: its indexes and small files.
 const ROOM_TO_RECOVER_BYTES: u64 = 64 << 20;
 
-fn has_room(dir: &LogDir) -> bool {
+/// Whether there is that much.
+pub(crate) fn has_room(dir: &LogDir) -> bool {
     dir.disk.space(&dir.path).map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
 }
 
@@ -88,7 +89,7 @@ pub(crate) struct FailedLog {
 impl FailedLog {
     /// Whether there is something to be gained from another attempt, as the disk was full and is not any more; or
     /// whether the directory is still to go. It is asked in every pass.
-    pub(crate) fn is_due(&mut self, now: Now) -> bool {
+    pub(crate) fn is_due(&mut self, now: Now, has_room: bool) -> bool {
         let is_time = match self.attempt {
             Attempt::WithRoom => true,
             Attempt::NotBefore(at) => at <= now.monotonic,
@@ -99,7 +100,7 @@ impl FailedLog {
             Attempt::UnderWay => false,
             Attempt::Deleted => return true,
         };
-        is_time && matches!(self.error, LogError::DiskFull { .. }) && has_room(&self.dir)
+        is_time && matches!(self.error, LogError::DiskFull { .. }) && has_room
     }
 
     /// Whether nothing but room is missing, so that nobody can say yet whether it has lost anything. While there is one,
@@ -112,11 +113,11 @@ impl FailedLog {
         &self.dir
     }
 
-    /// Whether its directory belongs to an attempt.
     pub(crate) fn known(&self) -> &Known {
         &self.known
     }
 
+    /// Whether its directory belongs to an attempt.
     pub(crate) fn is_being_recovered(&self) -> bool {
         matches!(self.attempt, Attempt::UnderWay | Attempt::Deleted)
     }
