@@ -638,3 +638,36 @@ fn a_log_that_could_not_be_recovered_after_a_loss_of_power_is_not_believed_by_th
         assert_eq!(all_records(&log, 0, 500).len(), usize::try_from(end.get()).unwrap(), "{is_shut_down}");
     }
 }
+
+/// A recovery cuts a damaged segment, and may not come to its end. The next one finds nothing wrong with that segment.
+#[test]
+fn a_recovery_that_is_interrupted_keeps_the_hole_that_it_has_made() {
+    let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..small_segments() };
+    for base_at in [0, 1] {
+        let mut stop = 0;
+        loop {
+            let node = Node::new(small_segments());
+            append_up_to(&node.log(), 60, 0);
+            let base = bases(&node.disk)[base_at];
+            let disk = node.disk.clone();
+            drop(node);
+            Damage::Byte.strike(&disk, base);
+            disk.crash(Crash::Process);
+            disk.stop_after(stop);
+            let source_config = Arc::new(config.clone());
+            let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let first = open_manager(&as_disk, &dir(), options("boot-1"), &source_config, now_at(0));
+            let is_whole = first.is_ok_and(|manager| manager.failed().is_empty());
+            disk.crash(Crash::Process);
+            let node = Node::on(disk, config.clone(), "boot-1");
+            let log = node.log();
+            let range = (log.hole(), log.log_end_offset());
+            assert_eq!(range, (Some(Offset(base + 4)), Offset(60)), "{base}, stopped after {stop}");
+            if is_whole {
+                break;
+            }
+            stop += 1;
+        }
+        assert!(stop > 3, "it was stopped within the recovery");
+    }
+}

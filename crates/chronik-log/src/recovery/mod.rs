@@ -101,6 +101,8 @@ struct Recovery<'a> {
     deleted: BTreeSet<i64>,
     /// The offsets from which on segments have lost what they held, with others behind them.
     lost_from: BTreeSet<i64>,
+    /// What the file of the holes holds, if there is one.
+    hole_file: Option<Vec<u8>>,
 }
 
 impl Known {
@@ -149,6 +151,7 @@ pub(crate) fn recover(
         put_in_place: BTreeSet::new(),
         is_damaged: false,
         lost_from: BTreeSet::new(),
+        hole_file: None,
         deleted: BTreeSet::new(),
     };
     let entries = recovery.finish_interrupted(entries)?;
@@ -159,6 +162,7 @@ pub(crate) fn recover(
 impl Recovery<'_> {
     fn run(mut self, entries: &[DirEntry]) -> Result<Log, LogError> {
         let topic_id = self.topic_id(entries)?;
+        self.read_hole_file(entries)?;
         let bases: Vec<(i64, u64)> = self
             .files
             .iter()
@@ -203,10 +207,13 @@ impl Recovery<'_> {
                 segments.push(segment);
             }
         }
+        if !lost.is_empty() {
+            self.keep_lost()?;
+        }
         self.remove_segments(&lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
         self.complete_epochs(&segments, offsets.log_start)?;
-        let holes = self.settle_holes(entries, &segments, &offsets)?;
+        let holes = self.settle_holes(&segments, &offsets)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();

@@ -173,6 +173,9 @@ impl Recovery<'_> {
             tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
         }
         if segment.size_bytes < len {
+            if next_base.is_some() {
+                self.keep_lost()?;
+            }
             file.truncate(segment.size_bytes).map_err(|e| self.dir.write_failed("cut", &path, e))?;
         }
         if next_base.is_some() {
