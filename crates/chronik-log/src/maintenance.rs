@@ -94,7 +94,7 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
 fn pay_notes(manager: &LogManager, home: &ManagedDir) {
     home.dir.pay_notes(|partition| {
         let log = manager.get(partition).filter(|log| Arc::ptr_eq(&log.dir, &home.dir));
-        log.map(|log| log.log_start_offset().get())
+        log.map_or(Ok(()), |log| log.pay_start())
     });
 }
 
@@ -117,6 +117,17 @@ impl Log {
         let (Some(flush_ms), Some(since)) = (flush_ms, writer.unsynced_since) else { return SyncWish::None };
         let at = since.plus_ms(flush_ms);
         if at <= now.monotonic { SyncWish::Now } else { SyncWish::At(at) }
+    }
+
+    /// Has the journal say where the log begins, if it owes that. Once it is closed it does not: what is noted then is of the
+    /// next log of its name.
+    fn pay_start(&self) -> Result<(), LogError> {
+        let _writer = self.writer.lock();
+        match self.check_usable() {
+            Ok(()) => self.dir.pay_start(&self.partition, self.log_start_offset().get()),
+            Err(LogError::Closed) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn expire_producers(&self, now: Now) {
