@@ -125,13 +125,14 @@ impl LogManager {
         if let Some(failed) = self.failed.read().get(partition) {
             return Err(failed.error.clone());
         }
-        for home in &self.dirs {
+        let is_online = |home: &&ManagedDir| home.dir.check_online().is_ok();
+        for home in self.dirs.iter().filter(is_online) {
             home.dir.pay_deletion(partition)?;
         }
         let dir = self.choose_dir()?;
         let path = dir.partition_path(partition);
         // Or a power loss might bring the log of a deleted topic back under this name.
-        for home in self.dirs.iter().filter(|home| home.dir.check_online().is_ok()) {
+        for home in self.dirs.iter().filter(is_online) {
             home.dir.sync_renames()?;
         }
         dir.disk

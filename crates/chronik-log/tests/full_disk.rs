@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use chronik_disk::{Crash, Disk, Fault, FaultRule, Operation, SimDisk};
-use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError};
+use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError, LogManager};
 use chronik_types::{LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 use common::*;
 
@@ -256,4 +256,41 @@ fn a_hole_is_closed_by_a_cut_that_is_tried_again() {
         log.truncate_to(now_at(2), hole).unwrap();
         assert_eq!((log.hole(), log.log_end_offset()), (left, hole), "{full_file}, {close_second}");
     }
+}
+
+/// What was deleted in a directory that is offline by now does not keep others from anything.
+#[test]
+fn a_deletion_that_an_offline_directory_did_not_take_keeps_no_name_from_use() {
+    let disk = SimDisk::new();
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let config = Arc::new(config());
+    let source_config = Arc::clone(&config);
+    let source = Arc::new(move |_: &str| Arc::clone(&source_config));
+    let dirs = vec!["/data".into(), "/more".into()];
+    let starting = LogManager::open(as_disk, dirs, options("boot-1"), source, now_at(0)).unwrap();
+    let manager = starting.finish(now_at(0));
+    let open = |partition: &TopicPartition, id| manager.get_or_create(partition, id, Arc::clone(&config));
+    let first = open(&other(), OTHER).unwrap();
+    let next = TopicPartition::new("next", 0);
+    let second = open(&next, TopicId(8)).unwrap();
+    assert_ne!(first.log_dir(), second.log_dir());
+    append(&second, batch(BASE_MS, &[b"a"])).unwrap();
+    full(&disk);
+    assert!(manager.delete(now_at(1), &other()).unwrap());
+    // Its directory fails.
+    let failing = TopicPartition::new("failing", 0);
+    disk.set_capacity_bytes(None);
+    let of_first = first.log_dir().to_owned();
+    let held_back = FaultRule::always(Operation::Write, "chronik-journal", Fault::NoSpace);
+    disk.inject(held_back);
+    let failing = open(&failing, TopicId(7)).unwrap();
+    assert_eq!(failing.log_dir(), of_first);
+    disk.clear_faults();
+    disk.inject(FaultRule::once(Operation::Write, "failing-0", Fault::Io));
+    assert!(append(&failing, batch(BASE_MS, &[b"a"])).is_err());
+    assert_eq!(manager.offline_dirs().len(), 1);
+    let journal = of_first.join("chronik-journal").to_str().unwrap().to_owned();
+    disk.inject(FaultRule::always(Operation::Write, journal, Fault::Io));
+    let remade = open(&other(), TopicId(10)).unwrap();
+    assert_ne!(remade.log_dir(), of_first);
 }
