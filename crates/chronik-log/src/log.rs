@@ -171,7 +171,8 @@ impl Log {
             writer: Mutex::new(Writer {
                 producers: parts.producers,
                 snapshots: parts.snapshots,
-                dir_unsynced: !unsynced.is_empty(),
+                // What the last process made or renamed it may not have synced, and no checkpoint tells.
+                dir_unsynced: true,
                 id_unsynced: parts.id_unsynced,
                 unsynced,
                 ..Writer::default()

@@ -142,7 +142,6 @@ impl LogManager {
         replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
         let parts = LogParts { id_unsynced: true, ..LogParts::default() };
         let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, parts);
-        log.writer.lock().dir_unsynced = true;
         dir.mark_changed();
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
@@ -440,23 +439,23 @@ impl LogManager {
             return Ok(());
         }
         let logs = self.logs();
-        let offsets: BTreeMap<TopicPartition, i64> = logs
-            .iter()
-            .filter(|log| Arc::ptr_eq(&log.dir, dir))
-            .filter_map(|log| Some((log.topic_partition().clone(), log.cleaned_up_to()?.get())))
-            .collect();
-        let path = dir.path.join(names::CLEANER_CHECKPOINT);
-        dir.disk.replace_file(&path, kafka_checkpoint::format(&offsets).as_bytes()).map_err(|source| {
         let of_failed = |(partition, failed): (&TopicPartition, &FailedLog)| {
             let is_here = Arc::ptr_eq(failed.dir(), dir);
             Some((partition.clone(), failed.known().cleaned_up_to.filter(|_| is_here)?))
         };
         let failed: Vec<(TopicPartition, i64)> = self.failed.read().iter().filter_map(of_failed).collect();
+        let offsets: BTreeMap<TopicPartition, i64> = logs
+            .iter()
+            .filter(|log| Arc::ptr_eq(&log.dir, dir))
+            .filter_map(|log| Some((log.topic_partition().clone(), log.cleaned_up_to()?.get())))
+            .chain(failed)
+            .collect();
+        let path = dir.path.join(names::CLEANER_CHECKPOINT);
+        dir.disk.replace_file(&path, kafka_checkpoint::format(&offsets).as_bytes()).map_err(|source| {
             dir.mark_cleaner_offsets_changed();
             LogError::io("write", &path, source)
         })
     }
-            .chain(failed)
 
     /// Syncs all logs, writes the last checkpoint and the mark of a clean shutdown, and gives the directories back. The
     /// first failure is told; what can be written is written nevertheless.

@@ -671,3 +671,36 @@ fn a_recovery_that_is_interrupted_keeps_the_hole_that_it_has_made() {
         assert!(stop > 3, "it was stopped within the recovery");
     }
 }
+
+/// A segment is begun, and the disk has no room for its first batch. What the next process syncs in it has to have a name.
+#[test]
+fn the_name_of_a_segment_that_the_last_process_began_is_synced_with_what_is_in_it() {
+    let node = Node::new(small_segments());
+    append_up_to(&node.log(), 40, 0);
+    let third = bases(&node.disk)[2];
+    for is_shut_down in [false, true] {
+        for seed in 0..20 {
+            let what = format!("shut down {is_shut_down}, seed {seed}");
+            let node = Node::new(small_segments());
+            let log = node.log();
+            append_up_to(&log, third, 0);
+            log.sync().unwrap();
+            let name = segment(third, "log").to_str().unwrap().to_owned();
+            node.disk.inject(FaultRule::once(Operation::Write, name, Fault::NoSpace));
+            append(&log, batch(BASE_MS, &[b"no room"])).unwrap_err();
+            assert_eq!(log.segment_count(), 3);
+            node.manager.maintain(now_at(10_000));
+            if is_shut_down {
+                node.manager.shutdown(now_at(11_000)).unwrap();
+            }
+            drop(log);
+            let node = node.restart(Crash::Process, "boot-1");
+            let log = node.log();
+            append_up_to(&log, third + 1, 0);
+            log.sync().unwrap();
+            drop(log);
+            let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+            assert_eq!(node.log().log_end_offset(), Offset(third + 1), "{what}");
+        }
+    }
+}
