@@ -23,10 +23,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from followers import PACE_S, Follower, following, produce_answer, produce_body
+
 import report
 import wire
 from cluster import Cluster, Node, await_same_segments, create_topics, eventually
-from followers import PACE_S, Follower, following, produce_answer, produce_body
 from report import expect
 
 WHAT = {"binary": Path("target/release/chronik-server")}
@@ -40,8 +41,8 @@ SERVED_AGAIN_S_MAX = 8.0
 ALONE_S = 4.0
 # A replica that has to be copied whole while others wait for records: about a gigabyte.
 BULK_PARTITIONS, BULK_BATCHES, BULK_BATCH_BYTES = 60, 18, 950_000
-# The longest that a producer may wait for an acknowledgement meanwhile. It is milliseconds on a machine that does nothing
-# else; this fails what waits for the copy.
+# The longest that a producer may wait for an acknowledgement meanwhile. It is milliseconds where nothing else goes on; this
+# fails what waits for the copy.
 STARVED_S = 5.0
 # How often each topic that is made meanwhile is written to.
 FRESH_RECORDS = 20

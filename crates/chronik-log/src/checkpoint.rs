@@ -87,7 +87,7 @@ impl CheckpointWriter {
         offsets: [i64; 4],
         segments: &[Segment],
         epochs: &EpochCache,
-        producers: &ProducerState,
+        producers: Option<&ProducerState>,
     ) {
         let out = &mut self.out;
         put_str(out, &partition.topic);
@@ -105,12 +105,24 @@ impl CheckpointWriter {
             put_i32(out, entry.epoch);
             put_i64(out, entry.start_offset);
         }
-        let has_producers = producers.len() <= PRODUCERS_MAX;
-        out.push(u8::from(has_producers));
-        if has_producers {
+        let producers = producers.filter(|producers| producers.len() <= PRODUCERS_MAX);
+        out.push(u8::from(producers.is_some()));
+        if let Some(producers) = producers {
             producers.encode(out);
         }
         self.count += 1;
+    }
+
+    /// Adds what an earlier checkpoint says of a partition.
+    pub(crate) fn carry(&mut self, earlier: &PartitionCheckpoint) {
+        let offsets = [
+            earlier.log_start_offset,
+            earlier.log_end_offset,
+            earlier.high_watermark,
+            earlier.recovery_point,
+        ];
+        let PartitionCheckpoint { partition, topic_id, segments, epochs, producers, .. } = earlier;
+        self.add(partition, *topic_id, offsets, segments, epochs, producers.as_ref());
     }
 
     pub(crate) fn finish(mut self) -> Vec<u8> {

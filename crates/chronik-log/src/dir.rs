@@ -14,7 +14,7 @@ use crate::LogError;
 use crate::config::ManagerOptions;
 use crate::error::{is_disk_full, is_out_of_files};
 use crate::file_cache::FileCache;
-use crate::journal::{Journal, NoteKind};
+use crate::journal::{Journal, Note, NoteKind};
 use crate::names;
 use crate::removal::RemovalQueue;
 use crate::stats::LogCounters;
@@ -110,7 +110,8 @@ pub(crate) struct LogDir {
     cleaner_offsets_changed: AtomicBool,
     /// Held while that file is written.
     pub(crate) cleaner_offsets: Mutex<()>,
-    /// Notes that a full disk has not taken. Each is written as soon as there is room for it.
+    /// Notes that a full disk has not taken. Each is written as soon as there is room for it. Locked after a log's writer,
+    /// and before the journal.
     owed_notes: Mutex<BTreeSet<(TopicPartition, NoteKind)>>,
     pub(crate) removals: RemovalQueue,
 }
@@ -247,6 +248,18 @@ impl LogDir {
         Ok(generation)
     }
 
+    /// Notes again what older journals say of a partition, before they go.
+    pub(crate) fn note_again(&self, partition: &TopicPartition, notes: &[Note]) -> Result<(), LogError> {
+        let mut journal = self.journal.lock();
+        let path = journal.path();
+        for note in notes {
+            let noted = journal.note(&*self.disk, partition, note.kind, note.offset);
+            noted.map_err(|source| self.write_failed("write the journal", &path, source))?;
+        }
+        drop(journal);
+        if notes.iter().any(|note| note.kind.is_synced()) { self.sync_notes() } else { Ok(()) }
+    }
+
     /// Notes what makes room on the disk, from which a full disk must not keep anyone. What it has no room for is owed.
     pub(crate) fn note_or_owe(
         &self,
@@ -255,7 +268,13 @@ impl LogDir {
         offset: i64,
     ) -> Result<(), LogError> {
         match self.note(partition, kind, offset) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                if kind == NoteKind::Delete {
+                    // What its log owed is of no account, and must not come to lie behind the notes of another of its name.
+                    self.owed_notes.lock().retain(|(of, _)| of != partition);
+                }
+                Ok(())
+            }
             Err(LogError::DiskFull { .. }) => {
                 let mut owed = self.owed_notes.lock();
                 if kind == NoteKind::Delete {
@@ -271,28 +290,36 @@ impl LogDir {
     /// Writes the note of a deletion that is owed, before there is another log of the partition's name.
     pub(crate) fn pay_deletion(&self, partition: &TopicPartition) -> Result<(), LogError> {
         let key = (partition.clone(), NoteKind::Delete);
-        if self.owed_notes.lock().contains(&key) {
+        // In one step: a second note of it would delete the log that has come after the first.
+        let mut owed = self.owed_notes.lock();
+        if owed.contains(&key) {
             self.note(partition, NoteKind::Delete, 0)?;
-            self.owed_notes.lock().remove(&key);
+            owed.remove(&key);
         }
         Ok(())
     }
 
-    /// Writes what is owed, as far as there is room. `start_of` tells where a log begins by now.
-    pub(crate) fn pay_notes(&self, start_of: impl Fn(&TopicPartition) -> Option<i64>) {
+    /// Writes the note of a log's start if it is owed. The caller holds the log's writer, and the log is not closed.
+    pub(crate) fn pay_start(&self, partition: &TopicPartition, start: i64) -> Result<(), LogError> {
+        let key = (partition.clone(), NoteKind::LogStart);
+        let mut owed = self.owed_notes.lock();
+        if owed.contains(&key) {
+            self.note(partition, NoteKind::LogStart, start)?;
+            owed.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Writes what is owed, as far as there is room. `pay_start` has a log pay its own.
+    pub(crate) fn pay_notes(&self, pay_start: impl Fn(&TopicPartition) -> Result<(), LogError>) {
         let owed: Vec<(TopicPartition, NoteKind)> = self.owed_notes.lock().iter().cloned().collect();
         for (partition, kind) in owed {
-            let paid = if kind == NoteKind::Delete {
-                self.pay_deletion(&partition)
-            } else {
-                let start = start_of(&partition);
-                start.map_or(Ok(()), |start| self.note(&partition, kind, start).map(|_| ()))
-            };
+            let paid =
+                if kind == NoteKind::Delete { self.pay_deletion(&partition) } else { pay_start(&partition) };
             if let Err(error) = paid {
                 tracing::debug!(%partition, %error, "the journal has no room yet");
                 return;
             }
-            self.owed_notes.lock().remove(&(partition, kind));
         }
     }
 

@@ -267,6 +267,21 @@ impl LogError {
         }
     }
 
+    /// Whether what failed may succeed later without anybody having repaired anything: the disk was full, or too many files
+    /// were open.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => is_out_of_files(source),
+            Self::OffsetOutOfRange { .. }
+            | Self::Offline { .. }
+            | Self::Corrupt { .. }
+            | Self::Closed
+            | Self::InconsistentTopicId { .. }
+            | Self::Locked(_) => false,
+        }
+    }
+
     /// The error of a file operation: a full file system is told apart from everything else.
     pub(crate) fn io(attempt: &'static str, path: &Path, source: io::Error) -> Self {
         if is_disk_full(&source) {

@@ -77,6 +77,8 @@ pub(crate) struct Writer {
     pub(crate) unsynced: BTreeSet<i64>,
     /// Whether files were made or renamed since the directory was synced.
     pub(crate) dir_unsynced: bool,
+    /// Whether the file of the leader epochs lacks what readers see of them. It is written before the next append.
+    pub(crate) epochs_unwritten: bool,
     /// Whether `partition.metadata` was written and no sync has covered it.
     pub(crate) id_unsynced: bool,
     /// Records appended since the last sync was asked for.
@@ -171,7 +173,8 @@ impl Log {
             writer: Mutex::new(Writer {
                 producers: parts.producers,
                 snapshots: parts.snapshots,
-                dir_unsynced: !unsynced.is_empty(),
+                // What the last process made or renamed it may not have synced, and no checkpoint tells.
+                dir_unsynced: true,
                 id_unsynced: parts.id_unsynced,
                 unsynced,
                 ..Writer::default()
@@ -474,6 +477,7 @@ impl Log {
             }
             writer.id_unsynced = false;
         }
+        self.write_owed_epochs(writer)?;
         if kind == NoteKind::Append && writer.noted_generation == Some(self.dir.generation()) {
             return Ok(());
         }
@@ -521,8 +525,37 @@ impl Log {
         let path = self.path().join(names::LEADER_EPOCH_CHECKPOINT);
         replace_unsynced(&self.dir, &path, epochs.to_file().as_bytes())?;
         writer.dir_unsynced = true;
+        writer.epochs_unwritten = false;
         self.dir.mark_changed();
         self.view.lock().epochs = epochs;
+        Ok(())
+    }
+
+    /// As [`store_epochs`](Self::store_epochs), of epochs that are no more: what keeps their file from being written for the
+    /// moment must not keep them in a log that has changed already. The file is written before the next append; until then
+    /// a recovery knows of the change from the journal.
+    pub(crate) fn store_or_owe_epochs(
+        &self,
+        writer: &mut Writer,
+        epochs: EpochCache,
+    ) -> Result<(), LogError> {
+        match self.store_epochs(writer, epochs.clone()) {
+            Err(error) if error.passes() => {
+                writer.epochs_unwritten = true;
+                self.dir.mark_changed();
+                self.view.lock().epochs = epochs;
+                Ok(())
+            }
+            stored => stored,
+        }
+    }
+
+    /// Writes the file of the epochs where it is behind.
+    pub(crate) fn write_owed_epochs(&self, writer: &mut Writer) -> Result<(), LogError> {
+        if writer.epochs_unwritten {
+            let epochs = self.view.lock().epochs.clone();
+            self.store_epochs(writer, epochs)?;
+        }
         Ok(())
     }
 }

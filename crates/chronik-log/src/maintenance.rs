@@ -94,7 +94,7 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
 fn pay_notes(manager: &LogManager, home: &ManagedDir) {
     home.dir.pay_notes(|partition| {
         let log = manager.get(partition).filter(|log| Arc::ptr_eq(&log.dir, &home.dir));
-        log.map(|log| log.log_start_offset().get())
+        log.map_or(Ok(()), |log| log.pay_start())
     });
 }
 
@@ -117,6 +117,17 @@ impl Log {
         let (Some(flush_ms), Some(since)) = (flush_ms, writer.unsynced_since) else { return SyncWish::None };
         let at = since.plus_ms(flush_ms);
         if at <= now.monotonic { SyncWish::Now } else { SyncWish::At(at) }
+    }
+
+    /// Has the journal say where the log begins, if it owes that. Once it is closed it does not: what is noted then is of the
+    /// next log of its name.
+    fn pay_start(&self) -> Result<(), LogError> {
+        let _writer = self.writer.lock();
+        match self.check_usable() {
+            Ok(()) => self.dir.pay_start(&self.partition, self.log_start_offset().get()),
+            Err(LogError::Closed) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn expire_producers(&self, now: Now) {
@@ -171,7 +182,7 @@ impl Log {
             ],
             &view.segments,
             &view.epochs,
-            &writer.producers,
+            Some(&writer.producers),
         );
     }
 
@@ -180,6 +191,8 @@ impl Log {
         self.sync()?;
         let mut writer = self.writer.lock();
         self.check_usable()?;
+        // Kafka's next start reads it.
+        self.write_owed_epochs(&mut writer)?;
         let log_end_offset = self.log_end_offset().get();
         if !writer.producers.is_empty() && !writer.snapshots.contains(&log_end_offset) {
             self.take_snapshot(&mut writer, log_end_offset)?;
@@ -256,7 +269,15 @@ fn store_checkpoint(
     clean: bool,
 ) -> Result<(), LogError> {
     let dir = &home.dir;
-    let mut checkpoint = CheckpointWriter::new(generation, &manager.shared.options.boot_id, clean);
+    let failed = manager.carry_failed(dir)?;
+    // The next process has to know of what could not be recovered that the machine has stopped, and that nobody has ended it
+    // in good order; what that costs the other logs is time.
+    let has_rebooted = failed.iter().any(|known| known.rebooted);
+    let boot_id = if has_rebooted { "" } else { &manager.shared.options.boot_id };
+    let mut checkpoint = CheckpointWriter::new(generation, boot_id, clean && failed.is_empty());
+    for earlier in failed.iter().filter_map(|known| known.checkpoint.as_ref()) {
+        checkpoint.carry(earlier);
+    }
     for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
         log.add_to_checkpoint(&mut checkpoint);
     }

@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::dir::{LogDir, Shared};
 use crate::journal::NoteKind;
 use crate::log::{LogParts, replace_unsynced};
+use crate::recovery::Known;
 use crate::startup::{FailedLog, Recovered, StartingLogManager};
 use crate::stats::LogStats;
 use crate::{
@@ -124,13 +125,14 @@ impl LogManager {
         if let Some(failed) = self.failed.read().get(partition) {
             return Err(failed.error.clone());
         }
-        for home in &self.dirs {
+        let is_online = |home: &&ManagedDir| home.dir.check_online().is_ok();
+        for home in self.dirs.iter().filter(is_online) {
             home.dir.pay_deletion(partition)?;
         }
         let dir = self.choose_dir()?;
         let path = dir.partition_path(partition);
         // Or a power loss might bring the log of a deleted topic back under this name.
-        for home in self.dirs.iter().filter(|home| home.dir.check_online().is_ok()) {
+        for home in self.dirs.iter().filter(is_online) {
             home.dir.sync_renames()?;
         }
         dir.disk
@@ -140,7 +142,6 @@ impl LogManager {
         replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
         let parts = LogParts { id_unsynced: true, ..LogParts::default() };
         let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, parts);
-        log.writer.lock().dir_unsynced = true;
         dir.mark_changed();
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
@@ -286,10 +287,30 @@ impl LogManager {
         waiting.map(|failed| failed.error.clone())
     }
 
+    /// What is known of the logs in a directory that could not be recovered, for its checkpoint. What the journals say of
+    /// them is in the new one afterwards, and nothing else in between: a deletion is noted before or behind all of it.
+    pub(crate) fn carry_failed(&self, dir: &Arc<LogDir>) -> Result<Vec<Known>, LogError> {
+        let _creating = self.creating.lock();
+        let failed = self.failed.read();
+        let mut carried = Vec::new();
+        for (partition, failed) in failed.iter().filter(|(_, failed)| Arc::ptr_eq(failed.dir(), dir)) {
+            dir.note_again(partition, &failed.known().notes)?;
+            carried.push(failed.known().clone());
+        }
+        Ok(carried)
+    }
+
     /// Recovers what a full disk has kept from it, if there is room now.
     pub(crate) fn recover_waiting(&self, now: Now) {
+        if self.failed.read().is_empty() {
+            return;
+        }
+        // The system is asked under no lock: whoever fetches looks for the failed logs too.
+        let with_room: Vec<&Arc<LogDir>> =
+            self.dirs.iter().map(|home| &home.dir).filter(|dir| crate::startup::has_room(dir)).collect();
         let due = |(partition, failed): (&TopicPartition, &mut FailedLog)| {
-            failed.is_due(now).then(|| partition.clone())
+            let has_room = with_room.iter().any(|dir| Arc::ptr_eq(dir, failed.dir()));
+            failed.is_due(now, has_room).then(|| partition.clone())
         };
         let due: Vec<TopicPartition> = self.failed.write().iter_mut().filter_map(due).collect();
         for partition in due {
@@ -418,10 +439,16 @@ impl LogManager {
             return Ok(());
         }
         let logs = self.logs();
+        let of_failed = |(partition, failed): (&TopicPartition, &FailedLog)| {
+            let is_here = Arc::ptr_eq(failed.dir(), dir);
+            Some((partition.clone(), failed.known().cleaned_up_to.filter(|_| is_here)?))
+        };
+        let failed: Vec<(TopicPartition, i64)> = self.failed.read().iter().filter_map(of_failed).collect();
         let offsets: BTreeMap<TopicPartition, i64> = logs
             .iter()
             .filter(|log| Arc::ptr_eq(&log.dir, dir))
             .filter_map(|log| Some((log.topic_partition().clone(), log.cleaned_up_to()?.get())))
+            .chain(failed)
             .collect();
         let path = dir.path.join(names::CLEANER_CHECKPOINT);
         dir.disk.replace_file(&path, kafka_checkpoint::format(&offsets).as_bytes()).map_err(|source| {

@@ -47,7 +47,8 @@ pub(crate) struct Recovered {
 /// The free space from which on a log is recovered that a full disk has kept from it: its indexes and small files.
 const ROOM_TO_RECOVER_BYTES: u64 = 64 << 20;
 
-fn has_room(dir: &LogDir) -> bool {
+/// Whether there is that much.
+pub(crate) fn has_room(dir: &LogDir) -> bool {
     dir.disk.space(&dir.path).map_or(true, |space| ROOM_TO_RECOVER_BYTES <= space.usable_bytes)
 }
 
@@ -76,7 +77,8 @@ pub(crate) struct FailedLog {
     /// Why, the last time.
     pub(crate) error: LogError,
     dir: Arc<LogDir>,
-    /// What is known of it: all of it while it waits for room, else what holds whatever is done meanwhile.
+    /// What is known of it, for the next attempt or the next process. Nobody else writes to its directory, so that it holds
+    /// whatever becomes of other logs meanwhile.
     known: Known,
     waits: bool,
     config: Arc<LogConfig>,
@@ -87,7 +89,7 @@ pub(crate) struct FailedLog {
 impl FailedLog {
     /// Whether there is something to be gained from another attempt, as the disk was full and is not any more; or
     /// whether the directory is still to go. It is asked in every pass.
-    pub(crate) fn is_due(&mut self, now: Now) -> bool {
+    pub(crate) fn is_due(&mut self, now: Now, has_room: bool) -> bool {
         let is_time = match self.attempt {
             Attempt::WithRoom => true,
             Attempt::NotBefore(at) => at <= now.monotonic,
@@ -98,7 +100,7 @@ impl FailedLog {
             Attempt::UnderWay => false,
             Attempt::Deleted => return true,
         };
-        is_time && matches!(self.error, LogError::DiskFull { .. }) && has_room(&self.dir)
+        is_time && matches!(self.error, LogError::DiskFull { .. }) && has_room
     }
 
     /// Whether nothing but room is missing, so that nobody can say yet whether it has lost anything. While there is one,
@@ -109,6 +111,10 @@ impl FailedLog {
 
     pub(crate) fn dir(&self) -> &Arc<LogDir> {
         &self.dir
+    }
+
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
     }
 
     /// Whether its directory belongs to an attempt.
@@ -195,22 +201,21 @@ impl StartingLogManager {
         let Some(task) = self.tasks.get(at).and_then(|task| task.lock().take()) else { return false };
         let Task { dir, partition, known } = task;
         let config = (self.config_for)(&partition.topic);
-        let kept = (!has_room(&dir)).then(|| known.clone());
-        let lasting = known.lasting();
+        let had_room = has_room(&dir);
+        let kept = known.clone();
         match recover(&dir, &partition, known, Arc::clone(&config), now) {
             Ok(log) => {
                 self.recovered.lock().logs.insert(partition, Arc::new(log));
             }
             Err(error) => {
                 tracing::error!(%partition, dir = %dir.path.display(), %error, "cannot recover the partition; its files stay as they are");
-                let waits = kept.is_some() && matches!(error, LogError::DiskFull { .. });
+                let waits = !had_room && matches!(error, LogError::DiskFull { .. });
                 if !waits {
                     self.shared.note_loss();
                 }
-                let known = kept.filter(|_| waits).unwrap_or(lasting);
                 // Where there was room this was an attempt like any other.
                 let attempt = if waits { Attempt::WithRoom } else { Attempt::AfterPause };
-                let failed = FailedLog { error, dir, known, waits, config, now, attempt };
+                let failed = FailedLog { error, dir, known: kept, waits, config, now, attempt };
                 self.recovered.lock().failed.insert(partition, failed);
             }
         }

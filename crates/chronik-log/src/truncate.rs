@@ -12,6 +12,7 @@ use crate::error::is_disk_full;
 use crate::index::{OffsetEntry, TimeEntry};
 use crate::journal::NoteKind;
 use crate::log::{Log, Writer};
+use crate::producer_state::ProducerState;
 use crate::recovery::rebuild_producers;
 use crate::scan::{BatchWalker, ScanError};
 use crate::segment::Segment;
@@ -36,6 +37,8 @@ impl Log {
                     self.store_epochs(&mut writer, epochs)?;
                 }
             }
+            // An earlier cut may have failed to write down where holes are left.
+            self.close_hole(self.log_end_offset().get())?;
             return Ok(false);
         }
         let first = self.view.lock().segments.first().map(|segment| segment.base_offset);
@@ -54,6 +57,13 @@ impl Log {
         let opened = self.dir.open(&path, OpenMode::ReadWrite);
         let file = opened.map_err(|source| LogError::io("open", &path, source))?;
         let (end_bytes, end_offset) = self.find_cut(&*file, &last, offset.get())?;
+        if end_offset < log_start_offset.get() {
+            // The batch that goes reaches below the start of the log. Nothing is left.
+            self.clear(&mut writer, now, log_start_offset.get())?;
+            return Ok(true);
+        }
+        // Before anything changes: a log that is cut and remembers what it has lost takes that for duplicates.
+        let producers = self.producers_at(&mut writer, end_offset)?;
         // Whatever is appended after the cut is under the same note.
         writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, end_offset)?);
         let gone = {
@@ -83,13 +93,10 @@ impl Log {
         if let Some(slot) = self.view.lock().segments.last_mut() {
             *slot = last;
         }
-        if end_offset < log_start_offset.get() {
-            // The batch that went reached below the start of the log. Nothing is left.
-            self.clear(&mut writer, now, log_start_offset.get())?;
-            return Ok(true);
-        }
         self.end_at(&mut writer, end_offset)?;
-        self.reload_producers(&mut writer, end_offset)?;
+        self.publish_first_unstable_offset(&producers);
+        writer.producers = producers;
+        self.remove_snapshots(&mut writer, |snapshot| end_offset < snapshot)?;
         self.close_hole(offset.get())?;
         self.dir.mark_changed();
         Ok(true)
@@ -134,7 +141,7 @@ impl Log {
         self.publish_first_unstable_offset(&writer.producers);
         let mut epochs = self.view.lock().epochs.clone();
         epochs.clear();
-        self.store_epochs(writer, epochs)?;
+        self.store_or_owe_epochs(writer, epochs)?;
         self.close_hole(i64::MIN)
     }
 
@@ -164,11 +171,7 @@ impl Log {
         self.recovery_point.fetch_max(offset, Ordering::AcqRel);
         let mut epochs = self.view.lock().epochs.clone();
         if epochs.truncate_from_start(offset) {
-            match self.store_epochs(writer, epochs.clone()) {
-                // As above; the file is put right when it is written next.
-                Err(LogError::DiskFull { .. }) => self.view.lock().epochs = epochs,
-                stored => stored?,
-            }
+            self.store_or_owe_epochs(writer, epochs)?;
         }
         self.dir.mark_changed();
         Ok(())
@@ -302,24 +305,22 @@ impl Log {
         self.high_watermark.fetch_min(end_offset, Ordering::AcqRel);
         self.recovery_point.fetch_min(end_offset, Ordering::AcqRel);
         if epochs.truncate_from_end(end_offset) {
-            self.store_epochs(writer, epochs)?;
+            self.store_or_owe_epochs(writer, epochs)?;
         }
         Ok(())
     }
 
-    /// Puts the producers' state back to what it was when the log ended at `end_offset`.
-    fn reload_producers(&self, writer: &mut Writer, end_offset: i64) -> Result<(), LogError> {
-        self.remove_snapshots(writer, |snapshot| end_offset < snapshot)?;
-        let segments = self.view.lock().segments.clone();
+    /// The producers' state as it was when the log ended at `end_offset`.
+    fn producers_at(&self, writer: &mut Writer, end_offset: i64) -> Result<ProducerState, LogError> {
+        let mut segments = self.view.lock().segments.clone();
+        segments.retain(|segment| segment.base_offset < end_offset);
         let (mut producers, damaged) =
             rebuild_producers(&self.dir, &self.partition, &segments, &writer.snapshots, end_offset)?;
         producers.remember(&writer.producers, end_offset);
         for snapshot in damaged {
             writer.snapshots.remove(&snapshot);
         }
-        self.publish_first_unstable_offset(&producers);
-        writer.producers = producers;
-        Ok(())
+        Ok(producers)
     }
 
     pub(crate) fn remove_snapshots(

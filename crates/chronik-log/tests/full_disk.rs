@@ -1,13 +1,15 @@
-//! What a disk does not take the word of, while a log that waits for room keeps checkpoints from being written.
+//! What a full disk does not take the word of: while a log that waits for room keeps checkpoints from being written, and when
+//! a log is cut.
 #![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
 
 use std::sync::Arc;
 
-use chronik_disk::{Crash, Disk, SimDisk};
-use chronik_log::{LogConfig, LogError};
-use chronik_types::{Offset, TopicId, TopicPartition};
+use bytes::BytesMut;
+use chronik_disk::{Crash, Disk, Fault, FaultRule, Operation, SimDisk};
+use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError, LogManager};
+use chronik_types::{LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
 use common::*;
 
 const OTHER: TopicId = TopicId(9);
@@ -127,4 +129,168 @@ fn what_retention_deletes_on_a_full_disk_is_not_taken_for_lost() {
     assert!(!node.manager.has_lost_records());
     let log = node.manager.get(&other()).unwrap();
     assert_eq!((log.log_start_offset(), log.hole()), (start, None));
+}
+
+const EPOCHS: &str = "leader-epoch-checkpoint";
+
+fn append_in(log: &Log, epoch: i32, records: BytesMut) -> Result<Appended, AppendError> {
+    log.append(now_at(0), records, AppendOrigin::Client, LeaderEpoch(epoch))
+}
+
+/// A log of two batches of a producer, each under a leader epoch of its own.
+fn two_epochs() -> (Node, Arc<Log>) {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    append_in(&log, 1, idempotent(5, 0, 0, &[b"a"])).unwrap();
+    append_in(&log, 2, idempotent(5, 0, 1, &[b"b"])).unwrap();
+    (node, log)
+}
+
+/// A cut needs no room. What its producer sends again afterwards is in the log once more, also after a restart, and the
+/// epoch that was cut off is forgotten.
+#[test]
+fn a_cut_on_a_full_disk_leaves_nothing_of_what_it_took() {
+    for (has_checkpoint, epoch) in [(true, 1), (false, 1), (true, 3), (false, 3)] {
+        let what = format!("checkpoint {has_checkpoint}, epoch {epoch}");
+        let (node, log) = two_epochs();
+        if has_checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        node.disk.inject(FaultRule::always(Operation::Write, EPOCHS, Fault::NoSpace));
+        assert!(log.truncate_to(now_at(1), Offset(1)).unwrap(), "{what}");
+        let told = (log.log_end_offset(), log.latest_epoch(), log.knows_producer(ProducerId(5)));
+        assert_eq!(told, (Offset(1), Some(LeaderEpoch(1)), true), "{what}");
+        assert!(!log.truncate_to(now_at(1), Offset(1)).unwrap(), "{what}");
+        let again = || append_in(&log, epoch, idempotent(5, 0, 1, &[b"b"]));
+        assert!(again().is_err(), "{what}: an epoch is in its file before a record of it is in the log");
+        node.disk.clear_faults();
+        let appended = again().unwrap();
+        assert_eq!((appended.first_offset, appended.is_duplicate), (Offset(1), false), "{what}");
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        let log = node.log();
+        assert_eq!(all_records(&log, 0, 1_000).len(), 2, "{what}");
+        assert_eq!(log.latest_epoch(), Some(LeaderEpoch(epoch)), "{what}");
+        assert!(!node.manager.has_lost_records(), "{what}");
+    }
+}
+
+/// The process may end before the list of epochs is written, and the list has one then that was cut off.
+#[test]
+fn a_list_of_epochs_from_before_a_cut_is_not_believed_beyond_it() {
+    let (node, log) = two_epochs();
+    node.disk.inject(FaultRule::always(Operation::Write, EPOCHS, Fault::NoSpace));
+    assert!(log.truncate_to(now_at(1), Offset(1)).unwrap());
+    drop(log);
+    node.disk.clear_faults();
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    assert_eq!((log.log_end_offset(), log.latest_epoch()), (Offset(1), Some(LeaderEpoch(1))));
+}
+
+#[test]
+fn a_log_that_is_emptied_on_a_full_disk_has_no_epochs() {
+    let (node, log) = two_epochs();
+    node.disk.inject(FaultRule::once(Operation::Write, EPOCHS, Fault::NoSpace));
+    log.truncate_fully_and_start_at(now_at(1), Offset(100)).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(100), Offset(100)));
+    assert_eq!((log.latest_epoch(), log.knows_producer(ProducerId(5))), (None, false));
+    append_in(&log, 1, idempotent(5, 0, 7, &[b"c"])).unwrap();
+    assert_eq!(node.disk.read_file(&file(EPOCHS)).unwrap(), b"0\n1\n1 100\n");
+}
+
+/// A cut that a read error keeps from its end has not begun, or has taken its directory offline: there is no log whose
+/// producers are known by batches that it does not have.
+#[test]
+fn a_cut_that_a_read_error_stops_changes_nothing() {
+    let mut stopped_count = 0;
+    for skip_count in 0..20 {
+        let (node, log) = two_epochs();
+        node.disk.inject(FaultRule::once(Operation::Read, ".log", Fault::Io).after(skip_count));
+        let cut = log.truncate_to(now_at(1), Offset(1));
+        node.disk.clear_faults();
+        if cut.is_err() {
+            stopped_count += 1;
+            if log.check_usable().is_err() {
+                continue;
+            }
+            assert_eq!(all_records(&log, 0, 1_000).len(), 2, "{skip_count}");
+            assert!(log.truncate_to(now_at(1), Offset(1)).unwrap(), "{skip_count}");
+        }
+        let appended = append_in(&log, 3, idempotent(5, 0, 1, &[b"b"])).unwrap();
+        assert!(!appended.is_duplicate, "{skip_count}");
+    }
+    assert!(stopped_count > 2);
+}
+
+/// Whoever cuts a log at a hole tries again until there is room, and the hole is closed then.
+#[test]
+fn a_hole_is_closed_by_a_cut_that_is_tried_again() {
+    for (full_file, close_second) in [(EPOCHS, true), (EPOCHS, false), ("hole", true)] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        for at in 0..60 {
+            append_in(&log, at / 20, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+        }
+        log.set_high_watermark(Offset(60));
+        log.sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        let entries = node.disk.read_dir(&partition_dir()).unwrap();
+        let bases: Vec<i64> =
+            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        disk.crash(Crash::Process);
+        for lost in [bases[1], bases[3]] {
+            disk.remove_file(&segment(lost, "log")).unwrap();
+        }
+        let node = Node::on(disk, small_segments(), "boot-1");
+        let log = node.log();
+        let hole = Offset(if close_second { bases[3] } else { bases[1] });
+        let left = close_second.then_some(Offset(bases[1]));
+        assert_eq!(log.hole(), Some(Offset(bases[1])));
+        node.disk.inject(FaultRule::once(Operation::Write, full_file, Fault::NoSpace));
+        let first = log.truncate_to(now_at(1), hole);
+        assert_eq!(first.is_err(), full_file == "hole", "{first:?}");
+        log.truncate_to(now_at(2), hole).unwrap();
+        assert_eq!((log.hole(), log.log_end_offset()), (left, hole), "{full_file}, {close_second}");
+    }
+}
+
+/// What was deleted in a directory that is offline by now does not keep others from anything.
+#[test]
+fn a_deletion_that_an_offline_directory_did_not_take_keeps_no_name_from_use() {
+    let disk = SimDisk::new();
+    let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let config = Arc::new(config());
+    let source_config = Arc::clone(&config);
+    let source = Arc::new(move |_: &str| Arc::clone(&source_config));
+    let dirs = vec!["/data".into(), "/more".into()];
+    let starting = LogManager::open(as_disk, dirs, options("boot-1"), source, now_at(0)).unwrap();
+    let manager = starting.finish(now_at(0));
+    let open = |partition: &TopicPartition, id| manager.get_or_create(partition, id, Arc::clone(&config));
+    let first = open(&other(), OTHER).unwrap();
+    let next = TopicPartition::new("next", 0);
+    let second = open(&next, TopicId(8)).unwrap();
+    assert_ne!(first.log_dir(), second.log_dir());
+    append(&second, batch(BASE_MS, &[b"a"])).unwrap();
+    full(&disk);
+    assert!(manager.delete(now_at(1), &other()).unwrap());
+    // Its directory fails.
+    let failing = TopicPartition::new("failing", 0);
+    disk.set_capacity_bytes(None);
+    let of_first = first.log_dir().to_owned();
+    let held_back = FaultRule::always(Operation::Write, "chronik-journal", Fault::NoSpace);
+    disk.inject(held_back);
+    let failing = open(&failing, TopicId(7)).unwrap();
+    assert_eq!(failing.log_dir(), of_first);
+    disk.clear_faults();
+    disk.inject(FaultRule::once(Operation::Write, "failing-0", Fault::Io));
+    assert!(append(&failing, batch(BASE_MS, &[b"a"])).is_err());
+    assert_eq!(manager.offline_dirs().len(), 1);
+    let journal = of_first.join("chronik-journal").to_str().unwrap().to_owned();
+    disk.inject(FaultRule::always(Operation::Write, journal, Fault::Io));
+    let remade = open(&other(), TopicId(10)).unwrap();
+    assert_ne!(remade.log_dir(), of_first);
 }

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
 use chronik_log::{AppendOrigin, CleanupPolicy, Log, LogConfig};
-use chronik_types::{LeaderEpoch, Offset};
+use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use common::*;
 
 /// After this a retention pass is due, whatever ran before.
@@ -408,5 +410,297 @@ fn the_file_of_holes_is_read_in_its_old_form_and_believed_in_none_that_is_damage
         let node = node.restart(Crash::Process, "boot-1");
         let log = node.log();
         assert_eq!((log.hole(), log.hole_within()), (hole.map(Offset), within.map(Offset)), "{contents:?}");
+    }
+}
+
+/// How a segment is damaged that holds the log's start, which lies behind the fourth of its batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Damage {
+    /// It ends with its fourth batch.
+    EndsAtBatch,
+    /// It ends within its fifth batch.
+    EndsInBatch,
+    /// A byte of its fifth batch is another one.
+    Byte,
+    /// Nothing is left of it.
+    Empty,
+}
+
+impl Damage {
+    fn strike(self, disk: &SimDisk, base: i64) {
+        let path = segment(base, "log");
+        let header = disk.read_file(&path).unwrap()[8..12].try_into().unwrap();
+        let fourth_end = 4 * (12 + u64::from(u32::from_be_bytes(header)));
+        let shorten = |len| {
+            let file = disk.open(&path, OpenMode::ReadWrite).unwrap();
+            file.truncate(len).unwrap();
+            file.sync_data().unwrap();
+        };
+        match self {
+            Self::EndsAtBatch => shorten(fourth_end),
+            Self::EndsInBatch => shorten(fourth_end + 30),
+            Self::Byte => disk.corrupt(&path, fourth_end + 65, 0xff).unwrap(),
+            Self::Empty => shorten(0),
+        }
+    }
+}
+
+/// The log's start may lie within a segment. Where that is damaged before the start, the records from the start on are
+/// missing too, and a leader that begins with the same start has them.
+#[test]
+fn damage_before_the_logs_start_is_a_hole_from_the_start_on() {
+    let power_loss = Crash::PowerLoss { seed: 1 };
+    for (damage, crash, has_checkpoint) in [
+        (Damage::EndsAtBatch, Crash::Process, true),
+        (Damage::EndsAtBatch, power_loss, true),
+        (Damage::EndsInBatch, Crash::Process, true),
+        (Damage::EndsInBatch, power_loss, true),
+        (Damage::EndsInBatch, Crash::Process, false),
+        (Damage::Byte, Crash::Process, false),
+        (Damage::Empty, Crash::Process, true),
+        (Damage::Empty, power_loss, true),
+    ] {
+        let what = format!("{damage:?}, {crash:?}, checkpoint {has_checkpoint}");
+        let node = Node::new(small_segments());
+        let log = node.log();
+        append_up_to(&log, 60, 0);
+        log.set_high_watermark(Offset(60));
+        log.delete_records(Offset(6)).unwrap();
+        log.sync().unwrap();
+        if has_checkpoint {
+            node.manager.maintain(now_at(10_000));
+        }
+        let next = bases(&node.disk)[1];
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        damage.strike(&disk, 0);
+        disk.crash(crash);
+        let boot = if crash == Crash::Process { "boot-1" } else { "boot-2" };
+        // Of a compacted log, what lies behind the damage is kept whatever the checkpoint knows.
+        let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..small_segments() };
+        let node = Node::on(disk, config, boot);
+        let log = node.log();
+        let start = if damage == Damage::Empty { next } else { 6 };
+        let range = (log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (Offset(start), Offset(60)), "{what}");
+        assert_eq!(log.hole(), Some(Offset(6)), "{what}");
+        if damage != Damage::Empty {
+            // What a follower does whose leader has told it that nothing is missing at the beginning.
+            log.forget_late_beginning().unwrap();
+            assert_eq!(log.hole_within(), Some(Offset(6)), "{what}");
+        }
+        log.truncate_to(now_at(1_000), Offset(6)).unwrap();
+        let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (None, Offset(6), Offset(6)), "{what}");
+    }
+}
+
+/// What was deleted is not missing, however damaged it is.
+#[test]
+fn damage_in_a_segment_of_deleted_records_is_no_hole() {
+    for damage in [Damage::EndsAtBatch, Damage::EndsInBatch, Damage::Byte] {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        append_up_to(&log, 60, 0);
+        log.set_high_watermark(Offset(60));
+        let start = Offset(bases(&node.disk)[1] + 2);
+        log.delete_records(start).unwrap();
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        damage.strike(&disk, 0);
+        disk.crash(Crash::Process);
+        let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..small_segments() };
+        let node = Node::on(disk, config, "boot-1");
+        let log = node.log();
+        let range = (log.hole(), log.log_start_offset(), log.log_end_offset());
+        assert_eq!(range, (None, start, Offset(60)), "{damage:?}");
+    }
+}
+
+/// A log that led with a gap, whose records before offset 5 are deleted, and which has grown since its checkpoint. Gives
+/// where its first segment ends, and the gap behind it.
+fn with_a_gap_and_a_start() -> (SimDisk, i64, i64) {
+    let node = Node::new(small_segments());
+    append_up_to(&node.log(), 60, 0);
+    node.log().set_high_watermark(Offset(60));
+    node.log().sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    let (gap, behind) = (bases(&node.disk)[1], bases(&node.disk)[2]);
+    node.disk.crash(Crash::Process);
+    let disk = node.disk.clone();
+    drop(node);
+    disk.remove_file(&segment(gap, "log")).unwrap();
+    let node = Node::on(disk, small_segments(), "boot-1");
+    let log = node.log();
+    assert_eq!(log.hole(), Some(Offset(gap)));
+    log.forget_hole().unwrap();
+    append_up_to(&log, 70, 0);
+    log.sync().unwrap();
+    node.manager.maintain(now_at(20_000));
+    log.set_high_watermark(Offset(70));
+    log.delete_records(Offset(5)).unwrap();
+    append_up_to(&log, 100, 0);
+    log.sync().unwrap();
+    let disk = node.disk.clone();
+    drop((log, node));
+    disk.crash(Crash::Process);
+    (disk, gap, behind)
+}
+
+/// A recovery that has failed is done again with what was known the first time: by this process once there is room, or by
+/// the next one, however many checkpoints others have made meanwhile.
+#[test]
+fn a_log_that_could_not_be_recovered_is_recovered_later_as_it_would_have_been() {
+    for (fault, retried_here, is_shut_down) in [
+        (Fault::NoSpace, true, false),
+        (Fault::NoSpace, false, false),
+        (Fault::Io, false, false),
+        (Fault::Io, false, true),
+    ] {
+        for life_count in if retried_here { 1..=1 } else { 1..=2 } {
+            let what =
+                format!("{fault:?}, here {retried_here}, shut down {is_shut_down}, {life_count} lives");
+            let (disk, gap, behind) = with_a_gap_and_a_start();
+            let mut node = None;
+            for _ in 0..life_count {
+                let operation = if fault == Fault::Io { Operation::Open } else { Operation::Write };
+                let path = if fault == Fault::Io { ".log" } else { ".index" };
+                disk.inject(FaultRule::once(operation, path, fault));
+                let failing = Node::on(disk.clone(), small_segments(), "boot-1");
+                assert!(failing.manager.is_failed(&partition()), "{what}");
+                assert!(!failing.manager.waits_for_room(), "{what}");
+                let other = TopicPartition::new("other", 0);
+                let other = failing.manager.get_or_create(&other, TopicId(9), Arc::clone(&failing.config));
+                append(&other.unwrap(), batch(BASE_MS, &[b"goes on"])).unwrap();
+                for ms in [1_000, 10_000, 20_000] {
+                    failing.manager.maintain(now_at(ms));
+                }
+                if retried_here {
+                    failing.manager.maintain(now_at(40_000));
+                } else {
+                    assert!(failing.manager.is_failed(&partition()), "{what}");
+                    if is_shut_down {
+                        failing.manager.shutdown(now_at(30_000)).unwrap();
+                    }
+                }
+                if retried_here {
+                    node = Some(failing);
+                } else {
+                    disk.crash(Crash::Process);
+                }
+            }
+            let node = node.unwrap_or_else(|| Node::on(disk, small_segments(), "boot-1"));
+            let log = node.log();
+            let range = (log.log_start_offset(), log.log_end_offset(), log.hole());
+            assert_eq!(range, (Offset(5), Offset(100), None), "{what}");
+            let expected: Vec<i64> = (5..gap).chain(behind..100).collect();
+            assert_eq!(offsets_of(&log, 5), expected, "{what}");
+        }
+    }
+}
+
+/// A process that could not recover a log ends, and the next one on the same boot has to know that the machine had stopped.
+#[test]
+fn a_log_that_could_not_be_recovered_after_a_loss_of_power_is_not_believed_by_the_next_process() {
+    let config = || LogConfig { flush_messages: None, ..small_segments() };
+    for is_shut_down in [false, true] {
+        let node = Node::new(config());
+        let log = node.log();
+        append_up_to(&log, 40, 0);
+        log.sync().unwrap();
+        let synced = log.recovery_point();
+        append_up_to(&log, 70, 0);
+        node.manager.maintain(now_at(10_000));
+        let bases = bases(&node.disk);
+        drop(log);
+        let disk = node.disk.clone();
+        drop(node);
+        written_by_the_system(&disk);
+        disk.crash(Crash::PowerLoss { seed: 1 });
+        // What was not synced is not what it was, though it is as long.
+        let lost = bases.iter().copied().find(|&base| synced.get() < base).unwrap();
+        disk.corrupt(&segment(lost, "log"), 100, 0xff).unwrap();
+        disk.inject(FaultRule::once(Operation::Open, ".log", Fault::Io));
+        let node = Node::on(disk.clone(), config(), "boot-2");
+        assert!(node.manager.is_failed(&partition()));
+        node.manager.maintain(now_at(10_000));
+        if is_shut_down {
+            node.manager.shutdown(now_at(20_000)).unwrap();
+        }
+        drop(node);
+        disk.crash(Crash::Process);
+        let node = Node::on(disk, config(), "boot-2");
+        let log = node.log();
+        let end = log.log_end_offset();
+        assert!(synced <= end && end.get() < lost + 5, "{is_shut_down}: it ends at {end}");
+        assert_eq!(all_records(&log, 0, 500).len(), usize::try_from(end.get()).unwrap(), "{is_shut_down}");
+    }
+}
+
+/// A recovery cuts a damaged segment, and may not come to its end. The next one finds nothing wrong with that segment.
+#[test]
+fn a_recovery_that_is_interrupted_keeps_the_hole_that_it_has_made() {
+    let config = LogConfig { cleanup_policy: CleanupPolicy::COMPACT, ..small_segments() };
+    for base_at in [0, 1] {
+        let mut stop = 0;
+        loop {
+            let node = Node::new(small_segments());
+            append_up_to(&node.log(), 60, 0);
+            let base = bases(&node.disk)[base_at];
+            let disk = node.disk.clone();
+            drop(node);
+            Damage::Byte.strike(&disk, base);
+            disk.crash(Crash::Process);
+            disk.stop_after(stop);
+            let source_config = Arc::new(config.clone());
+            let as_disk: Arc<dyn Disk> = Arc::new(disk.clone());
+            let first = open_manager(&as_disk, &dir(), options("boot-1"), &source_config, now_at(0));
+            let is_whole = first.is_ok_and(|manager| manager.failed().is_empty());
+            disk.crash(Crash::Process);
+            let node = Node::on(disk, config.clone(), "boot-1");
+            let log = node.log();
+            let range = (log.hole(), log.log_end_offset());
+            assert_eq!(range, (Some(Offset(base + 4)), Offset(60)), "{base}, stopped after {stop}");
+            if is_whole {
+                break;
+            }
+            stop += 1;
+        }
+        assert!(stop > 3, "it was stopped within the recovery");
+    }
+}
+
+/// A segment is begun, and the disk has no room for its first batch. What the next process syncs in it has to have a name.
+#[test]
+fn the_name_of_a_segment_that_the_last_process_began_is_synced_with_what_is_in_it() {
+    let node = Node::new(small_segments());
+    append_up_to(&node.log(), 40, 0);
+    let third = bases(&node.disk)[2];
+    for is_shut_down in [false, true] {
+        for seed in 0..20 {
+            let what = format!("shut down {is_shut_down}, seed {seed}");
+            let node = Node::new(small_segments());
+            let log = node.log();
+            append_up_to(&log, third, 0);
+            log.sync().unwrap();
+            let name = segment(third, "log").to_str().unwrap().to_owned();
+            node.disk.inject(FaultRule::once(Operation::Write, name, Fault::NoSpace));
+            append(&log, batch(BASE_MS, &[b"no room"])).unwrap_err();
+            assert_eq!(log.segment_count(), 3);
+            node.manager.maintain(now_at(10_000));
+            if is_shut_down {
+                node.manager.shutdown(now_at(11_000)).unwrap();
+            }
+            drop(log);
+            let node = node.restart(Crash::Process, "boot-1");
+            let log = node.log();
+            append_up_to(&log, third + 1, 0);
+            log.sync().unwrap();
+            drop(log);
+            let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+            assert_eq!(node.log().log_end_offset(), Offset(third + 1), "{what}");
+        }
     }
 }

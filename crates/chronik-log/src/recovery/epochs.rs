@@ -19,12 +19,8 @@ impl Recovery<'_> {
         let path = self.path.join(names::LEADER_EPOCH_CHECKPOINT);
         if let Some(checkpoint) = &self.known.checkpoint {
             self.epochs = checkpoint.epochs.clone();
-            if let Some(cut_offset) = self.cut_offset() {
-                self.epochs.truncate_from_end(cut_offset);
-                // What came after the cut is read anew and tells its epochs, unless it was cleaned.
-                if cut_offset < self.cleaned_end() {
-                    self.add_epochs_from(cut_offset);
-                }
+            if self.was_cut() {
+                self.cut_epochs();
             } else if !there && !self.epochs.entries().is_empty() {
                 tracing::warn!(path = %path.display(), "the leader epochs are missing; they are written anew from the checkpoint");
                 self.epochs_changed = true;
@@ -32,12 +28,27 @@ impl Recovery<'_> {
             return;
         }
         match self.read_epochs() {
-            Some(epochs) => self.epochs = epochs,
+            Some(epochs) => {
+                self.epochs = epochs;
+                // A full disk may have kept it from being written at the cut.
+                self.cut_epochs();
+            }
             None if there || has_segments => {
                 tracing::warn!(path = %path.display(), "the leader epochs are missing or damaged; they are read from the batches");
                 self.epochs_changed = true;
             }
             None => {}
+        }
+    }
+
+    /// Forgets the epochs from where the log was cut on. What came after that is read anew and tells its own, unless it was
+    /// cleaned.
+    fn cut_epochs(&mut self) {
+        if let Some(cut_offset) = self.cut_offset() {
+            self.epochs.truncate_from_end(cut_offset);
+            if cut_offset < self.cleaned_end() {
+                self.add_epochs_from(cut_offset);
+            }
         }
     }
 

@@ -18,19 +18,12 @@ impl Recovery<'_> {
     /// nobody has acted upon. All places are kept: what the leader says of the first may say nothing of the others.
     pub(super) fn settle_holes(
         &mut self,
-        entries: &[DirEntry],
         segments: &[Segment],
         offsets: &Offsets,
     ) -> Result<Vec<i64>, LogError> {
-        let path = self.path.join(names::HOLE);
-        let contents = if entries.iter().any(|entry| entry.name == names::HOLE) {
-            Some(self.dir.disk.read_file(&path).map_err(|e| LogError::io("read", &path, e))?)
-        } else {
-            None
-        };
         // They may have been anywhere where the file is damaged, at the beginning and behind it.
         let anywhere = || vec![0, offsets.log_start];
-        let noted = contents.as_deref().map(|contents| holes::parse(contents).unwrap_or_else(anywhere));
+        let noted = self.hole_file.as_deref().map(|contents| holes::parse(contents).unwrap_or_else(anywhere));
         let mut found: BTreeSet<i64> = noted.into_iter().flatten().collect();
         for offset in self.missing_segments(segments) {
             self.warn(offset, names::LOG, "the segment is gone, though others behind it are there");
@@ -46,15 +39,44 @@ impl Recovery<'_> {
         }
         found.append(&mut self.lost_from);
         let holes: Vec<i64> = found.range(..offsets.log_end).copied().collect();
-        let to_write = Some(holes::format(&holes)).filter(|text| !text.is_empty());
-        if contents.as_deref() != to_write.as_deref().map(str::as_bytes) {
-            let outcome = match to_write {
-                Some(text) => self.dir.disk.replace_file(&path, text.as_bytes()),
+        self.write_hole_file(&holes)?;
+        Ok(holes)
+    }
+
+    pub(super) fn read_hole_file(&mut self, entries: &[DirEntry]) -> Result<(), LogError> {
+        if entries.iter().any(|entry| entry.name == names::HOLE) {
+            let path = self.path.join(names::HOLE);
+            let contents = self.dir.disk.read_file(&path);
+            self.hole_file = Some(contents.map_err(|source| LogError::io("read", &path, source))?);
+        }
+        Ok(())
+    }
+
+    /// Writes down what was found to be missing, before anything that shows it is changed: this recovery may not come to its
+    /// end.
+    pub(super) fn keep_lost(&mut self) -> Result<(), LogError> {
+        let noted = match self.hole_file.as_deref().map(holes::parse) {
+            None => Vec::new(),
+            Some(Some(noted)) => noted,
+            // A file that is damaged says already that it may be anywhere.
+            Some(None) => return Ok(()),
+        };
+        let holes: BTreeSet<i64> = noted.into_iter().chain(self.lost_from.iter().copied()).collect();
+        self.write_hole_file(&holes.into_iter().collect::<Vec<_>>())
+    }
+
+    fn write_hole_file(&mut self, holes: &[i64]) -> Result<(), LogError> {
+        let contents = Some(holes::format(holes).into_bytes()).filter(|contents| !contents.is_empty());
+        if self.hole_file != contents {
+            let path = self.path.join(names::HOLE);
+            let outcome = match &contents {
+                Some(contents) => self.dir.disk.replace_file(&path, contents),
                 None => self.dir.disk.remove_file(&path),
             };
             outcome.map_err(|source| self.dir.write_failed("write", &path, source))?;
+            self.hole_file = contents;
         }
-        Ok(holes)
+        Ok(())
     }
 
     /// Notes what a segment has lost that the checkpoint knows, if others are behind it: it may end between two batches.
@@ -62,9 +84,18 @@ impl Recovery<'_> {
         let Some(checkpoint) = &self.known.checkpoint else { return };
         let synced_end = if self.known.rebooted { checkpoint.recovery_point } else { i64::MAX };
         let certain_end = known.next_offset.min(self.cut_offset().unwrap_or(i64::MAX)).min(synced_end);
-        if found.next_offset < certain_end && self.noted_start(checkpoint.log_start_offset) < certain_end {
+        if found.next_offset < certain_end && self.known_start() < certain_end {
             self.dir.shared.note_loss();
-            self.lost_from.insert(found.next_offset);
+            self.note_lost(found.next_offset, certain_end);
+        }
+    }
+
+    /// Notes that records are missing from `offset` on, with others behind them that begin at `next` or later. What lies
+    /// below the log's start is deleted, and a hole there would pass for a beginning that the leader has deleted too.
+    pub(super) fn note_lost(&mut self, offset: i64, next: i64) {
+        let start = self.known_start();
+        if start < next {
+            self.lost_from.insert(offset.max(start));
         }
     }
 

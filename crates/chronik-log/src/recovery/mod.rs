@@ -101,16 +101,11 @@ struct Recovery<'a> {
     deleted: BTreeSet<i64>,
     /// The offsets from which on segments have lost what they held, with others behind them.
     lost_from: BTreeSet<i64>,
+    /// What the file of the holes holds, if there is one.
+    hole_file: Option<Vec<u8>>,
 }
 
 impl Known {
-    /// What is still known when other logs have been written meanwhile. What the checkpoint and the journal said is out of
-    /// date then; the log's batches say what is in it.
-    pub(crate) fn lasting(&self) -> Self {
-        let Self { has_failed_sync, last_writer, cleaned_up_to, .. } = *self;
-        Self { rebooted: true, has_failed_sync, last_writer, cleaned_up_to, ..Self::default() }
-    }
-
     /// Once the partition was deleted, nothing that was known before is about the log that is there now.
     fn forget_deleted(&mut self) {
         let Some(at) = self.notes.iter().rposition(|note| note.kind == NoteKind::Delete) else { return };
@@ -156,6 +151,7 @@ pub(crate) fn recover(
         put_in_place: BTreeSet::new(),
         is_damaged: false,
         lost_from: BTreeSet::new(),
+        hole_file: None,
         deleted: BTreeSet::new(),
     };
     let entries = recovery.finish_interrupted(entries)?;
@@ -166,6 +162,7 @@ pub(crate) fn recover(
 impl Recovery<'_> {
     fn run(mut self, entries: &[DirEntry]) -> Result<Log, LogError> {
         let topic_id = self.topic_id(entries)?;
+        self.read_hole_file(entries)?;
         let bases: Vec<(i64, u64)> = self
             .files
             .iter()
@@ -193,9 +190,7 @@ impl Recovery<'_> {
             let was_emptied = len == 0
                 && !had_records
                 && (self.config.cleanup_policy.compact || self.was_cleaned(base_offset));
-            if next_base.is_none() || segment.size_bytes > 0 || was_emptied {
-                segments.push(segment);
-            } else {
+            if let Some(next_base) = next_base.filter(|_| segment.size_bytes == 0 && !was_emptied) {
                 self.warn(
                     base_offset,
                     names::LOG,
@@ -203,17 +198,22 @@ impl Recovery<'_> {
                 );
                 lost.push(base_offset);
                 if self.known.rebooted || had_records {
-                    self.lost_from.insert(base_offset);
+                    self.note_lost(base_offset, next_base);
                 }
                 // A power loss has taken the contents of a file that others follow. Without this the log would begin, or
                 // go on, at the next one, as if what is missing had been deleted.
                 self.is_damaged |= self.known.rebooted;
+            } else {
+                segments.push(segment);
             }
+        }
+        if !lost.is_empty() {
+            self.keep_lost()?;
         }
         self.remove_segments(&lost)?;
         let offsets = self.settle_offsets(&mut segments)?;
         self.complete_epochs(&segments, offsets.log_start)?;
-        let holes = self.settle_holes(entries, &segments, &offsets)?;
+        let holes = self.settle_holes(&segments, &offsets)?;
         self.remove_orphans(&segments)?;
         let producers = self.settle_producers(&segments, offsets.log_end)?;
         let cleaned_up_to = self.cleaned_up_to();
@@ -451,17 +451,23 @@ impl Recovery<'_> {
         })
     }
 
+    /// Where the log begins, as far as that is known without its files.
+    fn known_start(&self) -> i64 {
+        self.noted_start(match &self.known.checkpoint {
+            Some(checkpoint) => checkpoint.log_start_offset,
+            None => self.known.kafka_log_start.unwrap_or(0),
+        })
+    }
+
     fn settle_offsets(&mut self, segments: &mut Vec<Segment>) -> Result<Offsets, LogError> {
         let restart = self.known.notes.iter().rev().find(|note| note.kind == NoteKind::Restart);
         let mut offsets = Offsets::default();
         let mut checkpoint_end = 0;
         if let Some(checkpoint) = &self.known.checkpoint {
-            offsets.log_start = checkpoint.log_start_offset;
             offsets.high_watermark = checkpoint.high_watermark;
             offsets.recovery_point = checkpoint.recovery_point;
             checkpoint_end = checkpoint.log_end_offset;
         } else {
-            offsets.log_start = self.known.kafka_log_start.unwrap_or(0);
             offsets.high_watermark = self.known.kafka_high_watermark.unwrap_or(0);
         }
         if let Some(note) = restart {
@@ -471,7 +477,7 @@ impl Recovery<'_> {
         if let Some(cut_offset) = self.cut_offset() {
             offsets.recovery_point = offsets.recovery_point.min(cut_offset);
         }
-        offsets.log_start = self.noted_start(offsets.log_start);
+        offsets.log_start = self.known_start();
         if let Some(first) = segments.first() {
             offsets.log_start = offsets.log_start.max(first.base_offset);
         }

@@ -166,13 +166,16 @@ impl Recovery<'_> {
             if !was_being_appended {
                 self.dir.shared.note_loss();
                 self.is_damaged = true;
-                if next_base.is_some() {
-                    self.lost_from.insert(segment.next_offset);
+                if let Some(next_base) = next_base {
+                    self.note_lost(segment.next_offset, next_base);
                 }
             }
             tracing::warn!(path = %path.display(), position, lost_bytes, reason = %error, "the segment is cut before its first bad batch");
         }
         if segment.size_bytes < len {
+            if next_base.is_some() {
+                self.keep_lost()?;
+            }
             file.truncate(segment.size_bytes).map_err(|e| self.dir.write_failed("cut", &path, e))?;
         }
         if next_base.is_some() {
