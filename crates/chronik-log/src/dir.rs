@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use chronik_disk::{Disk, DiskFile, OpenMode};
-use chronik_types::TopicPartition;
+use chronik_types::{TopicId, TopicPartition};
 use parking_lot::Mutex;
 
 use crate::LogError;
@@ -223,10 +223,11 @@ impl LogDir {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Notes in the journal what is about to happen to a partition, and gives the journal's generation.
+    /// Notes in the journal what is about to happen to a topic's partition, and gives the journal's generation.
     pub(crate) fn note(
         &self,
         partition: &TopicPartition,
+        topic_id: TopicId,
         kind: NoteKind,
         offset: i64,
     ) -> Result<u64, LogError> {
@@ -237,7 +238,7 @@ impl LogDir {
         let (path, generation, file) = {
             let mut journal = self.journal.lock();
             let path = journal.path();
-            let noted = journal.note(&*self.disk, partition, kind, offset);
+            let noted = journal.note(&*self.disk, partition, topic_id, kind, offset);
             let file = noted.map_err(|source| self.write_failed("write the journal", &path, source))?;
             (path, journal.generation(), file)
         };
@@ -253,7 +254,7 @@ impl LogDir {
         let mut journal = self.journal.lock();
         let path = journal.path();
         for note in notes {
-            let noted = journal.note(&*self.disk, partition, note.kind, note.offset);
+            let noted = journal.note(&*self.disk, partition, note.topic_id, note.kind, note.offset);
             noted.map_err(|source| self.write_failed("write the journal", &path, source))?;
         }
         drop(journal);
@@ -264,10 +265,11 @@ impl LogDir {
     pub(crate) fn note_or_owe(
         &self,
         partition: &TopicPartition,
+        topic_id: TopicId,
         kind: NoteKind,
         offset: i64,
     ) -> Result<(), LogError> {
-        match self.note(partition, kind, offset) {
+        match self.note(partition, topic_id, kind, offset) {
             Ok(_) => {
                 if kind == NoteKind::Delete {
                     // What its log owed is of no account, and must not come to lie behind the notes of another of its name.
@@ -293,18 +295,23 @@ impl LogDir {
         // In one step: a second note of it would delete the log that has come after the first.
         let mut owed = self.owed_notes.lock();
         if owed.contains(&key) {
-            self.note(partition, NoteKind::Delete, 0)?;
+            self.note(partition, TopicId::ZERO, NoteKind::Delete, 0)?;
             owed.remove(&key);
         }
         Ok(())
     }
 
     /// Writes the note of a log's start if it is owed. The caller holds the log's writer, and the log is not closed.
-    pub(crate) fn pay_start(&self, partition: &TopicPartition, start: i64) -> Result<(), LogError> {
+    pub(crate) fn pay_start(
+        &self,
+        partition: &TopicPartition,
+        topic_id: TopicId,
+        start: i64,
+    ) -> Result<(), LogError> {
         let key = (partition.clone(), NoteKind::LogStart);
         let mut owed = self.owed_notes.lock();
         if owed.contains(&key) {
-            self.note(partition, NoteKind::LogStart, start)?;
+            self.note(partition, topic_id, NoteKind::LogStart, start)?;
             owed.remove(&key);
         }
         Ok(())

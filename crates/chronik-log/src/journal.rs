@@ -10,17 +10,20 @@
 //! Notes of cuts and cleans are the exception: they are synced, as they make what was synced before untrue. So is the note
 //! of a new start before segments go: without it their absence would look like a loss.
 //!
-//! Layout: notes one after the other, each the kind (1 byte), an offset (8 bytes), the name of the partition's
-//! directory after its length (2 bytes), and the CRC-32C of all that.
+//! A note says whose log it is about, by the topic's id, as a power loss may take the note of a deletion and leave those before
+//! it: they are not about the log of the next topic of the name.
+//!
+//! Layout: notes one after the other, each the kind (1 byte), an offset (8 bytes), the topic's id (16 bytes), the name of the
+//! partition's directory after its length (2 bytes), and the CRC-32C of all that.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chronik_disk::{Disk, DiskFile, OpenMode};
-use chronik_types::TopicPartition;
+use chronik_types::{TopicId, TopicPartition};
 
-use crate::bytes_io::{ByteReader, put_i64, put_str, put_u32};
+use crate::bytes_io::{ByteReader, put_i64, put_str, put_u32, put_u128};
 
 const PREFIX: &str = "chronik-journal-";
 
@@ -61,6 +64,8 @@ impl NoteKind {
 pub(crate) struct Note {
     pub(crate) kind: NoteKind,
     pub(crate) offset: i64,
+    /// Of deletions, and of logs that were nobody's, it is zero.
+    pub(crate) topic_id: TopicId,
     /// The name of the partition's directory.
     pub(crate) partition: String,
 }
@@ -91,6 +96,7 @@ impl Journal {
         &mut self,
         disk: &dyn Disk,
         partition: &TopicPartition,
+        topic_id: TopicId,
         kind: NoteKind,
         offset: i64,
     ) -> io::Result<Arc<dyn DiskFile>> {
@@ -103,6 +109,7 @@ impl Journal {
         };
         let mut note = vec![kind as u8];
         put_i64(&mut note, offset);
+        put_u128(&mut note, topic_id.0);
         put_str(&mut note, &partition.to_string());
         let crc = crc32c::crc32c(&note);
         put_u32(&mut note, crc);
@@ -145,10 +152,11 @@ fn read_note(bytes: &[u8]) -> Option<(Note, &[u8])> {
     let code = *reader.read_bytes(1)?.first()?;
     let kind = NoteKind::ALL.into_iter().find(|&kind| kind as u8 == code)?;
     let offset = reader.read_i64()?;
+    let topic_id = TopicId(reader.read_u128()?);
     let partition = reader.read_str()?.to_owned();
     let covered = bytes.get(..bytes.len() - reader.rest().len())?;
     if reader.read_u32()? != crc32c::crc32c(covered) {
         return None;
     }
-    Some((Note { kind, offset, partition }, reader.rest()))
+    Some((Note { kind, offset, topic_id, partition }, reader.rest()))
 }

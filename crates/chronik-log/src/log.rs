@@ -481,7 +481,7 @@ impl Log {
         if kind == NoteKind::Append && writer.noted_generation == Some(self.dir.generation()) {
             return Ok(());
         }
-        writer.noted_generation = Some(self.dir.note(&self.partition, kind, 0)?);
+        writer.noted_generation = Some(self.dir.note(&self.partition, self.topic_id(), kind, 0)?);
         Ok(())
     }
 

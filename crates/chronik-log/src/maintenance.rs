@@ -124,7 +124,7 @@ impl Log {
     fn pay_start(&self) -> Result<(), LogError> {
         let _writer = self.writer.lock();
         match self.check_usable() {
-            Ok(()) => self.dir.pay_start(&self.partition, self.log_start_offset().get()),
+            Ok(()) => self.dir.pay_start(&self.partition, self.topic_id(), self.log_start_offset().get()),
             Err(LogError::Closed) => Ok(()),
             Err(error) => Err(error),
         }

@@ -235,7 +235,7 @@ impl LogManager {
                 None => return Ok(None),
             },
         };
-        dir.note_or_owe(partition, NoteKind::Delete, 0)?;
+        dir.note_or_owe(partition, TopicId::ZERO, NoteKind::Delete, 0)?;
         let count = self.renamed_count.fetch_add(1, Ordering::Relaxed);
         let unique = (u128::from(now.wall.get().unsigned_abs()) << 64) | u128::from(count);
         let from = dir.partition_path(partition);

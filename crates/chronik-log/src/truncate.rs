@@ -65,7 +65,8 @@ impl Log {
         // Before anything changes: a log that is cut and remembers what it has lost takes that for duplicates.
         let producers = self.producers_at(&mut writer, end_offset)?;
         // Whatever is appended after the cut is under the same note.
-        writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Cut, end_offset)?);
+        writer.noted_generation =
+            Some(self.dir.note(&self.partition, self.topic_id(), NoteKind::Cut, end_offset)?);
         let gone = {
             let mut view = self.view.lock();
             self.note_cut(&mut view, end_offset);
@@ -112,7 +113,8 @@ impl Log {
     }
 
     fn clear(&self, writer: &mut Writer, now: Now, offset: i64) -> Result<(), LogError> {
-        writer.noted_generation = Some(self.dir.note(&self.partition, NoteKind::Restart, offset)?);
+        writer.noted_generation =
+            Some(self.dir.note(&self.partition, self.topic_id(), NoteKind::Restart, offset)?);
         let gone = {
             let mut view = self.view.lock();
             view.ring = None;
@@ -158,7 +160,7 @@ impl Log {
             return Ok(log_start_offset);
         }
         // The journal has it before the client has its answer, if there is room: deleted records do not come back.
-        self.dir.note_or_owe(&self.partition, NoteKind::LogStart, offset.get())?;
+        self.dir.note_or_owe(&self.partition, self.topic_id(), NoteKind::LogStart, offset.get())?;
         self.move_start(&mut writer, offset.get())?;
         self.dir.mark_start_moved();
         Ok(offset)

@@ -39,7 +39,9 @@ fn check(change: impl Fn(&chronik_log::Log) + Copy, what: &str) {
         let node = made_anew(change).restart(Crash::PowerLoss { seed }, "boot-2");
         let log = match node.manager.get_or_create(&partition(), NEXT_TOPIC, node.config.clone()) {
             Ok(log) => log,
-            Err(LogError::InconsistentTopicId { .. }) => panic!("{what}, seed {seed}: it is the deleted one's"),
+            Err(LogError::InconsistentTopicId { .. }) => {
+                panic!("{what}, seed {seed}: it is the deleted one's")
+            }
             Err(error) => panic!("{what}, seed {seed}: {error}"),
         };
         let range = (log.log_start_offset(), log.log_end_offset(), log.hole());

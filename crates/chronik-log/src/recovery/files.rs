@@ -108,7 +108,7 @@ impl Recovery<'_> {
         if self.deleted.is_empty() {
             return Ok(());
         }
-        let noted = self.dir.note(&self.partition, NoteKind::LogStart, log_start);
+        let noted = self.dir.note(&self.partition, self.topic_id, NoteKind::LogStart, log_start);
         let is_noted = match noted.and_then(|_| self.dir.sync_notes()) {
             Ok(()) => true,
             Err(LogError::DiskFull { .. }) => false,

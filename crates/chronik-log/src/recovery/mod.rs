@@ -81,6 +81,8 @@ struct Recovery<'a> {
     dir: &'a Arc<LogDir>,
     partition: TopicPartition,
     path: PathBuf,
+    /// Whose log it is.
+    topic_id: TopicId,
     known: Known,
     config: Arc<LogConfig>,
     now: Now,
@@ -139,6 +141,7 @@ pub(crate) fn recover(
         dir,
         partition: partition.clone(),
         path,
+        topic_id: TopicId::ZERO,
         known,
         config,
         now,
@@ -154,6 +157,8 @@ pub(crate) fn recover(
         hole_file: None,
         deleted: BTreeSet::new(),
     };
+    recovery.topic_id = recovery.find_topic_id(&entries)?;
+    recovery.forget_others_notes();
     let entries = recovery.finish_interrupted(entries)?;
     recovery.take_files(&entries);
     recovery.run(&entries)
@@ -161,7 +166,7 @@ pub(crate) fn recover(
 
 impl Recovery<'_> {
     fn run(mut self, entries: &[DirEntry]) -> Result<Log, LogError> {
-        let topic_id = self.topic_id(entries)?;
+        let topic_id = self.topic_id;
         self.read_hole_file(entries)?;
         let bases: Vec<(i64, u64)> = self
             .files
@@ -366,7 +371,7 @@ impl Recovery<'_> {
 
     /// Whose log this is. A checkpoint that may be older than the directory may speak of another topic of the same name,
     /// that was deleted since; then it says nothing of this one.
-    fn topic_id(&mut self, entries: &[DirEntry]) -> Result<TopicId, LogError> {
+    fn find_topic_id(&mut self, entries: &[DirEntry]) -> Result<TopicId, LogError> {
         let there =
             entries.iter().any(|entry| entry.name == names::PARTITION_METADATA && entry.len_bytes > 0);
         // A checkpoint of a log that was nobody's yet says nothing of who has claimed it since.
@@ -398,6 +403,15 @@ impl Recovery<'_> {
             replace_unsynced(self.dir, &path, partition_metadata::format(topic_id).as_bytes())?;
         }
         Ok(topic_id)
+    }
+
+    /// A power loss may take the note of a deletion and leave those before it, which are about the deleted log. The id of
+    /// a log is durable before the first note that names it, so that a log which has lost its id has none.
+    fn forget_others_notes(&mut self) {
+        let topic_id = self.topic_id;
+        if topic_id != TopicId::ZERO || self.known.rebooted {
+            self.known.notes.retain(|note| note.topic_id == TopicId::ZERO || note.topic_id == topic_id);
+        }
     }
 
     /// What could not be synced, and is taken for synced, is written again.
@@ -487,7 +501,7 @@ impl Recovery<'_> {
         if self.known.rebooted && found_end < offsets.recovery_point {
             self.dir.shared.note_loss();
             // What is appended from here on is not what the checkpoint says was synced.
-            self.dir.note(&self.partition, NoteKind::Cut, found_end)?;
+            self.dir.note(&self.partition, self.topic_id, NoteKind::Cut, found_end)?;
         }
         if found_end < checkpoint_end && !self.was_cut() && !self.known.rebooted {
             tracing::warn!(
