@@ -41,8 +41,7 @@ SERVED_AGAIN_S_MAX = 8.0
 ALONE_S = 4.0
 # A replica that has to be copied whole while others wait for records: about a gigabyte.
 BULK_PARTITIONS, BULK_BATCHES, BULK_BATCH_BYTES = 60, 18, 950_000
-# The longest that a producer may wait for an acknowledgement meanwhile. It is milliseconds where nothing else goes on; this
-# fails what waits for the copy.
+# The longest that a producer may wait for an acknowledgement meanwhile, also on a machine that does other things too.
 STARVED_S = 5.0
 # How often each topic that is made meanwhile is written to.
 FRESH_RECORDS = 20

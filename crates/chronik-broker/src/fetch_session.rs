@@ -10,7 +10,7 @@
 //! | (0, 0) | a full fetch that asks for a new session |
 //! | (id, 0) | closes `id`, then as (0, 0) |
 //! | (id, −1) | closes `id`, then as (0, −1) |
-//! | (id, n) | the n-th incremental fetch of `id`; any other number is INVALID_FETCH_SESSION_EPOCH |
+//! | (id, n) | the n-th incremental fetch of `id`; any other number is `INVALID_FETCH_SESSION_EPOCH` |
 //!
 //! Partitions are served in turns, and one that returned data goes to the back. In Kafka one that is new to a session
 //! begins at the back, and so it does here for consumers, who forget and name partitions all the time. In a follower's
