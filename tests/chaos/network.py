@@ -62,8 +62,9 @@ def run(*command: str) -> None:
 
 
 def quietly(*command: str) -> None:
-    """Run a command whose failure says that there is nothing to undo."""
-    subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
+    """Run a command whose failure says that there is nothing to undo, and so does its absence."""
+    with contextlib.suppress(FileNotFoundError):
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False)
 
 
 def make_pair(outer: str, inner: str) -> None:
