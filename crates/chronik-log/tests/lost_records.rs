@@ -625,6 +625,9 @@ fn a_log_that_could_not_be_recovered_after_a_loss_of_power_is_not_believed_by_th
         disk.inject(FaultRule::once(Operation::Open, ".log", Fault::Io));
         let node = Node::on(disk.clone(), config(), "boot-2");
         assert!(node.manager.is_failed(&partition()));
+        let other = TopicPartition::new("other", 0);
+        let other = node.manager.get_or_create(&other, TopicId(9), Arc::clone(&node.config)).unwrap();
+        append(&other, batch(BASE_MS, &[b"goes on"])).unwrap();
         node.manager.maintain(now_at(10_000));
         if is_shut_down {
             node.manager.shutdown(now_at(20_000)).unwrap();

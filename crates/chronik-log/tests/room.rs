@@ -21,7 +21,7 @@ use parking_lot::{Condvar, Mutex};
 /// Longer than any machine takes for what does not wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where the reads of the log under test are held up.
+/// Where the reads of the log under test, or the writes of the journal, are held up.
 #[derive(Default)]
 struct Gate {
     state: Mutex<GateState>,
@@ -69,22 +69,29 @@ impl Gate {
     }
 }
 
-/// A disk on which reads of the segments of [`partition()`] go through a gate.
+/// A disk on which reads of the segments of [`partition()`] go through a gate, and writes of the journal through another.
 struct GatedDisk {
     inner: SimDisk,
     gate: Arc<Gate>,
+    journal_gate: Arc<Gate>,
 }
 
 struct GatedFile {
     inner: Arc<dyn DiskFile>,
-    gate: Arc<Gate>,
+    read_gate: Option<Arc<Gate>>,
+    write_gate: Option<Arc<Gate>>,
 }
 
 impl Disk for GatedDisk {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let inner = self.inner.open(path, mode)?;
         let is_segment = path.starts_with(partition_dir()) && path.extension().is_some_and(|it| it == "log");
-        Ok(if is_segment { Arc::new(GatedFile { inner, gate: Arc::clone(&self.gate) }) } else { inner })
+        let is_journal = path.to_string_lossy().contains("chronik-journal");
+        Ok(Arc::new(GatedFile {
+            inner,
+            read_gate: is_segment.then(|| Arc::clone(&self.gate)),
+            write_gate: is_journal.then(|| Arc::clone(&self.journal_gate)),
+        }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -126,11 +133,12 @@ impl Disk for GatedDisk {
 
 impl DiskFile for GatedFile {
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
-        self.gate.pass();
+        self.read_gate.iter().for_each(|gate| gate.pass());
         self.inner.read_at(buffer, offset_bytes)
     }
 
     fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+        self.write_gate.iter().for_each(|gate| gate.pass());
         self.inner.write_all_at(bytes, offset_bytes)
     }
 
@@ -169,7 +177,8 @@ fn waiting() -> (Node, Arc<Gate>) {
     disk.remove_file(&partition_dir().join("leader-epoch-checkpoint")).unwrap();
     disk.set_capacity_bytes(Some(disk.used_bytes()));
     let gate = Arc::new(Gate::default());
-    let gated: Arc<dyn Disk> = Arc::new(GatedDisk { inner: disk.clone(), gate: Arc::clone(&gate) });
+    let gated: Arc<dyn Disk> =
+        Arc::new(GatedDisk { inner: disk.clone(), gate: Arc::clone(&gate), journal_gate: Arc::default() });
     let manager = open_manager(&gated, &dir(), options("boot-1"), &config, now_at(0)).unwrap();
     disk.set_capacity_bytes(None);
     assert!(manager.waits_for_room() && manager.get(&other(0)).is_some());
@@ -300,4 +309,52 @@ fn a_recovery_that_finds_the_disk_full_is_tried_again_after_a_pause() {
     node.manager.maintain(now_at(330_000));
     assert!(!node.manager.waits_for_room());
     assert_eq!(node.log().log_end_offset(), Offset(40));
+}
+
+/// A log's new start is noted late where the disk was full, and the log may be deleted at that moment. The note is not one
+/// of the log that is made next under its name.
+#[test]
+fn what_a_deleted_log_owed_the_journal_is_not_noted_for_the_next_one() {
+    let config = Arc::new(LogConfig::default());
+    let disk = SimDisk::new();
+    let journal_gate = Arc::new(Gate::default());
+    let gated: Arc<dyn Disk> = Arc::new(GatedDisk {
+        inner: disk.clone(),
+        gate: Arc::default(),
+        journal_gate: Arc::clone(&journal_gate),
+    });
+    let manager = open_manager(&gated, &dir(), options("boot-1"), &config, now_at(0)).unwrap();
+    let log = manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&config)).unwrap();
+    for at in 0..40 {
+        append(&log, idempotent(5, 0, at, &[b"value"])).unwrap();
+    }
+    log.set_high_watermark(Offset(40));
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    log.delete_records(Offset(30)).unwrap();
+    disk.set_capacity_bytes(None);
+    journal_gate.shut();
+    let deleting = Arc::clone(&manager);
+    let deletion = thread::spawn(move || deleting.delete(now_at(1), &partition()).unwrap());
+    // It is about to note that the log is deleted.
+    journal_gate.wait_for_reader();
+    let maintained = Arc::clone(&manager);
+    let (sender, done) = mpsc::channel();
+    let maintenance = thread::spawn(move || {
+        maintained.maintain(now_at(1));
+        sender.send(()).unwrap();
+    });
+    // Either it leaves the start alone, or it stands behind the deletion with it.
+    let _is_done = done.recv_timeout(Duration::from_millis(300));
+    journal_gate.open();
+    assert!(deletion.join().unwrap());
+    maintenance.join().unwrap();
+    let next = manager.get_or_create(&partition(), TopicId(8), Arc::clone(&config)).unwrap();
+    for at in 0..10 {
+        append(&next, idempotent(6, 0, at, &[b"next"])).unwrap();
+    }
+    drop((log, next, manager));
+    disk.crash(Crash::Process);
+    let node = Node::on(disk, (*config).clone(), "boot-1");
+    let log = node.manager.get(&partition()).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(10)));
 }
