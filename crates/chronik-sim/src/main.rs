@@ -75,7 +75,8 @@ impl Arguments {
             return None;
         }
         let (again, _) = self.live(seed, false);
-        (again.hash != hash).then(|| format!("C12: lived through again, its hash is {:016x} and was {hash:016x}", again.hash))
+        (again.hash != hash)
+            .then(|| format!("C12: lived through again, its hash is {:016x} and was {hash:016x}", again.hash))
     }
 
     fn live(&self, seed: u64, is_traced: bool) -> (Told, cluster::Counts) {
@@ -186,7 +187,8 @@ mod progress {
         )]
         pub(crate) fn new(seed_count: u64) -> Self {
             let now = Instant::now();
-            let state = State { lived_count: 0, counts: Counts::default(), idle_seeds: Vec::new(), told_at: now };
+            let state =
+                State { lived_count: 0, counts: Counts::default(), idle_seeds: Vec::new(), told_at: now };
             Self { seed_count, began_at: now, state: std::sync::Mutex::new(state) }
         }
 
@@ -239,7 +241,8 @@ mod progress {
                 counts.acknowledged,
                 counts.read
             );
-            let told = if counts.faults.total() == 0 { told } else { format!("{told}\nfaults: {}", counts.faults) };
+            let told =
+                if counts.faults.total() == 0 { told } else { format!("{told}\nfaults: {}", counts.faults) };
             let idle = &state.idle_seeds;
             if idle.is_empty() { told } else { format!("{told}\nnothing was acknowledged in seeds {idle:?}") }
         }

@@ -59,11 +59,9 @@ impl Checkers {
             };
             let begin = log.map_or(0, |log| log.log_start_offset().get());
             // Nobody deletes records of other topics, and nothing is old enough to go by itself.
-            let is_due =
-                if topic.name.starts_with('t') { self.may_begin_at(key, begin) } else { begin == 0 };
+            let is_due = if topic.name.starts_with('t') { self.may_begin_at(key, begin) } else { begin == 0 };
             if !is_due {
-                let text =
-                    format!("{name} at node {id} begins at {begin}, and nobody has deleted that much");
+                let text = format!("{name} at node {id} begins at {begin}, and nobody has deleted that much");
                 self.report(Rule::SameBytes, text);
             }
             let Some((other, other_begin, batches)) = &first else {

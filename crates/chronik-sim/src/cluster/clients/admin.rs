@@ -138,10 +138,7 @@ impl Admin {
                 context.call_patiently(node, DELETE_VERSION, &request, token, PATIENCE_MS);
             }
             1 if self.plan.deletes_records
-                || matches!(
-                    context.sabotage,
-                    Some(Sabotage::DeleteUnasked | Sabotage::DeleteElsewhere)
-                ) =>
+                || matches!(context.sabotage, Some(Sabotage::DeleteUnasked | Sabotage::DeleteElsewhere)) =>
             {
                 self.delete_records(context, &name);
             }
