@@ -18,6 +18,7 @@ use chronik_raft::metadata::{MetadataImage, PartitionImage};
 use chronik_types::{ErrorCode, NodeId, PartitionEpoch};
 
 use super::broken_disk::{Breakage, BrokenDisk};
+use super::effects::Life;
 use crate::rng::Rng;
 
 /// The version of followers' fetches.
@@ -93,8 +94,10 @@ pub enum Sabotage {
     ForgetGroupCommits,
     /// or so only in the end.
     ForgetLastGroupCommits,
-    /// Followers say that they have more than they have.
+    /// Followers say that they have more than they have,
     AcknowledgeAhead,
+    /// or so only once they have been started again.
+    AcknowledgeAheadAgain,
     /// Followers store other bytes than their leader.
     StoreOtherBytes,
     /// Followers never hear that the last record is committed.
@@ -142,7 +145,7 @@ static PAST: AtomicU64 = AtomicU64::new(0);
 
 impl Sabotage {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 52] = [
         Self::LyingDisk,
         Self::IgnoreFailedSyncs,
         Self::ForgetUncleanEnds,
@@ -174,6 +177,7 @@ impl Sabotage {
         Self::ForgetGroupCommits,
         Self::ForgetLastGroupCommits,
         Self::AcknowledgeAhead,
+        Self::AcknowledgeAheadAgain,
         Self::StoreOtherBytes,
         Self::TellFollowersOldWatermarks,
         Self::SeeAnotherLeader,
@@ -224,8 +228,9 @@ impl Sabotage {
     }
 
     /// What a leader hears of a follower.
-    pub(super) fn follower_request(self, frame: Bytes, rng: &mut Rng) -> Bytes {
-        if self != Self::AcknowledgeAhead || !rng.chance(20) {
+    pub(super) fn follower_request(self, life: Life, frame: Bytes, rng: &mut Rng) -> Bytes {
+        let is_again = self == Self::AcknowledgeAheadAgain && 1 < life.number;
+        if self != Self::AcknowledgeAhead && !is_again || !rng.chance(20) {
             return frame;
         }
         let body = frame.slice(FRAME_LENGTH_BYTES..);

@@ -270,7 +270,7 @@ impl World {
                 }
                 let patience_ms = FOLLOWER_PATIENCE_MS + u64::from(self.plan.replica_wait_ms.unsigned_abs());
                 let frame = match self.sabotage {
-                    Some(sabotage) => sabotage.follower_request(frame, &mut self.rng),
+                    Some(sabotage) => sabotage.follower_request(life, frame, &mut self.rng),
                     None => frame,
                 };
                 self.send_request(stream, Asker::Follower { life, to, lane, done }, frame, patience_ms);

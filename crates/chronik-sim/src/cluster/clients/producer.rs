@@ -140,8 +140,12 @@ impl Producer {
 
     fn begin_batch(&mut self, context: &mut Context<'_>) {
         let name = &self.names[context.rng.index(self.names.len())];
-        let topic = self.routing.topics.get(name).filter(|topic| !context.checkers.is_deleted(topic.id));
-        let Some(topic) = topic else { return };
+        let Some(topic) = self.routing.topics.get(name) else { return };
+        // Nothing else tells a producer that has nothing under way of the next topic of this name.
+        if context.checkers.is_deleted(topic.id) {
+            self.routing.distrust();
+            return;
+        }
         let partition =
             i32::try_from(context.rng.below(self.partition_count.unsigned_abs().into())).unwrap_or(0);
         let lane = self.lanes.entry((topic.id, partition)).or_default();
