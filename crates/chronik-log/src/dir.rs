@@ -254,8 +254,8 @@ impl LogDir {
         let mut journal = self.journal.lock();
         let path = journal.path();
         for note in notes {
-            let noted = journal.note(&*self.disk, partition, note.topic_id, note.kind, note.offset);
-            noted.map_err(|source| self.write_failed("write the journal", &path, source))?;
+            let written = journal.note(&*self.disk, partition, note.topic_id, note.kind, note.offset);
+            written.map_err(|source| self.write_failed("write the journal", &path, source))?;
         }
         drop(journal);
         if notes.iter().any(|note| note.kind.is_synced()) { self.sync_notes() } else { Ok(()) }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use chronik_disk::{Crash, Disk};
+use chronik_disk::{Crash, Disk, OpenMode};
 use chronik_log::LogError;
 use chronik_types::{Offset, TopicId};
 use common::*;
@@ -65,4 +65,20 @@ fn what_was_cut_off_the_deleted_one_is_not_cut_off_it() {
 #[test]
 fn it_does_not_begin_where_the_deleted_one_was_emptied_to() {
     check(|log| log.truncate_fully_and_start_at(now_at(5), Offset(70)).unwrap(), "it was emptied");
+}
+
+/// An attempt to write the id that did not come to its end leaves a file behind.
+#[test]
+fn a_log_that_has_lost_its_id_takes_it_from_the_checkpoint() {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    append_up_to(&log, NEXT_END);
+    log.sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    node.disk.remove_file(&file("partition.metadata")).unwrap();
+    node.disk.open(&file("partition.metadata.tmp"), OpenMode::Create).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    assert_eq!((log.topic_id(), log.log_end_offset()), (TOPIC_ID, Offset(NEXT_END)));
+    append_up_to(&log, NEXT_END + 1);
 }

@@ -128,7 +128,8 @@ impl Recovery<'_> {
 
     fn remove(&self, name: &str) -> Result<(), LogError> {
         let path = self.path.join(name);
-        self.dir.disk.remove_file(&path).map_err(|e| self.dir.write_failed("remove", &path, e))
+        // The topic's id may have been written anew since the directory was listed, by a file of the same name.
+        self.dir.disk.remove_file_if_there(&path).map_err(|e| self.dir.write_failed("remove", &path, e))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), LogError> {
