@@ -108,7 +108,9 @@ impl Member {
     /// It asks for what is committed again.
     fn forget_positions(&mut self) {
         if let Stage::In { positions } = &mut self.stage {
-            positions.values_mut().for_each(|position| *position = None);
+            for position in positions.values_mut() {
+                *position = None;
+            }
         }
     }
 

@@ -309,10 +309,10 @@ impl Producer {
                 );
                 context.checkers.report(Rule::Order, text);
             }
-            // What comes behind a batch that is sent again waits for it,
-            ErrorCode::OutOfOrderSequenceNumber | ErrorCode::UnknownProducerId => {}
-            // and these pass.
-            ErrorCode::NetworkException
+            // These pass; the first two where what comes before is sent again.
+            ErrorCode::OutOfOrderSequenceNumber
+            | ErrorCode::UnknownProducerId
+            | ErrorCode::NetworkException
             | ErrorCode::NotLeaderOrFollower
             | ErrorCode::LeaderNotAvailable
             | ErrorCode::UnknownTopicOrPartition
