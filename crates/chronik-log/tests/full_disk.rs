@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use chronik_disk::{Crash, Disk, Fault, FaultRule, Operation, SimDisk};
 use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError, LogManager};
-use chronik_types::{LeaderEpoch, Offset, ProducerId, TopicId, TopicPartition};
+use chronik_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 use common::*;
 
 const OTHER: TopicId = TopicId(9);
@@ -158,7 +158,8 @@ fn a_cut_on_a_full_disk_leaves_nothing_of_what_it_took() {
         }
         node.disk.inject(FaultRule::always(Operation::Write, EPOCHS, Fault::NoSpace));
         assert!(log.truncate_to(now_at(1), Offset(1)).unwrap(), "{what}");
-        let told = (log.log_end_offset(), log.latest_epoch(), log.knows_producer(ProducerId(5)));
+        let told =
+            (log.log_end_offset(), log.latest_epoch(), log.knows_producer(ProducerId(5), ProducerEpoch(0)));
         assert_eq!(told, (Offset(1), Some(LeaderEpoch(1)), true), "{what}");
         assert!(!log.truncate_to(now_at(1), Offset(1)).unwrap(), "{what}");
         let again = || append_in(&log, epoch, idempotent(5, 0, 1, &[b"b"]));
@@ -194,7 +195,7 @@ fn a_log_that_is_emptied_on_a_full_disk_has_no_epochs() {
     node.disk.inject(FaultRule::once(Operation::Write, EPOCHS, Fault::NoSpace));
     log.truncate_fully_and_start_at(now_at(1), Offset(100)).unwrap();
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(100), Offset(100)));
-    assert_eq!((log.latest_epoch(), log.knows_producer(ProducerId(5))), (None, false));
+    assert_eq!((log.latest_epoch(), log.knows_producer(ProducerId(5), ProducerEpoch(0))), (None, false));
     append_in(&log, 1, idempotent(5, 0, 7, &[b"c"])).unwrap();
     assert_eq!(node.disk.read_file(&file(EPOCHS)).unwrap(), b"0\n1\n1 100\n");
 }
