@@ -14,7 +14,7 @@
 //!
 //! Partitions are served in turns, and one that returned data goes to the back. In Kafka one that is new to a session
 //! begins at the back, and so it does here for consumers, who forget and name partitions all the time. In a follower's
-//! session it comes earlier: a producer may wait for it, while those that fill whole answers only catch up.
+//! session it comes earlier until its first turn: a producer may wait for it, while those that fill whole answers only catch up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -62,7 +62,7 @@ struct CachedPartition {
     /// Its place in the order of service. A partition that returned data goes to the back, so that a busy one
     /// cannot keep the others from being answered.
     turn: u64,
-    /// Whether the follower has named it since the session began, and it has returned no data yet.
+    /// Whether the follower has named it since the session began, and it has not had a turn yet.
     is_newcomer: bool,
 }
 
@@ -145,7 +145,7 @@ impl FetchSession {
     pub(crate) fn tell(&mut self, key: &SessionKey, told: &Told) -> bool {
         let Some(cached) = self.by_key.get_mut(key) else { return true };
         let mut must_tell = told.has_records || told.has_divergence;
-        if told.has_records {
+        if told.has_records || cached.is_newcomer && told.is_at_end {
             self.by_turn.remove(&cached.turn);
             self.newcomers_by_turn.remove(&cached.turn);
             cached.is_newcomer = false;
@@ -180,6 +180,8 @@ impl FetchSession {
 pub(crate) struct Told {
     pub(crate) high_watermark: i64,
     pub(crate) log_start_offset: i64,
+    /// Whether there is nothing that it could return.
+    pub(crate) is_at_end: bool,
     pub(crate) has_records: bool,
     pub(crate) has_divergence: bool,
     pub(crate) is_error: bool,
@@ -544,6 +546,7 @@ mod tests {
         let quiet = Told {
             high_watermark: 5,
             log_start_offset: 0,
+            is_at_end: false,
             has_records: false,
             has_divergence: false,
             is_error: false,
@@ -571,6 +574,7 @@ mod tests {
         let told = Told {
             high_watermark: 5,
             log_start_offset: 0,
+            is_at_end: false,
             has_records: false,
             has_divergence: false,
             is_error: false,
@@ -579,6 +583,8 @@ mod tests {
         session.tell(&key(0), &Told { has_records: true, ..told });
         session.tell(&key(5), &Told { has_records: true, ..told });
         assert_eq!(order(&session), [4, 1, 6, 2, 3, 0, 5], "who had nothing yet keeps its turn");
+        session.tell(&key(4), &Told { is_at_end: true, ..told });
+        assert_eq!(order(&session), [6, 1, 2, 3, 0, 5, 4], "it had a turn, and nothing to return");
         session.remove(&key(4));
         session.upsert(key(6), fetch(1), true);
         assert_eq!(order(&session), [6, 1, 2, 3, 0, 5]);

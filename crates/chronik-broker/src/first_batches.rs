@@ -56,8 +56,11 @@ impl FirstBatches {
             return;
         }
         let mut waiting = self.waiting.lock();
-        if waiting.len() < WAITING_MAX {
-            waiting.insert((producer, topic.clone(), index), Refused { epoch, since: now });
+        let key = (producer, topic.clone(), index);
+        // One of an earlier epoch is late, and nobody sends it again.
+        let is_late = waiting.get(&key).is_some_and(|newer| epoch < newer.epoch);
+        if waiting.len() < WAITING_MAX && !is_late {
+            waiting.insert(key, Refused { epoch, since: now });
             self.has_any.store(true, Ordering::Release);
         }
     }
@@ -157,6 +160,7 @@ mod tests {
     fn each_epoch_of_a_producer_has_a_first_batch() {
         let batches = FirstBatches::default();
         refuse(&batches, 0, sequence(1, 3, 0));
+        refuse(&batches, 0, sequence(1, 2, 0));
         assert!(!is_early(&batches, 1, sequence(1, 2, 5)), "the log says what it thinks of that");
         assert!(is_early(&batches, 1, sequence(1, 3, 5)));
         assert!(!is_early(&batches, 1, sequence(1, 4, 0)), "nobody sends that epoch again");

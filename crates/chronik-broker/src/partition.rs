@@ -199,7 +199,6 @@ impl Partition {
 
     /// Queues a batch that a coordinator of this leader epoch has decided, which is confirmed once it is committed. In
     /// another epoch it would contradict what others have decided meanwhile, and is refused (replication points 9 and 14).
-    /// With too few replicas in sync it is refused as well, as a producer's with `acks=all` is (replication point 8).
     pub(crate) fn append_in(
         self: &Arc<Self>,
         now: Now,
@@ -207,10 +206,6 @@ impl Partition {
         batch: BytesMut,
         done: AppendDone,
     ) {
-        if self.has_enough_in_sync() == Some(false) {
-            done(now, Err(AppendError::NotEnoughReplicas));
-            return;
-        }
         let pending = PendingBatch { batch, origin: AppendOrigin::Coordinator };
         self.enqueue(now, pending, Confirmation::Committed, Some(epoch), done);
     }

@@ -108,11 +108,6 @@ pub enum AppendError {
     /// The log has used up the range of offsets.
     #[error("the log has no offsets left")]
     OffsetsExhausted,
-    /// Fewer replicas are in sync than `min.insync.replicas` asks for, so that the batch could not be committed.
-    #[error(
-        "fewer replicas are in sync than min.insync.replicas asks for; try again when followers have returned"
-    )]
-    NotEnoughReplicas,
     /// The log itself cannot take it.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -132,7 +127,6 @@ impl AppendError {
             Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
             Self::LeaderEpochAhead { .. } => ErrorCode::CorruptMessage,
             Self::LeaderEpochRegressed { .. } => ErrorCode::NotLeaderOrFollower,
-            Self::NotEnoughReplicas => ErrorCode::NotEnoughReplicas,
             Self::Recompress(_) | Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => {
                 ErrorCode::UnknownServerError
             }

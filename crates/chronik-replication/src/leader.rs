@@ -293,7 +293,13 @@ impl Leader {
     /// Brokers have entered or left service.
     pub fn membership_changed(&mut self, now: MonotonicMs, membership: &dyn Membership) -> Effects {
         for (node, progress) in &mut self.followers {
-            progress.live_epoch = membership.live_epoch(*node);
+            let live_epoch = membership.live_epoch(*node);
+            if live_epoch.is_some() && live_epoch != progress.live_epoch && !self.isr.contains(node) {
+                // What has been committed while it was away it may lack, however short that was: nobody waits for it until
+                // it has caught up again.
+                progress.caught_up_at = None;
+            }
+            progress.live_epoch = live_epoch;
         }
         self.advanced(now)
     }

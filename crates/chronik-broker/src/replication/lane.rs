@@ -248,6 +248,7 @@ impl Broker {
                 && answer.records.is_empty()
                 && answer.diverging.is_none()
                 && high_watermark <= asked.fetch_offset;
+            let is_told = answer.error.is_none() && answer.diverging.is_none();
             let (topic_id, index) = key;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
             let applied = if is_caught_up && self.is_untouched(topic, index, asked) {
@@ -277,7 +278,8 @@ impl Broker {
                         }
                         Lane::Newcomers => {
                             state.behind.remove(&key);
-                            if is_caught_up {
+                            // With records too: a producer may wait for the next ones by now.
+                            if is_told {
                                 state.caught_up.insert(key);
                             }
                         }
@@ -328,12 +330,15 @@ mod tests {
     /// Long enough for a thread to come to the lock that it waits for.
     const PAUSE: Duration = Duration::from_millis(100);
 
-    #[test]
-    fn who_stops_while_newcomers_go_over_is_fetched_in_no_lane() {
+    fn key() -> Key {
+        (TopicId(77), PartitionIndex(0))
+    }
+
+    /// Somebody stops a partition while it is about to go over from one lane to the other.
+    fn stop_while(begins_in: Lane, go_over: impl Fn(&Broker, NodeId) + Sync) {
         let fixture = three_brokers();
         let fetchers = &fixture.broker.fetchers;
         let leader = NodeId(2);
-        let key: Key = (TopicId(77), PartitionIndex(0));
         let epoch = LeaderEpoch(5);
         let position = FetchPosition {
             fetch_offset: Offset(0),
@@ -341,24 +346,43 @@ mod tests {
             current_leader_epoch: epoch,
             last_fetched_epoch: LeaderEpoch::NONE,
         };
-        fetchers.followed.lock().insert(key, (leader, epoch));
+        fetchers.followed.lock().insert(key(), (leader, epoch));
         {
-            let newcomers = fetchers.lane(leader, Lane::Newcomers);
-            let mut newcomers = newcomers.lock();
-            newcomers.fetcher.follow(key, position);
-            newcomers.caught_up.insert(key);
+            let lane = fetchers.lane(leader, begins_in);
+            let mut lane = lane.lock();
+            lane.fetcher.follow(key(), position);
+            lane.caught_up.insert(key());
         }
-        let main = fetchers.lane(leader, Lane::Main);
+        let lanes = [Lane::Newcomers, Lane::Main].map(|lane| fetchers.lane(leader, lane));
         // Nobody says anything: it is a wait.
         let (_silent, nobody) = mpsc::channel::<()>();
-        thread::scope(|scope| {
-            let held = main.lock();
-            scope.spawn(|| fetchers.stop(&key));
-            assert!(nobody.recv_timeout(PAUSE).is_err());
-            scope.spawn(|| fixture.broker.take_over_newcomers(leader));
-            assert!(nobody.recv_timeout(PAUSE).is_err());
-            drop(held);
-        });
-        assert_eq!(main.lock().fetcher.position(&key), None);
+        for held in &lanes {
+            thread::scope(|scope| {
+                let held = held.lock();
+                scope.spawn(|| fetchers.stop(&key()));
+                assert!(nobody.recv_timeout(PAUSE).is_err());
+                scope.spawn(|| go_over(&fixture.broker, leader));
+                assert!(nobody.recv_timeout(PAUSE).is_err());
+                drop(held);
+            });
+            for lane in &lanes {
+                assert_eq!(lane.lock().fetcher.position(&key()), None);
+            }
+            fetchers.followed.lock().insert(key(), (leader, epoch));
+            let lane = fetchers.lane(leader, begins_in);
+            let mut lane = lane.lock();
+            lane.fetcher.follow(key(), position);
+            lane.caught_up.insert(key());
+        }
+    }
+
+    #[test]
+    fn who_stops_while_newcomers_go_over_is_fetched_in_no_lane() {
+        stop_while(Lane::Newcomers, Broker::take_over_newcomers);
+    }
+
+    #[test]
+    fn who_stops_while_it_is_handed_back_is_fetched_in_no_lane() {
+        stop_while(Lane::Main, |broker, leader| broker.hand_back(leader, &[key()]));
     }
 }

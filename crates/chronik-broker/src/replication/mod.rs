@@ -54,10 +54,13 @@ impl Fetchers {
     /// Stops fetching a partition, wherever it is fetched from.
     fn stop(&self, key: &Key) {
         let Some((leader, _)) = self.followed.lock().remove(key) else { return };
-        // Newcomers go over to the main lane: in the other order one that does so meanwhile would be missed in both.
-        for lane in [Lane::Newcomers, Lane::Main] {
-            self.lane(leader, lane).lock().stop(key);
-        }
+        // Partitions go over from one lane to the other, both ways: one that does so meanwhile would be missed in both.
+        let newcomers = self.lane(leader, Lane::Newcomers);
+        let main = self.lane(leader, Lane::Main);
+        let mut newcomers = newcomers.lock();
+        let mut main = main.lock();
+        newcomers.stop(key);
+        main.stop(key);
     }
 }
 

@@ -10,9 +10,7 @@ use chronik_protocol::messages::{
     OffsetCommitResponse, ProduceResponse,
 };
 use chronik_raft::MetadataLog as _;
-use chronik_raft::metadata::{
-    Command, CommandBatch, ConfigResource, SetConfig, SetPartitionLeader, UpdateIsr,
-};
+use chronik_raft::metadata::{CommandBatch, SetPartitionLeader};
 use chronik_replication::FollowerFetch;
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, PartitionIndex};
 
@@ -252,42 +250,4 @@ fn a_commit_is_answered_when_the_followers_have_it() {
     assert!(pending.lock().is_none());
     lead(2);
     assert_eq!(told(&pending), ErrorCode::NotCoordinator, "the next one may have it or not");
-}
-
-/// Replication point 8: a commit that could not be committed is refused before it is written, and does not take effect later.
-#[test]
-fn a_commit_is_refused_at_once_with_too_few_in_sync() {
-    let fixture = leading();
-    regain(&fixture);
-    fixture.create_topic("t", 2, &[]);
-    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
-    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
-    let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
-    let apply = |command: Command| {
-        let batch = CommandBatch::new(vec![command]);
-        fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
-    };
-    apply(SetPartitionLeader::new(topic, home, Some(NodeId(NODE.get()))).into());
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
-    let resource = ConfigResource::Topic(OFFSETS_TOPIC.into());
-    apply(SetConfig::new(&resource, "min.insync.replicas", Some("2".to_owned())).into());
-    let told = |offset: i64| {
-        let answer: OffsetCommitResponse = fixture.call(8, &commit_request("t", "g", None, offset, ""));
-        code(answer.topics[0].partitions[0].error_code)
-    };
-    let partition = fixture.partition(OFFSETS_TOPIC, home.get());
-    let in_sync = |nodes: &[i32]| {
-        let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-        apply(UpdateIsr::new(topic, home, &nodes, None).into());
-    };
-    in_sync(&[NODE.get()]);
-    let end = partition.log().log_end_offset();
-    assert_eq!(told(5), ErrorCode::CoordinatorNotAvailable);
-    assert_eq!(partition.log().log_end_offset(), end, "nothing is written");
-    in_sync(&[1, 2, 3]);
-    let pending = fixture.send(8, &commit_request("t", "g", None, 6, ""));
-    assert!(pending.lock().is_none(), "it is written, and waits for the followers");
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
-    let answer: OffsetCommitResponse = response(&pending, 8);
-    assert_eq!(code(answer.topics[0].partitions[0].error_code), ErrorCode::None);
 }

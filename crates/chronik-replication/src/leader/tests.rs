@@ -211,6 +211,21 @@ fn a_replica_that_is_close_is_waited_for_while_it_lives() {
 }
 
 #[test]
+fn a_replica_that_comes_back_is_waited_for_once_it_has_caught_up() {
+    let mut leader = leader(&[1, 2], 10, 10, 1);
+    fetch(&mut leader, 1, 2, 10);
+    fetch(&mut leader, 1, 3, 10);
+    leader.refused(at(1), PartitionEpoch(7));
+    leader.membership_changed(at(2), &without(3));
+    leader.appended(at(2), Offset(20));
+    assert_eq!(fetch(&mut leader, 3, 2, 20), moved(20));
+    leader.membership_changed(at(4), &all);
+    leader.appended(at(5), Offset(30));
+    fetch(&mut leader, 6, 3, 12);
+    assert_eq!(fetch(&mut leader, 7, 2, 30), moved(30), "it is far behind, if not for long");
+}
+
+#[test]
 fn a_partition_with_few_replicas_needs_all_of_them_at_most() {
     let term = LeaderTerm {
         replicas: nodes(&[1]),

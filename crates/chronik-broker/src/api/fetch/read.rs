@@ -85,6 +85,8 @@ pub(crate) struct Outcome {
     pub(crate) len_bytes: u64,
     /// Whether data follows that was not read.
     has_more: bool,
+    /// Whether there is nothing to read.
+    is_at_end: bool,
 }
 
 impl Outcome {
@@ -98,6 +100,7 @@ impl Outcome {
             data: ReadData::Empty,
             len_bytes: 0,
             has_more: false,
+            is_at_end: false,
         }
     }
 
@@ -106,6 +109,7 @@ impl Outcome {
         Told {
             high_watermark: self.high_watermark,
             log_start_offset: self.log_start_offset,
+            is_at_end: self.is_at_end,
             has_records: self.len_bytes > 0,
             has_divergence: self.diverging_epoch.is_some(),
             is_error: self.error != ErrorCode::None,
@@ -208,6 +212,7 @@ fn try_read(
         data: ReadData::Empty,
         len_bytes: 0,
         has_more: false,
+        is_at_end: false,
     };
     if outcome.diverging_epoch.is_some() {
         partition.check_role()?;
@@ -232,6 +237,7 @@ fn try_read(
         Ok(read) => {
             outcome.log_start_offset = read.log_start_offset.get();
             outcome.len_bytes = read.len_bytes;
+            outcome.is_at_end = request.upper_bound_offset <= request.start_offset;
             outcome.has_more = read.len_bytes > 0 && read.next_offset < request.upper_bound_offset;
             outcome.data = read.data;
             partition.note_read(true);
