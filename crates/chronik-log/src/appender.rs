@@ -14,7 +14,6 @@ use chronik_protocol::records::{BatchHeader, patch_append};
 use chronik_types::{LeaderEpoch, Now, Offset, ProducerId, TimestampMs};
 
 use crate::append::{AppendOrigin, Appended, PendingBatch, ReplicaAppended, UNKNOWN_OFFSET};
-use crate::journal::NoteKind;
 use crate::log::{Log, Writer};
 use crate::marker::marker_epoch;
 use crate::producer_state::{BatchMetadata, Gap, Prepared, Undo};
@@ -154,7 +153,7 @@ impl Log {
         let batches = split_batches(records)?;
         let mut writer = self.writer.lock();
         self.check_usable()?;
-        self.note(&mut writer, NoteKind::Append)?;
+        self.note_append(&mut writer)?;
         let before = self.log_end_offset();
         let first_offset = batches.first().map_or(before, |(header, _)| header.base_offset);
         let mut appending = Appending::new(self, &mut writer, &config, now, batches.len(), Tail::Dropped);
@@ -184,7 +183,7 @@ impl Log {
         if leader_epoch < latest_epoch {
             return Err(AppendError::LeaderEpochRegressed { epoch: leader_epoch, latest_epoch });
         }
-        self.note(writer, NoteKind::Append)?;
+        self.note_append(writer)?;
         Ok(self.assign_epoch(writer, leader_epoch.get(), self.log_end_offset().get())?)
     }
 

@@ -249,7 +249,7 @@ impl LogDir {
         Ok(generation)
     }
 
-    /// Notes again what older journals say of a partition, before they go.
+    /// Notes again what older journals say of a partition, before they go. [`LogDir::sync_journal_now`] is to follow.
     pub(crate) fn note_again(&self, partition: &TopicPartition, notes: &[Note]) -> Result<(), LogError> {
         let mut journal = self.journal.lock();
         let path = journal.path();
@@ -257,8 +257,7 @@ impl LogDir {
             let written = journal.note(&*self.disk, partition, note.topic_id, note.kind, note.offset);
             written.map_err(|source| self.write_failed("write the journal", &path, source))?;
         }
-        drop(journal);
-        if notes.iter().any(|note| note.kind.is_synced()) { self.sync_notes() } else { Ok(()) }
+        Ok(())
     }
 
     /// Notes what makes room on the disk, from which a full disk must not keep anyone. What it has no room for is owed.
@@ -333,6 +332,11 @@ impl LogDir {
     /// Makes all that the journal says durable, and the next checkpoint too.
     pub(crate) fn sync_notes(&self) -> Result<(), LogError> {
         self.mark_synced_notes();
+        self.sync_journal_now()
+    }
+
+    /// Makes all that the journal says durable.
+    pub(crate) fn sync_journal_now(&self) -> Result<(), LogError> {
         let (path, file) = {
             let journal = self.journal.lock();
             (journal.path(), journal.file())

@@ -461,27 +461,35 @@ impl Log {
         })
     }
 
-    /// Notes in the journal what is about to happen, unless that was done since the last checkpoint.
-    ///
-    /// Before the first batch it makes durable whose log this is, as Kafka does (KIP-516): a log that has lost that with the
-    /// power would be taken for the next topic's of the same name, records and all. A synced checkpoint has it too.
-    pub(crate) fn note(&self, writer: &mut Writer, kind: NoteKind) -> Result<(), LogError> {
-        if writer.id_unsynced {
-            let path = self.path().join(names::PARTITION_METADATA);
-            let synced = self.dir.open(&path, OpenMode::ReadWrite).and_then(|file| file.sync_data());
-            match synced {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.dir.sync_failed(&path, error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-            writer.id_unsynced = false;
-        }
+    /// Notes in the journal that batches are about to be appended, unless that was done since the last checkpoint.
+    pub(crate) fn note_append(&self, writer: &mut Writer) -> Result<(), LogError> {
+        self.make_id_durable(writer)?;
         self.write_owed_epochs(writer)?;
-        if kind == NoteKind::Append && writer.noted_generation == Some(self.dir.generation()) {
+        if writer.noted_generation != Some(self.dir.generation()) {
+            let noted = self.dir.note(&self.partition, self.topic_id(), NoteKind::Append, 0)?;
+            writer.noted_generation = Some(noted);
+        }
+        Ok(())
+    }
+
+    /// Makes durable whose log this is before the first batch, as Kafka does (KIP-516), and before anything that the journal says
+    /// of it: a log that has lost that with the power would be taken for the next topic's of the same name, records and all, and
+    /// what the journal says for another's. A synced checkpoint has it too.
+    pub(crate) fn make_id_durable(&self, writer: &mut Writer) -> Result<(), LogError> {
+        if !writer.id_unsynced {
             return Ok(());
         }
-        writer.noted_generation = Some(self.dir.note(&self.partition, self.topic_id(), kind, 0)?);
+        let path = self.path().join(names::PARTITION_METADATA);
+        let file = self.dir.open(&path, OpenMode::ReadWrite);
+        let synced =
+            file.and_then(|file| file.sync_data()).and_then(|()| self.dir.disk.sync_dir(&self.path()));
+        match synced {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.dir.sync_failed(&path, error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        writer.id_unsynced = false;
         Ok(())
     }
 

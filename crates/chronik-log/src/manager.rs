@@ -279,23 +279,29 @@ impl LogManager {
         self.failed.read().values().any(FailedLog::waits_for_room)
     }
 
-    /// Why a partition in a directory waits for room, if one does.
+    /// Why a directory's checkpoint has to stay as it is, if it has.
     pub(crate) fn waiting_in(&self, dir: &Arc<LogDir>) -> Option<LogError> {
         let failed = self.failed.read();
         let waiting =
-            failed.values().find(|failed| failed.waits_for_room() && Arc::ptr_eq(failed.dir(), dir));
+            failed.values().find(|failed| failed.needs_checkpoint() && Arc::ptr_eq(failed.dir(), dir));
         waiting.map(|failed| failed.error.clone())
     }
 
     /// What is known of the logs in a directory that could not be recovered, for its checkpoint. What the journals say of
     /// them is in the new one afterwards, and nothing else in between: a deletion is noted before or behind all of it.
     pub(crate) fn carry_failed(&self, dir: &Arc<LogDir>) -> Result<Vec<Known>, LogError> {
-        let _creating = self.creating.lock();
-        let failed = self.failed.read();
         let mut carried = Vec::new();
-        for (partition, failed) in failed.iter().filter(|(_, failed)| Arc::ptr_eq(failed.dir(), dir)) {
-            dir.note_again(partition, &failed.known().notes)?;
-            carried.push(failed.known().clone());
+        {
+            let _creating = self.creating.lock();
+            let failed = self.failed.read();
+            for (partition, failed) in failed.iter().filter(|(_, failed)| Arc::ptr_eq(failed.dir(), dir)) {
+                dir.note_again(partition, &failed.known().notes)?;
+                carried.push(failed.known().clone());
+            }
+        }
+        // Some of them may have been durable. Nobody waits for that.
+        if carried.iter().any(|known| known.notes.iter().any(|note| note.kind != NoteKind::Append)) {
+            dir.sync_journal_now()?;
         }
         Ok(carried)
     }

@@ -109,6 +109,12 @@ impl FailedLog {
         self.waits && matches!(self.error, LogError::DiskFull { .. })
     }
 
+    /// Whether the directory's checkpoint, or its lack, tells the next process what no other would: while the log waits for room,
+    /// and where Kafka wrote it, whose own checkpoints are not believed beside one of ours.
+    pub(crate) fn needs_checkpoint(&self) -> bool {
+        self.waits_for_room() || self.known.last_writer != LastWriter::Chronik
+    }
+
     pub(crate) fn dir(&self) -> &Arc<LogDir> {
         &self.dir
     }

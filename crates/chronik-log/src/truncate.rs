@@ -64,6 +64,7 @@ impl Log {
         }
         // Before anything changes: a log that is cut and remembers what it has lost takes that for duplicates.
         let producers = self.producers_at(&mut writer, end_offset)?;
+        self.make_id_durable(&mut writer)?;
         // Whatever is appended after the cut is under the same note.
         writer.noted_generation =
             Some(self.dir.note(&self.partition, self.topic_id(), NoteKind::Cut, end_offset)?);
@@ -113,6 +114,7 @@ impl Log {
     }
 
     fn clear(&self, writer: &mut Writer, now: Now, offset: i64) -> Result<(), LogError> {
+        self.make_id_durable(writer)?;
         writer.noted_generation =
             Some(self.dir.note(&self.partition, self.topic_id(), NoteKind::Restart, offset)?);
         let gone = {
@@ -159,6 +161,7 @@ impl Log {
         if offset <= log_start_offset {
             return Ok(log_start_offset);
         }
+        self.make_id_durable(&mut writer)?;
         // The journal has it before the client has its answer, if there is room: deleted records do not come back.
         self.dir.note_or_owe(&self.partition, self.topic_id(), NoteKind::LogStart, offset.get())?;
         self.move_start(&mut writer, offset.get())?;

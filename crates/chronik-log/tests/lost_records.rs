@@ -707,3 +707,29 @@ fn the_name_of_a_segment_that_the_last_process_began_is_synced_with_what_is_in_i
         }
     }
 }
+
+/// The checkpoint's size of a segment is that of a file which is not there any more, however long the next one becomes.
+#[test]
+fn a_log_that_was_found_shorter_is_not_believed_by_its_old_size() {
+    let node = Node::new(LogConfig::default());
+    let log = node.log();
+    append_up_to(&log, 20, 3);
+    log.set_high_watermark(Offset(20));
+    log.sync().unwrap();
+    node.manager.maintain(now_at(10_000));
+    let len_bytes = node.disk.read_file(&segment(0, "log")).unwrap().len() as u64;
+    node.disk.open(&segment(0, "log"), OpenMode::ReadWrite).unwrap().truncate(len_bytes / 2).unwrap();
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    let cut = log.log_end_offset().get();
+    assert!(node.manager.has_lost_records() && 0 < cut && cut < 20);
+    // Batches of another size, so that none begins where the checkpoint says that the segment ends.
+    while log.log_end_offset().get() < 40 {
+        let another = batch(BASE_MS, &[b"another value"]);
+        log.append(now_at(0), another, AppendOrigin::Client, LeaderEpoch(3)).unwrap();
+    }
+    let node = node.restart(Crash::Process, "boot-1");
+    let log = node.log();
+    let found: Vec<i64> = all_records(&log, 0, 500).into_iter().map(|(offset, _)| offset).collect();
+    assert!(found.iter().copied().eq(0..40), "{found:?}");
+}

@@ -82,3 +82,15 @@ fn a_log_that_has_lost_its_id_takes_it_from_the_checkpoint() {
     assert_eq!((log.topic_id(), log.log_end_offset()), (TOPIC_ID, Offset(NEXT_END)));
     append_up_to(&log, NEXT_END + 1);
 }
+
+/// A replica that begins where its leader does has nothing but the journal's word for that until it has a checkpoint.
+#[test]
+fn a_log_that_was_emptied_before_its_first_batch_begins_there() {
+    for seed in 0..SEEDS {
+        let node = Node::new(small_segments());
+        node.log().truncate_fully_and_start_at(now_at(5), Offset(50)).unwrap();
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = node.log();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(50), Offset(50)), "seed {seed}");
+    }
+}

@@ -239,6 +239,8 @@ impl Recovery<'_> {
             self.dir.mark_changed();
         }
         self.settle_deleted(offsets.log_start)?;
+        let is_in_checkpoint =
+            self.known.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.topic_id == topic_id);
         let parts = LogParts {
             segments,
             epochs: self.epochs,
@@ -250,7 +252,7 @@ impl Recovery<'_> {
             recovery_point: offsets.recovery_point,
             cleaned_up_to,
             // A checkpoint has it too. Whoever claims a log that is nobody's writes it anew.
-            id_unsynced: self.known.checkpoint.is_none() && topic_id != TopicId::ZERO,
+            id_unsynced: topic_id != TopicId::ZERO && !is_in_checkpoint,
             holes,
         };
         let must_be_synced = self.config.flush_messages.is_some();
@@ -389,7 +391,6 @@ impl Recovery<'_> {
                 self.dir.disk.read_file(&path).ok().as_deref().and_then(partition_metadata::parse)
         {
             if from_checkpoint.is_some_and(|known| known != topic_id) {
-                self.known.notes.clear();
                 self.known.forget_log();
             }
             self.write_topic_id_again(&path, topic_id)?;
@@ -513,7 +514,10 @@ impl Recovery<'_> {
                 self.known.checkpoint.as_ref().and_then(|c| c.segments.last()).is_some_and(|last| {
                     segments.binary_search_by_key(&last.base_offset, |segment| segment.base_offset).is_err()
                 });
-            if lost_file {
+            if !lost_file {
+                // Nor will the next process believe it to be as long, once it has grown again.
+                self.dir.note(&self.partition, self.topic_id, NoteKind::Cut, found_end)?;
+            } else {
                 // Offsets of records that were acknowledged are not given out again.
                 self.start_segment_at(segments, checkpoint_end)?;
                 offsets.log_end = checkpoint_end;
