@@ -298,6 +298,7 @@ impl Leader {
                 // What has been committed while it was away it may lack, however short that was: nobody waits for it until
                 // it has caught up again.
                 progress.caught_up_at = None;
+                progress.leader_end_then = Offset(i64::MAX);
             }
             progress.live_epoch = live_epoch;
         }

@@ -3,9 +3,11 @@
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use chronik_protocol::messages::{FetchRequest, FetchResponse};
 use chronik_protocol::records::BatchOptions;
-use chronik_types::ErrorCode;
+use chronik_raft::metadata::{AssignPartition, CreateTopic, SetPartitionLeader, UpdateIsr};
+use chronik_types::{ErrorCode, NodeId, PartitionIndex, TopicId};
 
-use super::{Fixture, Pending, code, response};
+use super::leadership::apply;
+use super::{Fixture, NODE, Pending, code, response};
 
 fn partition(index: i32, fetch_offset: i64) -> FetchPartition {
     FetchPartition {
@@ -74,18 +76,30 @@ fn a_partition_named_twice_is_answered_once() {
     assert_eq!(places(&answer), [("a", 0, none, true)]);
 }
 
+/// Makes a topic that broker 2 has replicas of, which lack everything.
+fn share(fixture: &Fixture, name: &str, id: TopicId, partition_count: i32) {
+    let mut commands = vec![CreateTopic::new(name, id, partition_count, 2).into()];
+    for index in (0..partition_count).map(PartitionIndex) {
+        commands.push(AssignPartition::new(id, index, &[NODE, NodeId(2)]).into());
+        commands.push(SetPartitionLeader::new(id, index, Some(NODE)).into());
+        commands.push(UpdateIsr::new(id, index, &[NODE], None).into());
+    }
+    apply(fixture, commands);
+}
+
 /// A full answer takes twenty partitions of which a follower lacks much, ten at a time. One that has just come under this
 /// leader is not the twenty-first: a producer may wait for it.
 #[test]
 fn what_is_new_to_a_follower_is_in_the_next_answer() {
-    let fixture = fixture();
-    fixture.create_topic("lagging", 20, &[]);
+    let fixture = Fixture::new();
     fixture.add_broker(2, false);
+    share(&fixture, "lagging", TopicId(1), 20);
+    share(&fixture, "new", TopicId(2), 1);
     for index in 0..20 {
         fixture.append("lagging", index, &[1], BatchOptions::default());
     }
-    fixture.append("a", 0, &[1], BatchOptions::default());
-    let batch_bytes = i32::try_from(fixture.partition("a", 0).log().size_bytes()).unwrap();
+    fixture.append("new", 0, &[1], BatchOptions::default());
+    let batch_bytes = i32::try_from(fixture.partition("new", 0).log().size_bytes()).unwrap();
     let ask = |session_id: i32, session_epoch: i32, topics: &[(&str, &[(i32, i64)])]| -> FetchResponse {
         let request = FetchRequest {
             replica_id: 2,
@@ -103,11 +117,11 @@ fn what_is_new_to_a_follower_is_in_the_next_answer() {
     let lagging: Vec<(i32, i64)> = (0..20).map(|index| (index, 0)).collect();
     let first = ask(0, 0, &[("lagging", &lagging)]);
     assert_eq!(served(&first), (0..10).map(|index| ("lagging".to_owned(), index)).collect::<Vec<_>>());
-    let next = served(&ask(first.session_id, 1, &[("a", &[(0, 0)])]));
-    assert!(next.contains(&("a".to_owned(), 0)), "{next:?}");
+    let next = served(&ask(first.session_id, 1, &[("new", &[(0, 0)])]));
+    assert!(next.contains(&("new".to_owned(), 0)), "{next:?}");
     assert_eq!(next.len(), 10, "the others go on meanwhile");
     let after = served(&ask(first.session_id, 2, &[]));
-    assert!(!after.contains(&("a".to_owned(), 0)), "it has had its turn: {after:?}");
+    assert!(!after.contains(&("new".to_owned(), 0)), "it has had its turn: {after:?}");
 }
 
 #[test]
