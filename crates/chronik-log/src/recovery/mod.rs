@@ -514,13 +514,13 @@ impl Recovery<'_> {
                 self.known.checkpoint.as_ref().and_then(|c| c.segments.last()).is_some_and(|last| {
                     segments.binary_search_by_key(&last.base_offset, |segment| segment.base_offset).is_err()
                 });
-            if !lost_file {
-                // Nor will the next process believe it to be as long, once it has grown again.
-                self.dir.note(&self.partition, self.topic_id, NoteKind::Cut, found_end)?;
-            } else {
+            if lost_file {
                 // Offsets of records that were acknowledged are not given out again.
                 self.start_segment_at(segments, checkpoint_end)?;
                 offsets.log_end = checkpoint_end;
+            } else {
+                // Nor will the next process believe it to be as long, once it has grown again.
+                self.dir.note(&self.partition, self.topic_id, NoteKind::Cut, found_end)?;
             }
         }
         if offsets.log_end < offsets.log_start {
