@@ -144,8 +144,8 @@ impl FetchSession {
     /// data, an error or a divergence (`must_tell`), otherwise only where an offset moved since the last time.
     pub(crate) fn tell(&mut self, key: &SessionKey, told: &Told) -> bool {
         let Some(cached) = self.by_key.get_mut(key) else { return true };
-        let mut must_tell = told.has_records || told.has_divergence;
-        if told.has_records || cached.is_newcomer && told.is_at_end {
+        let mut must_tell = told.turn == Turn::Records || told.has_divergence;
+        if told.turn == Turn::Records || cached.is_newcomer && told.turn == Turn::Nothing {
             self.by_turn.remove(&cached.turn);
             self.newcomers_by_turn.remove(&cached.turn);
             cached.is_newcomer = false;
@@ -175,14 +175,23 @@ impl FetchSession {
     }
 }
 
+/// What a partition's turn has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Records.
+    Records,
+    /// There are none to return.
+    Nothing,
+    /// It has not had one: the answer was full, or there was an error.
+    None,
+}
+
 /// What a response says of one partition, as far as sessions care.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Told {
     pub(crate) high_watermark: i64,
     pub(crate) log_start_offset: i64,
-    /// Whether there is nothing that it could return.
-    pub(crate) is_at_end: bool,
-    pub(crate) has_records: bool,
+    pub(crate) turn: Turn,
     pub(crate) has_divergence: bool,
     pub(crate) is_error: bool,
 }
@@ -546,8 +555,7 @@ mod tests {
         let quiet = Told {
             high_watermark: 5,
             log_start_offset: 0,
-            is_at_end: false,
-            has_records: false,
+            turn: Turn::None,
             has_divergence: false,
             is_error: false,
         };
@@ -558,7 +566,7 @@ mod tests {
         let error = Told { is_error: true, high_watermark: -1, log_start_offset: -1, ..quiet };
         assert!(session.tell(&key(0), &error));
         assert!(session.tell(&key(0), &error), "an error is told every time");
-        assert!(session.tell(&key(0), &Told { has_records: true, ..quiet }));
+        assert!(session.tell(&key(0), &Told { turn: Turn::Records, ..quiet }));
         assert_eq!(order(&session), [1, 0]);
         session.upsert(key(2), fetch(0), false);
         assert_eq!(order(&session), [1, 0, 2], "Kafka's order for consumers");
@@ -574,16 +582,15 @@ mod tests {
         let told = Told {
             high_watermark: 5,
             log_start_offset: 0,
-            is_at_end: false,
-            has_records: false,
+            turn: Turn::None,
             has_divergence: false,
             is_error: false,
         };
         session.tell(&key(4), &told);
-        session.tell(&key(0), &Told { has_records: true, ..told });
-        session.tell(&key(5), &Told { has_records: true, ..told });
+        session.tell(&key(0), &Told { turn: Turn::Records, ..told });
+        session.tell(&key(5), &Told { turn: Turn::Records, ..told });
         assert_eq!(order(&session), [4, 1, 6, 2, 3, 0, 5], "who had nothing yet keeps its turn");
-        session.tell(&key(4), &Told { is_at_end: true, ..told });
+        session.tell(&key(4), &Told { turn: Turn::Nothing, ..told });
         assert_eq!(order(&session), [6, 1, 2, 3, 0, 5, 4], "it had a turn, and nothing to return");
         session.remove(&key(4));
         session.upsert(key(6), fetch(1), true);

@@ -6,7 +6,7 @@ use chronik_log::{EpochEndOffset, LogError, ReadData, ReadRequest};
 use chronik_replication::FollowerFetch;
 use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
-use crate::fetch_session::{PartitionFetch, SessionKey, Told};
+use crate::fetch_session::{PartitionFetch, SessionKey, Told, Turn};
 use crate::partition::Partition;
 
 /// What holds for a whole fetch.
@@ -109,8 +109,11 @@ impl Outcome {
         Told {
             high_watermark: self.high_watermark,
             log_start_offset: self.log_start_offset,
-            is_at_end: self.is_at_end,
-            has_records: self.len_bytes > 0,
+            turn: match self.len_bytes {
+                0 if self.is_at_end => Turn::Nothing,
+                0 => Turn::None,
+                _ => Turn::Records,
+            },
             has_divergence: self.diverging_epoch.is_some(),
             is_error: self.error != ErrorCode::None,
         }
