@@ -153,7 +153,7 @@ fn only_what_does_not_exist_waits_with_the_others() {
     fixture.create_topic("spread", 2, &[]);
     let image = fixture.image();
     let topic = image.topic("spread").unwrap();
-    let elsewhere = topic.partitions().find(|(_, found)| !found.replicas.contains(&super::NODE)).unwrap().0;
+    let elsewhere = topic.partitions().find(|(_, found)| !found.replicas.contains(&NODE)).unwrap().0;
     let missing = fixture.send(11, &request(1_000, &[("a", &[(0, 0)]), ("none", &[(0, 0)])]));
     assert!(missing.lock().is_none());
     let at_once: FetchResponse =
