@@ -268,36 +268,25 @@ impl LogDir {
         kind: NoteKind,
         offset: i64,
     ) -> Result<(), LogError> {
-        match self.note(partition, topic_id, kind, offset) {
-            Ok(_) => {
-                if kind == NoteKind::Delete {
-                    // What its log owed is of no account, and must not come to lie behind the notes of another of its name.
-                    self.owed_notes.lock().retain(|(of, _)| of != partition);
-                }
-                Ok(())
-            }
-            Err(LogError::DiskFull { .. }) => {
-                let mut owed = self.owed_notes.lock();
-                if kind == NoteKind::Delete {
-                    owed.retain(|(of, _)| of != partition);
-                }
-                owed.insert((partition.clone(), kind));
-                Ok(())
-            }
-            Err(error) => Err(error),
+        let is_owed = match self.note(partition, topic_id, kind, offset) {
+            Ok(_) => false,
+            Err(LogError::DiskFull { .. }) => true,
+            Err(error) => return Err(error),
+        };
+        let mut owed = self.owed_notes.lock();
+        if kind == NoteKind::Delete {
+            // What its log owed is of no account, and must not come to lie behind the notes of another of its name.
+            owed.retain(|(of, _)| of != partition);
         }
+        if is_owed {
+            owed.insert((partition.clone(), kind));
+        }
+        Ok(())
     }
 
     /// Writes the note of a deletion that is owed, before there is another log of the partition's name.
     pub(crate) fn pay_deletion(&self, partition: &TopicPartition) -> Result<(), LogError> {
-        let key = (partition.clone(), NoteKind::Delete);
-        // In one step: a second note of it would delete the log that has come after the first.
-        let mut owed = self.owed_notes.lock();
-        if owed.contains(&key) {
-            self.note(partition, TopicId::ZERO, NoteKind::Delete, 0)?;
-            owed.remove(&key);
-        }
-        Ok(())
+        self.pay(partition, TopicId::ZERO, NoteKind::Delete, 0)
     }
 
     /// Writes the note of a log's start if it is owed. The caller holds the log's writer, and the log is not closed.
@@ -307,10 +296,21 @@ impl LogDir {
         topic_id: TopicId,
         start: i64,
     ) -> Result<(), LogError> {
-        let key = (partition.clone(), NoteKind::LogStart);
+        self.pay(partition, topic_id, NoteKind::LogStart, start)
+    }
+
+    /// In one step: a second note of a deletion would delete the log that has come after the first.
+    fn pay(
+        &self,
+        partition: &TopicPartition,
+        topic_id: TopicId,
+        kind: NoteKind,
+        offset: i64,
+    ) -> Result<(), LogError> {
+        let key = (partition.clone(), kind);
         let mut owed = self.owed_notes.lock();
         if owed.contains(&key) {
-            self.note(partition, topic_id, NoteKind::LogStart, start)?;
+            self.note(partition, topic_id, kind, offset)?;
             owed.remove(&key);
         }
         Ok(())

@@ -466,10 +466,21 @@ impl Log {
         self.make_id_durable(writer)?;
         self.write_owed_epochs(writer)?;
         if writer.noted_generation != Some(self.dir.generation()) {
-            let noted = self.dir.note(&self.partition, self.topic_id(), NoteKind::Append, 0)?;
-            writer.noted_generation = Some(noted);
+            writer.noted_generation = Some(self.note(writer, NoteKind::Append, 0)?);
         }
         Ok(())
+    }
+
+    /// Notes in the journal what is about to happen to the log, and gives the journal's generation.
+    pub(crate) fn note(&self, writer: &mut Writer, kind: NoteKind, offset: i64) -> Result<u64, LogError> {
+        self.make_id_durable(writer)?;
+        self.dir.note(&self.partition, self.topic_id(), kind, offset)
+    }
+
+    /// Notes in the journal where the log is about to begin, or that it owes that where the disk is full.
+    pub(crate) fn note_start(&self, writer: &mut Writer, offset: i64) -> Result<(), LogError> {
+        self.make_id_durable(writer)?;
+        self.dir.note_or_owe(&self.partition, self.topic_id(), NoteKind::LogStart, offset)
     }
 
     /// Makes durable whose log this is before the first batch, as Kafka does (KIP-516), and before anything that the journal says

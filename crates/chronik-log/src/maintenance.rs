@@ -227,7 +227,7 @@ fn write_checkpoint(
     clean: bool,
 ) -> Result<bool, LogError> {
     let dir = &home.dir;
-    if let Some(error) = manager.waiting_in(dir) {
+    if let Some(error) = manager.why_checkpoint_stays(dir) {
         return if clean { Err(error) } else { Ok(false) };
     }
     if !dir.take_changed() && !clean {
@@ -305,7 +305,7 @@ pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> 
         dir.removals.remove_due(&*manager.disk, now.monotonic);
         pay_notes(manager, home);
         let result = result.and_then(|()| {
-            manager.waiting_in(dir).map_or(Ok(()), Err)?;
+            manager.why_checkpoint_stays(dir).map_or(Ok(()), Err)?;
             // A start that finds other files of Kafka's beside a clean checkpoint takes them for Kafka's own.
             write_kafka_files(manager, home, &logs)?;
             write_checkpoint(manager, home, &logs, true, true).map(|_| ())

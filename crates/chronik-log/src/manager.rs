@@ -280,7 +280,7 @@ impl LogManager {
     }
 
     /// Why a directory's checkpoint has to stay as it is, if it has.
-    pub(crate) fn waiting_in(&self, dir: &Arc<LogDir>) -> Option<LogError> {
+    pub(crate) fn why_checkpoint_stays(&self, dir: &Arc<LogDir>) -> Option<LogError> {
         let failed = self.failed.read();
         let waiting =
             failed.values().find(|failed| failed.needs_checkpoint() && Arc::ptr_eq(failed.dir(), dir));

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use chronik_types::Now;
 
 use crate::dir::LogDir;
-use crate::journal::NoteKind;
 use crate::log::Log;
 use crate::segment::Segment;
 use crate::stats::add;
@@ -66,8 +65,7 @@ impl Log {
         }
         let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
         let Some(new_start) = new_start.filter(|_| count > 0) else { return Ok(None) };
-        self.make_id_durable(&mut writer)?;
-        self.dir.note_or_owe(&self.partition, self.topic_id(), NoteKind::LogStart, new_start)?;
+        self.note_start(&mut writer, new_start)?;
         self.move_start(&mut writer, new_start)?;
         Ok(Some(new_start))
     }

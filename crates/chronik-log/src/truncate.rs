@@ -64,10 +64,8 @@ impl Log {
         }
         // Before anything changes: a log that is cut and remembers what it has lost takes that for duplicates.
         let producers = self.producers_at(&mut writer, end_offset)?;
-        self.make_id_durable(&mut writer)?;
         // Whatever is appended after the cut is under the same note.
-        writer.noted_generation =
-            Some(self.dir.note(&self.partition, self.topic_id(), NoteKind::Cut, end_offset)?);
+        writer.noted_generation = Some(self.note(&mut writer, NoteKind::Cut, end_offset)?);
         let gone = {
             let mut view = self.view.lock();
             self.note_cut(&mut view, end_offset);
@@ -114,9 +112,7 @@ impl Log {
     }
 
     fn clear(&self, writer: &mut Writer, now: Now, offset: i64) -> Result<(), LogError> {
-        self.make_id_durable(writer)?;
-        writer.noted_generation =
-            Some(self.dir.note(&self.partition, self.topic_id(), NoteKind::Restart, offset)?);
+        writer.noted_generation = Some(self.note(writer, NoteKind::Restart, offset)?);
         let gone = {
             let mut view = self.view.lock();
             view.ring = None;
@@ -161,9 +157,8 @@ impl Log {
         if offset <= log_start_offset {
             return Ok(log_start_offset);
         }
-        self.make_id_durable(&mut writer)?;
         // The journal has it before the client has its answer, if there is room: deleted records do not come back.
-        self.dir.note_or_owe(&self.partition, self.topic_id(), NoteKind::LogStart, offset.get())?;
+        self.note_start(&mut writer, offset.get())?;
         self.move_start(&mut writer, offset.get())?;
         self.dir.mark_start_moved();
         Ok(offset)

@@ -42,6 +42,7 @@ impl Log {
             return Ok(false);
         }
         let base_offset = cleaned.base_offset;
+        // Appends do not wait for the sync of the note.
         self.make_id_durable(&mut self.writer.lock())?;
         self.dir.note(&self.partition, self.topic_id(), NoteKind::Clean, end_offset)?;
         self.name_swap(base_offset)?;
