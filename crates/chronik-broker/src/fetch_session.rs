@@ -62,8 +62,6 @@ struct CachedPartition {
     /// Its place in the order of service. A partition that returned data goes to the back, so that a busy one
     /// cannot keep the others from being answered.
     turn: u64,
-    /// Whether the follower has named it since the session began, and it has not had a turn yet.
-    is_newcomer: bool,
 }
 
 /// One session. The epoch is the number that the next request must carry.
@@ -76,6 +74,7 @@ pub(crate) struct FetchSession {
     by_key: BTreeMap<SessionKey, CachedPartition>,
     /// Those that are no newcomers.
     by_turn: BTreeMap<u64, SessionKey>,
+    /// Those that a follower has named since the session began, and that have not had a turn yet.
     newcomers_by_turn: BTreeMap<u64, SessionKey>,
     next_turn: u64,
 }
@@ -113,8 +112,7 @@ impl FetchSession {
         self.next_turn += 1;
         let order = if is_newcomer { &mut self.newcomers_by_turn } else { &mut self.by_turn };
         order.insert(turn, key.clone());
-        let cached =
-            CachedPartition { fetch, told_high_watermark: -1, told_log_start_offset: -1, turn, is_newcomer };
+        let cached = CachedPartition { fetch, told_high_watermark: -1, told_log_start_offset: -1, turn };
         self.by_key.insert(key, cached);
     }
 
@@ -145,10 +143,10 @@ impl FetchSession {
     pub(crate) fn tell(&mut self, key: &SessionKey, told: &Told) -> bool {
         let Some(cached) = self.by_key.get_mut(key) else { return true };
         let mut must_tell = told.turn == Turn::Records || told.has_divergence;
-        if told.turn == Turn::Records || cached.is_newcomer && told.turn == Turn::Nothing {
+        let is_newcomer = || self.newcomers_by_turn.contains_key(&cached.turn);
+        if told.turn == Turn::Records || told.turn == Turn::Nothing && is_newcomer() {
             self.by_turn.remove(&cached.turn);
             self.newcomers_by_turn.remove(&cached.turn);
-            cached.is_newcomer = false;
             cached.turn = self.next_turn;
             self.next_turn += 1;
             self.by_turn.insert(cached.turn, key.clone());

@@ -88,9 +88,7 @@ impl Page<'_> {
         let end = first.saturating_add(i32::try_from(self.remaining_count).unwrap_or(i32::MAX)).min(count);
         let partitions: Vec<_> = (first..end)
             .map(PartitionIndex)
-            .filter_map(|index| {
-                topic.partition(index).map(|found| describe(self.broker, self.image, index, found))
-            })
+            .filter_map(|index| topic.partition(index).map(|found| self.describe(index, found)))
             .collect();
         self.remaining_count = self.remaining_count.saturating_sub(partitions.len());
         self.response.topics.push(described(topic, partitions));
@@ -100,6 +98,33 @@ impl Page<'_> {
             return false;
         }
         true
+    }
+
+    fn describe(
+        &self,
+        index: PartitionIndex,
+        partition: &PartitionImage,
+    ) -> DescribeTopicPartitionsResponsePartition {
+        let is_live = |node: NodeId| self.image.broker(node).is_some_and(|found| !found.fenced);
+        // A broker that may have been replaced does not name itself (ADR 13), here as in Metadata.
+        let leader = self.broker.known_leader(partition).filter(|leader| is_live(*leader));
+        let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.get()).collect();
+        DescribeTopicPartitionsResponsePartition {
+            error_code: ErrorCode::None.code(),
+            partition_index: index.get(),
+            leader_id: leader.map_or(-1, NodeId::get),
+            leader_epoch: partition.leader_epoch.get(),
+            replica_nodes: ids(&partition.replicas),
+            isr_nodes: ids(&partition.isr),
+            eligible_leader_replicas: Some(ids(&partition.elr)),
+            last_known_elr: Some(Vec::new()),
+            offline_replicas: partition
+                .replicas
+                .iter()
+                .filter(|node| !is_live(**node))
+                .map(|node| node.get())
+                .collect(),
+        }
     }
 }
 
@@ -137,33 +162,5 @@ fn refused(name: &str) -> DescribeTopicPartitionsResponseTopic {
         error_code: ErrorCode::InvalidRequest.code(),
         name: Some(name.to_owned()),
         ..Default::default()
-    }
-}
-
-fn describe(
-    broker: &Broker,
-    image: &MetadataImage,
-    index: PartitionIndex,
-    partition: &PartitionImage,
-) -> DescribeTopicPartitionsResponsePartition {
-    let is_live = |node: NodeId| image.broker(node).is_some_and(|found| !found.fenced);
-    // A broker that may have been replaced does not name itself (ADR 13), here as in Metadata.
-    let leader = broker.known_leader(partition).filter(|leader| is_live(*leader));
-    let ids = |nodes: &[NodeId]| nodes.iter().map(|node| node.get()).collect();
-    DescribeTopicPartitionsResponsePartition {
-        error_code: ErrorCode::None.code(),
-        partition_index: index.get(),
-        leader_id: leader.map_or(-1, NodeId::get),
-        leader_epoch: partition.leader_epoch.get(),
-        replica_nodes: ids(&partition.replicas),
-        isr_nodes: ids(&partition.isr),
-        eligible_leader_replicas: Some(ids(&partition.elr)),
-        last_known_elr: Some(Vec::new()),
-        offline_replicas: partition
-            .replicas
-            .iter()
-            .filter(|node| !is_live(**node))
-            .map(|node| node.get())
-            .collect(),
     }
 }

@@ -154,36 +154,31 @@ impl Broker {
 
     /// Partitions that have caught up are fetched with all others from now on.
     fn take_over_newcomers(&self, leader: NodeId) {
-        let newcomers = self.fetchers.lane(leader, Lane::Newcomers);
-        let main = self.fetchers.lane(leader, Lane::Main);
-        // Whoever holds two lanes takes them in this order.
-        let mut newcomers = newcomers.lock();
-        let mut main = main.lock();
-        if main.fetcher.is_in_flight() {
-            return;
-        }
-        for key in std::mem::take(&mut newcomers.caught_up) {
-            if let Some(position) = newcomers.fetcher.position(&key) {
-                newcomers.stop(&key);
-                main.follow(key, position);
+        self.fetchers.with_both_lanes(leader, |newcomers, main| {
+            if main.fetcher.is_in_flight() {
+                return;
             }
-        }
+            for key in std::mem::take(&mut newcomers.caught_up) {
+                if let Some(position) = newcomers.fetcher.position(&key) {
+                    newcomers.stop(&key);
+                    main.follow(key, position);
+                }
+            }
+        });
     }
 
     /// Partitions of the main lane that lack committed records are fetched with the newcomers until they have them, so that
     /// they take nothing of the answers that others wait for. For them nobody waits: no replica in sync lacks any.
     fn hand_back(&self, leader: NodeId, keys: &[Key]) {
-        let newcomers = self.fetchers.lane(leader, Lane::Newcomers);
-        let main = self.fetchers.lane(leader, Lane::Main);
-        let mut newcomers = newcomers.lock();
-        let mut main = main.lock();
-        for key in keys {
-            if let Some(position) = main.fetcher.position(key) {
-                main.stop(key);
-                newcomers.follow(*key, position);
-                newcomers.behind.insert(*key);
+        self.fetchers.with_both_lanes(leader, |newcomers, main| {
+            for key in keys {
+                if let Some(position) = main.fetcher.position(key) {
+                    main.stop(key);
+                    newcomers.follow(*key, position);
+                    newcomers.behind.insert(*key);
+                }
             }
-        }
+        });
     }
 
     fn answered(self: &Arc<Self>, leader: NodeId, lane: Lane, answer: Result<Bytes, PeerError>) {
@@ -244,11 +239,8 @@ impl Broker {
             let Some(asked) = state.lock().fetcher.told(&key) else { continue };
             let answer = answer_of(asked, data);
             let high_watermark = answer.high_watermark;
-            let is_caught_up = answer.error.is_none()
-                && answer.records.is_empty()
-                && answer.diverging.is_none()
-                && high_watermark <= asked.fetch_offset;
             let is_told = answer.error.is_none() && answer.diverging.is_none();
+            let is_caught_up = is_told && answer.records.is_empty() && high_watermark <= asked.fetch_offset;
             let (topic_id, index) = key;
             let Some(topic) = image.topic_by_id(topic_id) else { continue };
             let applied = if is_caught_up && self.is_untouched(topic, index, asked) {
@@ -346,17 +338,17 @@ mod tests {
             current_leader_epoch: epoch,
             last_fetched_epoch: LeaderEpoch::NONE,
         };
-        fetchers.followed.lock().insert(key(), (leader, epoch));
-        {
-            let lane = fetchers.lane(leader, begins_in);
-            let mut lane = lane.lock();
-            lane.fetcher.follow(key(), position);
-            lane.caught_up.insert(key());
-        }
         let lanes = [Lane::Newcomers, Lane::Main].map(|lane| fetchers.lane(leader, lane));
         // Nobody says anything: it is a wait.
         let (_silent, nobody) = mpsc::channel::<()>();
         for held in &lanes {
+            fetchers.followed.lock().insert(key(), (leader, epoch));
+            {
+                let lane = fetchers.lane(leader, begins_in);
+                let mut lane = lane.lock();
+                lane.fetcher.follow(key(), position);
+                lane.caught_up.insert(key());
+            }
             thread::scope(|scope| {
                 let held = held.lock();
                 scope.spawn(|| fetchers.stop(&key()));
@@ -368,11 +360,6 @@ mod tests {
             for lane in &lanes {
                 assert_eq!(lane.lock().fetcher.position(&key()), None);
             }
-            fetchers.followed.lock().insert(key(), (leader, epoch));
-            let lane = fetchers.lane(leader, begins_in);
-            let mut lane = lane.lock();
-            lane.fetcher.follow(key(), position);
-            lane.caught_up.insert(key());
         }
     }
 

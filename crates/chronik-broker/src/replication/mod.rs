@@ -54,13 +54,20 @@ impl Fetchers {
     /// Stops fetching a partition, wherever it is fetched from.
     fn stop(&self, key: &Key) {
         let Some((leader, _)) = self.followed.lock().remove(key) else { return };
-        // Partitions go over from one lane to the other, both ways: one that does so meanwhile would be missed in both.
+        // One that goes over from one lane to the other meanwhile would be missed in both.
+        self.with_both_lanes(leader, |newcomers, main| {
+            newcomers.stop(key);
+            main.stop(key);
+        });
+    }
+
+    /// Holds both lanes of a leader, the newcomers' first: whoever holds two takes them in this order.
+    fn with_both_lanes<T>(&self, leader: NodeId, run: impl FnOnce(&mut LaneState, &mut LaneState) -> T) -> T {
         let newcomers = self.lane(leader, Lane::Newcomers);
         let main = self.lane(leader, Lane::Main);
         let mut newcomers = newcomers.lock();
         let mut main = main.lock();
-        newcomers.stop(key);
-        main.stop(key);
+        run(&mut newcomers, &mut main)
     }
 }
 

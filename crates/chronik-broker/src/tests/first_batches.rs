@@ -4,37 +4,32 @@ use bytes::Bytes;
 use chronik_protocol::messages::ProduceResponse;
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
 use chronik_raft::metadata::UpdateIsr;
-use chronik_types::{
-    ErrorCode, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, ProducerId, TimestampMs,
-};
+use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionIndex, ProducerEpoch, TimestampMs};
 
 use super::leadership::{
-    TOPIC, apply, batch, fetched, lead, produce, produce_batch, produce_with, three_brokers,
+    TOPIC, apply, batch, fetched, lead, numbered, produce, produce_batch, produce_with, three_brokers,
 };
 use super::{Fixture, Pending, code, response};
 use crate::partition::{Applied, LeaderAnswer};
 
 const INDEX: PartitionIndex = PartitionIndex(0);
 
+/// What a producer hears of a batch with `acks=all` when the followers have come.
+fn sent(fixture: &Fixture, records: Bytes) -> ErrorCode {
+    let pending = produce_batch(fixture, 9, records);
+    for node in [2, 3] {
+        fetched(fixture, node, fixture.partition("shared", 0).log().log_end_offset().get(), 0);
+    }
+    let answer: ProduceResponse = response(&pending, 9);
+    code(answer.responses[0].partition_responses[0].error_code)
+}
+
 /// Replication point 11, ADR 14, KAFKA-15591: of two batches under way the first is refused, and the second comes when there is
 /// nothing to refuse it for any more.
 #[test]
 fn a_producers_first_batch_is_taken_before_its_second() {
     let fixture = three_brokers();
-    let sent = |sequence: i32| {
-        let options = BatchOptions {
-            producer_id: ProducerId(9),
-            producer_epoch: ProducerEpoch(0),
-            base_sequence: sequence,
-            ..BatchOptions::default()
-        };
-        let pending = produce_with(&fixture, 9, options);
-        for node in [2, 3] {
-            fetched(&fixture, node, fixture.partition("shared", 0).log().log_end_offset().get(), 0);
-        }
-        let answer: ProduceResponse = response(&pending, 9);
-        code(answer.responses[0].partition_responses[0].error_code)
-    };
+    let sent = |sequence: i32| sent(&fixture, batch(numbered(sequence)));
     let in_sync = |nodes: &[i32]| {
         let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
         apply(&fixture, vec![UpdateIsr::new(TOPIC, INDEX, &nodes, None).into()]);
@@ -55,12 +50,6 @@ fn a_producers_first_batch_is_taken_before_its_second() {
 #[test]
 fn a_first_batch_that_went_to_another_leader_is_not_waited_for() {
     let fixture = three_brokers();
-    let numbered = |sequence: i32| BatchOptions {
-        producer_id: ProducerId(9),
-        producer_epoch: ProducerEpoch(0),
-        base_sequence: sequence,
-        ..BatchOptions::default()
-    };
     let told = |pending: &Pending| {
         let answer: ProduceResponse = response(pending, 9);
         code(answer.responses[0].partition_responses[0].error_code)
@@ -87,25 +76,6 @@ fn a_first_batch_that_went_to_another_leader_is_not_waited_for() {
         fetched(&fixture, node, 2, 0);
     }
     assert_eq!(told(&pending), ErrorCode::None);
-}
-
-fn numbered(sequence: i32) -> BatchOptions {
-    BatchOptions {
-        producer_id: ProducerId(9),
-        producer_epoch: ProducerEpoch(0),
-        base_sequence: sequence,
-        ..BatchOptions::default()
-    }
-}
-
-/// What a producer hears of a batch with `acks=all` when the followers have come.
-fn sent(fixture: &Fixture, records: Bytes) -> ErrorCode {
-    let pending = produce_batch(fixture, 9, records);
-    for node in [2, 3] {
-        fetched(fixture, node, fixture.partition("shared", 0).log().log_end_offset().get(), 0);
-    }
-    let answer: ProduceResponse = response(&pending, 9);
-    code(answer.responses[0].partition_responses[0].error_code)
 }
 
 /// The log refuses it for what passes, and not this broker before it.

@@ -70,6 +70,16 @@ pub(super) fn lead_topic(fixture: &Fixture, topic_id: TopicId, leader: i32) {
     apply(fixture, vec![SetPartitionLeader::new(topic_id, INDEX, Some(NodeId(leader))).into()]);
 }
 
+/// What the one idempotent producer of these tests sends.
+pub(super) fn numbered(sequence: i32) -> BatchOptions {
+    BatchOptions {
+        producer_id: ProducerId(9),
+        producer_epoch: ProducerEpoch(0),
+        base_sequence: sequence,
+        ..BatchOptions::default()
+    }
+}
+
 /// A batch of one record.
 pub(super) fn batch(options: BatchOptions) -> Bytes {
     let mut builder = BatchBuilder::new(options);
@@ -290,10 +300,7 @@ fn kip_98_a_duplicate_is_answered_with_its_first_offset_after_the_lead_has_moved
         let options = BatchOptions {
             base_offset: Offset(i64::from(sequence)),
             partition_leader_epoch: leader_epoch,
-            producer_id: ProducerId(9),
-            producer_epoch: ProducerEpoch(0),
-            base_sequence: sequence,
-            ..Default::default()
+            ..numbered(sequence)
         };
         let answer = LeaderAnswer {
             leader_epoch,
@@ -309,15 +316,7 @@ fn kip_98_a_duplicate_is_answered_with_its_first_offset_after_the_lead_has_moved
     }
     lead(&fixture, 1);
     // What it was not told is committed it sends again; the last of it is not committed yet by the leader's knowledge.
-    let sent = |sequence: i32| {
-        let options = BatchOptions {
-            producer_id: ProducerId(9),
-            producer_epoch: ProducerEpoch(0),
-            base_sequence: sequence,
-            ..Default::default()
-        };
-        produce_batch(&fixture, 9, batch(options))
-    };
+    let sent = |sequence: i32| produce_batch(&fixture, 9, batch(numbered(sequence)));
     let told = |pending: &Pending| {
         let answer: ProduceResponse = response(pending, 9);
         let partition = &answer.responses[0].partition_responses[0];
@@ -365,13 +364,9 @@ fn whoever_comes_between_the_news_and_its_being_taken_up_is_served() {
 #[test]
 fn a_duplicate_that_is_no_longer_remembered_is_told_once_it_is_committed() {
     let fixture = three_brokers();
-    let numbered = |base_sequence| {
-        let (producer_id, producer_epoch) = (ProducerId(9), ProducerEpoch(0));
-        let options = BatchOptions { producer_id, producer_epoch, base_sequence, ..Default::default() };
-        produce_with(&fixture, 9, options)
-    };
-    let sent: Vec<Pending> = (0..7).map(numbered).collect();
-    let again = numbered(0);
+    let send = |sequence| produce_with(&fixture, 9, numbered(sequence));
+    let sent: Vec<Pending> = (0..7).map(send).collect();
+    let again = send(0);
     assert!(
         sent.iter().chain([&again]).all(|pending| pending.lock().is_none()),
         "all wait for the followers"
@@ -386,8 +381,8 @@ fn a_duplicate_that_is_no_longer_remembered_is_told_once_it_is_committed() {
     let answer: ProduceResponse = response(&again, 9);
     let partition = &answer.responses[0].partition_responses[0];
     assert_eq!((code(partition.error_code), partition.base_offset), (ErrorCode::DuplicateSequenceNumber, -1));
-    assert!(numbered(1).lock().is_some(), "that is committed by now");
-    let ahead: ProduceResponse = response(&numbered(8), 9);
+    assert!(send(1).lock().is_some(), "that is committed by now");
+    let ahead: ProduceResponse = response(&send(8), 9);
     let partition = &ahead.responses[0].partition_responses[0];
     assert_eq!(code(partition.error_code), ErrorCode::OutOfOrderSequenceNumber);
 }

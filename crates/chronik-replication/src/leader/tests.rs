@@ -199,12 +199,18 @@ fn a_replica_below_the_start_of_the_epoch_does_not_enter() {
     assert!(fetch(&mut leader, 3, 3, 10).propose.is_some());
 }
 
-#[test]
-fn a_replica_that_is_close_is_waited_for_while_it_lives() {
+/// Replicas 1 and 2 are in sync. Replica 3 has caught up too, and has been kept out for the moment.
+fn leader_with_close_third() -> Leader {
     let mut leader = leader(&[1, 2], 10, 10, 1);
     fetch(&mut leader, 1, 2, 10);
     fetch(&mut leader, 1, 3, 10);
     leader.refused(at(1), PartitionEpoch(7));
+    leader
+}
+
+#[test]
+fn a_replica_that_is_close_is_waited_for_while_it_lives() {
+    let mut leader = leader_with_close_third();
     leader.appended(at(2), Offset(12));
     assert_eq!(fetch(&mut leader, 3, 2, 12), Effects::default());
     assert_eq!(leader.membership_changed(at(4), &without(3)), moved(12), "the dead hold nobody up");
@@ -212,10 +218,7 @@ fn a_replica_that_is_close_is_waited_for_while_it_lives() {
 
 #[test]
 fn a_replica_that_comes_back_is_waited_for_once_it_has_caught_up() {
-    let mut leader = leader(&[1, 2], 10, 10, 1);
-    fetch(&mut leader, 1, 2, 10);
-    fetch(&mut leader, 1, 3, 10);
-    leader.refused(at(1), PartitionEpoch(7));
+    let mut leader = leader_with_close_third();
     leader.membership_changed(at(2), &without(3));
     leader.appended(at(2), Offset(20));
     assert_eq!(fetch(&mut leader, 3, 2, 20), moved(20));
