@@ -364,9 +364,9 @@ fn whoever_comes_between_the_news_and_its_being_taken_up_is_served() {
 #[test]
 fn a_duplicate_that_is_no_longer_remembered_is_told_once_it_is_committed() {
     let fixture = three_brokers();
-    let send = |sequence| produce_with(&fixture, 9, numbered(sequence));
-    let sent: Vec<Pending> = (0..7).map(send).collect();
-    let again = send(0);
+    let produced = |sequence| produce_with(&fixture, 9, numbered(sequence));
+    let sent: Vec<Pending> = (0..7).map(produced).collect();
+    let again = produced(0);
     assert!(
         sent.iter().chain([&again]).all(|pending| pending.lock().is_none()),
         "all wait for the followers"
@@ -381,8 +381,8 @@ fn a_duplicate_that_is_no_longer_remembered_is_told_once_it_is_committed() {
     let answer: ProduceResponse = response(&again, 9);
     let partition = &answer.responses[0].partition_responses[0];
     assert_eq!((code(partition.error_code), partition.base_offset), (ErrorCode::DuplicateSequenceNumber, -1));
-    assert!(send(1).lock().is_some(), "that is committed by now");
-    let ahead: ProduceResponse = response(&send(8), 9);
+    assert!(produced(1).lock().is_some(), "that is committed by now");
+    let ahead: ProduceResponse = response(&produced(8), 9);
     let partition = &ahead.responses[0].partition_responses[0];
     assert_eq!(code(partition.error_code), ErrorCode::OutOfOrderSequenceNumber);
 }
