@@ -18,9 +18,7 @@ impl World {
                 self.network.block(Endpoint::Node(node), Endpoint::Node(other), until_ms);
             }
             Fault::CutNode => {
-                for other in (0..self.plan.node_count).filter(|other| *other != node) {
-                    self.cut(Endpoint::Node(node), Endpoint::Node(other), until_ms);
-                }
+                self.cut_off(node, until_ms);
                 if self.rng.chance(50) {
                     for client in 0..self.clients.len() {
                         self.cut(Endpoint::Node(node), Endpoint::Client(client), until_ms);
@@ -30,22 +28,14 @@ impl World {
             Fault::Bridge => {
                 let others: Vec<usize> = (0..self.plan.node_count).filter(|other| *other != node).collect();
                 let (left, right) = others.split_at(others.len() / 2);
-                for one in left {
-                    for other in right {
-                        self.cut(Endpoint::Node(*one), Endpoint::Node(*other), until_ms);
-                    }
-                }
+                self.cut_apart(left, right, until_ms);
             }
             Fault::Split => {
                 let count = self.plan.node_count;
                 // From the node on, all around.
                 let side: Vec<usize> = (0..count).map(|step| (node + step) % count).collect();
                 let (left, right) = side.split_at(count / 2);
-                for one in left {
-                    for other in right {
-                        self.cut(Endpoint::Node(*one), Endpoint::Node(*other), until_ms);
-                    }
-                }
+                self.cut_apart(left, right, until_ms);
             }
             Fault::Ring => {
                 let count = self.plan.node_count;
@@ -77,10 +67,24 @@ impl World {
         self.network.block(other, one, until_ms);
     }
 
+    /// Nobody of one side reaches anybody of the other.
+    fn cut_apart(&mut self, left: &[usize], right: &[usize], until_ms: u64) {
+        for one in left {
+            for other in right {
+                self.cut(Endpoint::Node(*one), Endpoint::Node(*other), until_ms);
+            }
+        }
+    }
+
+    /// A node reaches no other.
+    fn cut_off(&mut self, node: usize, until_ms: u64) {
+        for other in (0..self.plan.node_count).filter(|other| *other != node) {
+            self.cut(Endpoint::Node(node), Endpoint::Node(other), until_ms);
+        }
+    }
+
     /// A node reaches no other, whatever is mended.
     pub(super) fn cut_off_for_ever(&mut self, node: usize) {
-        for other in (0..self.plan.node_count).filter(|other| *other != node) {
-            self.cut(Endpoint::Node(node), Endpoint::Node(other), FOR_EVER_MS);
-        }
+        self.cut_off(node, FOR_EVER_MS);
     }
 }
