@@ -7,6 +7,7 @@
 //! All calls are synchronous and may be made from any thread. No call retries: a failed sync in particular is
 //! reported once, and the caller must never take a later success for the earlier data (LOG-3).
 
+mod layer;
 mod real;
 mod sim;
 
@@ -14,6 +15,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use layer::{DiskLayer, FileLayer};
 pub use real::RealDisk;
 pub use sim::{Crash, Fault, FaultRule, Operation, SECTOR_BYTES, SimDisk};
 

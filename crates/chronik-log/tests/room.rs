@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use chronik_disk::{
-    Crash, DirEntry, Disk, DiskFile, DiskLock, DiskSpace, Fault, FaultRule, OpenMode, Operation, SimDisk,
+    Crash, Disk, DiskFile, DiskLayer, Fault, FaultRule, FileLayer, OpenMode, Operation, SimDisk,
 };
 use chronik_log::{LogConfig, LogError};
 use chronik_types::{Offset, TopicId, TopicPartition};
@@ -82,7 +82,11 @@ struct GatedFile {
     write_gate: Option<Arc<Gate>>,
 }
 
-impl Disk for GatedDisk {
+impl DiskLayer for GatedDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.inner
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let inner = self.inner.open(path, mode)?;
         let is_segment = path.starts_with(partition_dir()) && path.extension().is_some_and(|it| it == "log");
@@ -93,45 +97,13 @@ impl Disk for GatedDisk {
             write_gate: is_journal.then(|| Arc::clone(&self.journal_gate)),
         }))
     }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.inner.read_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove_dir_all(path)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.inner.exists(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.inner.sync_dir(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
-        self.inner.space(path)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.inner.lock(path)
-    }
 }
 
-impl DiskFile for GatedFile {
+impl FileLayer for GatedFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.inner
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
         self.read_gate.iter().for_each(|gate| gate.pass());
         self.inner.read_at(buffer, offset_bytes)
@@ -140,22 +112,6 @@ impl DiskFile for GatedFile {
     fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
         self.write_gate.iter().for_each(|gate| gate.pass());
         self.inner.write_all_at(bytes, offset_bytes)
-    }
-
-    fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset_bytes: u64) -> io::Result<()> {
-        self.inner.write_all_vectored_at(slices, offset_bytes)
-    }
-
-    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
-        self.inner.truncate(len_bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.inner.sync_data()
-    }
-
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.inner.len_bytes()
     }
 }
 

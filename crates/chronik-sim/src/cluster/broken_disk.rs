@@ -1,11 +1,11 @@
 //! Disks that are broken on purpose, and what lies on them in the end.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chronik_disk::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, OpenMode, SimDisk};
+use chronik_disk::{Disk, DiskFile, DiskLayer, DiskLock, FileLayer, OpenMode, SimDisk};
 use chronik_protocol::records::BatchIter;
 
 use super::rot;
@@ -55,45 +55,17 @@ struct BrokenFile {
     sync_count: AtomicU64,
 }
 
-impl Disk for BrokenDisk {
+impl DiskLayer for BrokenDisk {
+    fn below(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(path, mode)?;
         if !self.breakage.concerns(path) {
             return Ok(file);
         }
         Ok(Arc::new(BrokenFile { file, breakage: self.breakage, sync_count: AtomicU64::new(0) }))
-    }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.read_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
-        self.disk.space(path)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
@@ -106,21 +78,9 @@ impl Disk for BrokenDisk {
     }
 }
 
-impl DiskFile for BrokenFile {
-    fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
-        self.file.read_at(buffer, offset_bytes)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset_bytes)
-    }
-
-    fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset_bytes: u64) -> io::Result<()> {
-        self.file.write_all_vectored_at(slices, offset_bytes)
-    }
-
-    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
-        self.file.truncate(len_bytes)
+impl FileLayer for BrokenFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -135,10 +95,6 @@ impl DiskFile for BrokenFile {
             }
             Breakage::FailsSyncs(_) | Breakage::LocksNothing => self.file.sync_data(),
         }
-    }
-
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.file.len_bytes()
     }
 }
 

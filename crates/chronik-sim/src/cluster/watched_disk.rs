@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use chronik_disk::{DirEntry, Disk, DiskFile, DiskLock, DiskSpace, OpenMode, SimDisk};
+use chronik_disk::{Disk, DiskFile, DiskLayer, FileLayer, OpenMode, SimDisk};
 use parking_lot::Mutex;
 
 /// A bit that is to flip in the next read of a log that gives anything.
@@ -79,50 +79,22 @@ struct WatchedFile {
     strikes: Arc<Strikes>,
 }
 
-impl Disk for WatchedDisk {
+impl DiskLayer for WatchedDisk {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(path, mode)?;
         Ok(Arc::new(WatchedFile { file, path: path.into(), strikes: Arc::clone(&self.strikes) }))
     }
-
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(path)
-    }
-
-    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.disk.read_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(path)
-    }
-
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.disk.exists(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-
-    fn space(&self, path: &Path) -> io::Result<DiskSpace> {
-        self.disk.space(path)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn DiskLock>> {
-        self.disk.lock(path)
-    }
 }
 
-impl DiskFile for WatchedFile {
+impl FileLayer for WatchedFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset_bytes: u64) -> io::Result<usize> {
         let count = self.file.read_at(buffer, offset_bytes)?;
         self.strikes.flip(&self.path, &mut buffer[..count]);
@@ -136,18 +108,6 @@ impl DiskFile for WatchedFile {
     fn write_all_vectored_at(&self, slices: &mut [IoSlice<'_>], offset_bytes: u64) -> io::Result<()> {
         self.strikes.note(self.file.write_all_vectored_at(slices, offset_bytes))
     }
-
-    fn truncate(&self, len_bytes: u64) -> io::Result<()> {
-        self.file.truncate(len_bytes)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
-    }
-
-    fn len_bytes(&self) -> io::Result<u64> {
-        self.file.len_bytes()
-    }
 }
 
 #[cfg(test)]
@@ -157,7 +117,7 @@ mod tests {
     #[test]
     fn a_bit_flips_once_in_what_is_read_of_a_log_and_a_write_without_room_is_counted() -> io::Result<()> {
         let (inner, strikes) = (SimDisk::new(), Arc::new(Strikes::default()));
-        let disk = WatchedDisk { disk: inner.clone(), strikes: Arc::clone(&strikes) };
+        let disk: &dyn Disk = &WatchedDisk { disk: inner.clone(), strikes: Arc::clone(&strikes) };
         let log = disk.open(Path::new("/0.log"), OpenMode::CreateNew)?;
         let other = disk.open(Path::new("/other"), OpenMode::CreateNew)?;
         strikes.arm(Flip { position_bytes: 5, bit: 9 });
