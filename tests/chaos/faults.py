@@ -6,21 +6,16 @@ import contextlib
 import itertools
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parent.parent / "cluster"))
 
 from disk import SmallDisk
-from followers import topic_id
 from network import CLIENTS, Link, Network
 from replicas import batches, values
 
 import wire
-from cluster import Node, create_topics, delete_topics, eventually
+from cluster import Node, create_topics, delete_topics, eventually, topic_id
 
 # How long a fault lasts that has to be noticed: beyond the session timeout of 2 s, or not.
 LONG_S, SHORT_S = 4.0, 1.0

@@ -37,14 +37,13 @@ from followers import (
     following,
     produce_answer,
     produce_body,
-    topic_id,
 )
 from network import SUBNET, Network, Unavailable
 from rolling import Producer, all_in_sync, led_by
 
 import report
 import wire
-from cluster import Cluster, Node, create_topics, eventually, metadata
+from cluster import Cluster, Node, create_topics, eventually, metadata, topic_id
 from kafka_cluster import KafkaCluster, KafkaNode
 from report import expect
 

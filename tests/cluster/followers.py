@@ -48,21 +48,16 @@ class Told:
     endpoints: dict[int, str] = field(default_factory=dict)
 
 
-def tagged(reader: wire.Reader) -> dict[int, wire.Reader]:
-    """Tagged fields by their tags."""
-    return {reader.uvarint(): wire.Reader(reader.take(reader.uvarint())) for _ in range(reader.uvarint())}
-
-
 def read_hints(reader: wire.Reader, told: Told, partition_fields: dict[int, wire.Reader], tag: int) -> None:
     """The next leader, from the fields of the partition and from those at the end of the answer."""
     if tag in partition_fields:
         told.leader, told.leader_epoch = partition_fields[tag].i32(), partition_fields[tag].i32()
-    endpoints = tagged(reader).get(0, wire.Reader(wire.compact_array()))
+    endpoints = reader.tagged().get(0, wire.Reader(wire.compact_array()))
     for _ in range(endpoints.uvarint() - 1):
         node = endpoints.i32()
         host = (endpoints.compact_bytes() or b"").decode()
         told.endpoints[node] = f"{host}:{endpoints.i32()}"
-        endpoints.compact_bytes(), tagged(endpoints)
+        endpoints.compact_bytes(), endpoints.tagged()
 
 
 def produce_answer(reader: wire.Reader) -> Told:
@@ -73,25 +68,11 @@ def produce_answer(reader: wire.Reader) -> Told:
     for _ in range(reader.uvarint() - 1):
         reader.i32(), reader.compact_bytes(), reader.uvarint()
     reader.compact_bytes()
-    fields = tagged(reader)
+    fields = reader.tagged()
     # Behind the topic's own fields comes how long to wait.
-    tagged(reader), reader.i32()
+    reader.tagged(), reader.i32()
     read_hints(reader, told, fields, 0)
     return told
-
-
-def topic_id(connection: wire.Connection, topic: str) -> bytes:
-    """The id of a topic, by Metadata v12."""
-    wanted = bytes(16) + wire.compact_string(topic) + wire.NO_TAGS
-    reader = connection.ask(wire.METADATA, 12, wire.compact_array(wanted) + wire.i8(0) + wire.i8(0) + wire.NO_TAGS)
-    reader.i32()
-    for _ in range(reader.uvarint() - 1):
-        reader.i32(), reader.compact_bytes(), reader.i32(), reader.compact_bytes(), tagged(reader)
-    reader.compact_bytes(), reader.i32(), reader.uvarint()
-    if (code := reader.i16()) != 0:
-        raise AssertionError(f"Metadata of {topic}: error {code}")
-    reader.compact_bytes()
-    return reader.take(16)
 
 
 def fetch_body(topic: bytes, partition: int, offset: int, wait_ms: int) -> bytes:
@@ -111,10 +92,10 @@ def fetch_answer(reader: wire.Reader) -> Told:
     told = Told(reader.i16())
     reader.i64(), reader.i64(), reader.i64()
     for _ in range(reader.uvarint() - 1):
-        reader.i64(), reader.i64(), tagged(reader)
+        reader.i64(), reader.i64(), reader.tagged()
     reader.i32(), reader.compact_bytes()
-    fields = tagged(reader)
-    tagged(reader)
+    fields = reader.tagged()
+    reader.tagged()
     read_hints(reader, told, fields, 1)
     return told
 

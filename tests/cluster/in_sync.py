@@ -276,6 +276,13 @@ def comes_to_lead(three: Three, node: Node) -> None:
     three.leader = node
 
 
+def all_have(three: Three, replicas: list[Node], acknowledged: list[tuple[int, bytes]]) -> None:
+    """All replicas come to be in sync and equal, and a consumer gets what was acknowledged, and nothing else."""
+    await_isr(three.cluster.nodes, three.topic, 0, [node.node_id for node in replicas])
+    await_same_segments(replicas, three.topic, 0)
+    expect("a consumer gets what was acknowledged", three.values_through_a_client(), acknowledged)
+
+
 def who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged() -> None:
     """The last leader stays away, and those that it has lost come back."""
     topic = "eligible"
@@ -308,11 +315,7 @@ def who_was_in_sync_when_too_few_were_leads_with_all_that_was_acknowledged() -> 
         expect("no election was unclean", "unclean election" in logged, False)
         last.spawn()
         last.wait_until_ready()
-        replicas = [last, early, heir]
-        await_isr(cluster.nodes, topic, 0, [node.node_id for node in replicas])
-        await_same_segments(replicas, topic, 0)
-        expect("nor does what was not come back", three.values_through_a_client(), acknowledged)
-        cluster.check_logs()
+        all_have(three, [last, early, heir], acknowledged)
 
 
 def who_may_have_lost_records_is_not_eligible_any_more() -> None:
@@ -330,11 +333,7 @@ def who_may_have_lost_records_is_not_eligible_any_more() -> None:
         await_described(cluster.running(), topic, -1, [last.node_id], [])
         stays_without_leader(three)
         comes_to_lead(three, last)
-        replicas = [last, early, heir]
-        await_isr(cluster.nodes, topic, 0, [node.node_id for node in replicas])
-        expect("a consumer gets what was acknowledged", three.values_through_a_client(), acknowledged)
-        await_same_segments(replicas, topic, 0)
-        cluster.check_logs()
+        all_have(three, [last, early, heir], acknowledged)
 
 
 CASES: list[Callable[[], None]] = [

@@ -228,7 +228,6 @@ def a_leader_that_lacks_records_is_elected_when_configs_come_to_allow_it() -> No
         for topic in topics:
             eventually("node 2 is in sync again", isr_is(one, topic, index, [2, 3]))
             await_same_segments([two, three], topic, index)
-        cluster.check_logs()
 
 
 def a_minimum_in_sync_that_changes_is_kept_from_then_on() -> None:
@@ -273,7 +272,6 @@ def a_minimum_in_sync_that_changes_is_kept_from_then_on() -> None:
         two.wait_until_ready()
         eventually("acks=all is taken with two", lambda: written(one, TOPIC) == (0, end + 1))
         expect("all is committed", high_watermark(one, TOPIC), end + 2)
-        cluster.check_logs()
 
 
 def an_operator_elects_leaders() -> None:

@@ -133,6 +133,10 @@ class Reader:
         length = self.i16()
         return None if length < 0 else self.take(length).decode()
 
+    def tagged(self) -> dict[int, Reader]:
+        """Tagged fields by their tags."""
+        return {self.uvarint(): Reader(self.take(self.uvarint())) for _ in range(self.uvarint())}
+
     def compact_bytes(self) -> bytes | None:
         length = self.uvarint()
         return None if length == 0 else self.take(length - 1)
