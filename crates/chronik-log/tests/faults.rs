@@ -1,4 +1,4 @@
-//! Disks that fail and fill up, and files that are damaged while the broker is down.
+//! Disks that fail, and files that are damaged while the broker is down.
 #![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
@@ -12,26 +12,6 @@ use chronik_log::{AppendError, AppendOrigin, CleanupPolicy, LogConfig, LogError,
 use chronik_protocol::records::BatchIter;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, TimestampMs, TopicId};
 use common::*;
-
-/// A log with some segments, as a clean or unclean end left it.
-fn written(clean: bool) -> (SimDisk, Vec<(i64, Vec<u8>)>) {
-    let node = Node::new(small_segments());
-    let log = node.log();
-    for at in 0..40 {
-        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-        if at == 30 {
-            node.manager.maintain(now_at(10_000));
-        }
-    }
-    log.set_high_watermark(log.log_end_offset());
-    let records = all_records(&log, 0, 1000);
-    assert!(log.segment_count() > 3);
-    if clean {
-        node.manager.shutdown(now_at(20_000)).unwrap();
-    }
-    node.disk.crash(Crash::Process);
-    (node.disk, records)
-}
 
 #[test]
 fn a_torn_tail_is_cut_off_at_every_byte() {
@@ -262,162 +242,6 @@ fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
     }
 }
 
-/// Before the first checkpoint nothing but the segments behind it tells that a log's first one is gone.
-#[test]
-fn a_log_that_begins_further_on_after_a_loss_of_power_says_where_it_began() {
-    let started = |damage: &dyn Fn(&SimDisk, &chronik_log::Log, &[i64])| {
-        let node = Node::new(small_segments());
-        let log = node.log();
-        for at in 0..40 {
-            append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-        }
-        log.set_high_watermark(log.log_end_offset());
-        log.sync().unwrap();
-        let entries = node.disk.read_dir(&partition_dir()).unwrap();
-        let bases: Vec<i64> =
-            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
-        damage(&node.disk, &log, &bases);
-        drop(log);
-        (node, bases)
-    };
-    let lose_first = |disk: &SimDisk, _: &chronik_log::Log, _: &[i64]| {
-        disk.remove_file(&segment(0, "log")).unwrap();
-        disk.sync_dir(&partition_dir()).unwrap();
-    };
-    let (node, bases) = started(&lose_first);
-    let mut node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
-    for boot in ["boot-2", "boot-3"] {
-        let log = node.log();
-        let range = (log.log_start_offset(), log.log_end_offset());
-        assert_eq!((log.hole(), range), (Some(Offset(0)), (Offset(bases[1]), Offset(40))), "{boot}");
-        node.manager.maintain(now_at(20_000));
-        drop(log);
-        node = node.restart(Crash::Process, boot);
-    }
-    assert!(node.log().truncate_to(now_at(30_000), Offset(0)).unwrap());
-    let node = node.restart(Crash::Process, "boot-3");
-    let log = node.log();
-    assert_eq!((log.hole(), log.log_start_offset(), log.log_end_offset()), (None, Offset(0), Offset(0)));
-
-    // Whoever leads with it takes it for all there is.
-    let (node, bases) = started(&lose_first);
-    let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
-    node.log().forget_hole().unwrap();
-    node.manager.maintain(now_at(20_000));
-    let node = node.restart(Crash::Process, "boot-3");
-    let log = node.log();
-    assert_eq!(
-        (log.hole(), log.log_start_offset()),
-        (None, Offset(bases[1])),
-        "the checkpoint has its start"
-    );
-
-    // What was deleted is not missing.
-    let (node, bases) = started(&|_, log, bases| {
-        log.delete_records(Offset(bases[2])).unwrap();
-    });
-    let node = node.restart(Crash::Process, "boot-2");
-    let log = node.log();
-    assert_eq!((log.hole(), log.log_start_offset()), (None, Offset(bases[2])));
-}
-
-/// What is appended where a power loss took synced records is not what the checkpoint says was synced, also where the log
-/// was cut further on since.
-#[test]
-fn a_log_that_ends_below_its_recovery_point_is_read_again_after_the_next_loss() {
-    for was_cut in [false, true] {
-        let node = Node::new(small_segments());
-        let log = node.log();
-        for at in 0..40 {
-            append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-        }
-        log.set_high_watermark(log.log_end_offset());
-        log.sync().unwrap();
-        node.manager.maintain(now_at(10_000));
-        let entries = node.disk.read_dir(&partition_dir()).unwrap();
-        let bases: Vec<i64> =
-            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
-        if was_cut {
-            log.truncate_to(now_at(11_000), Offset(bases[2] + 1)).unwrap();
-        }
-        drop(log);
-        for base in &bases[1..] {
-            if node.disk.exists(&segment(*base, "log")).unwrap() {
-                node.disk.remove_file(&segment(*base, "log")).unwrap();
-            }
-        }
-        node.disk.sync_dir(&partition_dir()).unwrap();
-        let node = node.restart(Crash::PowerLoss { seed: 1 }, "boot-2");
-        assert!(node.manager.has_lost_records(), "cut {was_cut}");
-        let log = node.log();
-        assert_eq!(log.log_end_offset(), Offset(bases[1]), "cut {was_cut}");
-        for at in bases[1]..40 {
-            append(&log, idempotent(6, 0, i32::try_from(at).unwrap(), &[format!("other {at}").as_bytes()]))
-                .unwrap();
-        }
-        drop(log);
-        node.disk.crash(Crash::Process);
-        node.disk.corrupt(&segment(bases[1], "log"), 70, 1).unwrap();
-        let node = node.restart(Crash::Process, "boot-3");
-        assert_eq!(node.log().log_end_offset(), Offset(bases[1]), "nobody has synced it, cut {was_cut}");
-    }
-}
-
-/// A segment that is gone counts as gone though another that began at the same offset was cut off before.
-#[test]
-fn what_was_cut_off_before_is_not_taken_for_what_is_gone_now() {
-    let node = Node::new(small_segments());
-    let write = |node: &Node, producer: i64| {
-        let log = node.log();
-        for at in log.log_end_offset().get()..40 {
-            append(&log, idempotent(producer, 0, i32::try_from(at).unwrap(), &[b"some value"])).unwrap();
-        }
-        log.set_high_watermark(log.log_end_offset());
-    };
-    write(&node, 5);
-    let entries = node.disk.read_dir(&partition_dir()).unwrap();
-    let bases: Vec<i64> =
-        entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
-    node.log().truncate_to(now_at(1_000), Offset(bases[1])).unwrap();
-    write(&node, 6);
-    node.log().sync().unwrap();
-    node.manager.maintain(now_at(10_000));
-    let waits = |entry: &chronik_disk::DirEntry| entry.name.ends_with(".deleted");
-    assert!(node.disk.read_dir(&partition_dir()).unwrap().iter().any(waits));
-    node.disk.remove_file(&segment(bases[2], "log")).unwrap();
-    let node = node.restart(Crash::Process, "boot-1");
-    assert_eq!(node.log().hole(), Some(Offset(bases[2])));
-    assert!(node.manager.has_lost_records());
-}
-
-/// The leader epochs of deleted records are gone with them, and may stay away when a power loss brings the records back.
-/// Without them a follower that has others there would not be cut.
-#[test]
-fn deleted_records_that_come_back_with_the_power_have_their_leader_epochs() {
-    let node = Node::new(LogConfig::default());
-    let log = node.log();
-    for (epoch, at) in [(0, 0), (0, 1), (1, 2), (1, 3), (1, 4)] {
-        let batch = idempotent(5, 0, at, &[b"v"]);
-        log.append(now_at(0), batch, AppendOrigin::Client, LeaderEpoch(epoch)).unwrap();
-    }
-    log.set_high_watermark(log.log_end_offset());
-    log.sync().unwrap();
-    drop(log);
-    // The file of the epochs has outlived what said that the log begins at 3.
-    let disk = node.disk.clone();
-    disk.replace_file(&file("leader-epoch-checkpoint"), b"0\n1\n1 3\n").unwrap();
-    drop(node);
-    disk.crash(Crash::Process);
-    for entry in disk.read_dir(&dir()).unwrap().iter().filter(|entry| entry.name.starts_with("chronik-")) {
-        disk.remove_file(&dir().join(&entry.name)).unwrap();
-    }
-    let node = Node::on(disk, LogConfig::default(), "boot-2");
-    let log = node.log();
-    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(5)));
-    assert_eq!(log.end_offset_for_epoch(LeaderEpoch(0)).unwrap().end_offset, Offset(2));
-    assert_eq!(log.epoch_before(Offset(5)), Some(LeaderEpoch(1)));
-}
-
 /// Starts on what a process left, and gives whether the start says that records are gone. Where it does, it must have been
 /// told before any file was changed (replication point 6).
 fn has_lost(disk: &SimDisk, boot_id: &str) -> bool {
@@ -613,63 +437,6 @@ fn a_segment_that_is_gone_takes_only_its_own_records() {
 }
 
 #[test]
-fn a_full_disk_refuses_and_heals() {
-    let node = Node::new(small_segments());
-    let log = node.log();
-    append(&log, idempotent(1, 0, 0, &[b"a"])).unwrap();
-    node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + 30));
-    for _ in 0..3 {
-        let error = append(&log, idempotent(1, 0, 1, &[b"b"])).unwrap_err();
-        assert!(matches!(error, AppendError::Log(LogError::DiskFull { .. })), "{error}");
-        assert_eq!(error.error_code(), ErrorCode::KafkaStorageError);
-    }
-    assert_eq!(log.log_end_offset(), Offset(1));
-    assert_eq!(all_records(&log, 0, 1000).len(), 1);
-    // Nothing of the failed batch is left behind, and the checkpoint may fail too.
-    assert_eq!(node.disk.read_file(&segment(0, "log")).unwrap().len() as u64, log.size_bytes());
-    node.manager.maintain(now_at(10_000));
-    node.disk.set_capacity_bytes(None);
-    assert_eq!(append(&log, idempotent(1, 0, 1, &[b"b"])).unwrap().first_offset, Offset(1));
-    node.manager.maintain(now_at(20_000));
-    drop(log);
-    let node = node.restart(Crash::Process, "boot-1");
-    assert_eq!(node.log().log_end_offset(), Offset(2));
-}
-
-#[test]
-fn a_full_disk_is_survived_wherever_it_strikes() {
-    for room in (0..3000).step_by(37) {
-        let node = Node::new(small_segments());
-        let log = node.log();
-        node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + room));
-        let mut acknowledged = 0;
-        for at in 0..20 {
-            match append(&log, batch(BASE_MS, &[format!("value {at}").as_bytes()])) {
-                Ok(_) => acknowledged += 1,
-                Err(error) => {
-                    assert!(matches!(error, AppendError::Log(LogError::DiskFull { .. })), "{room}: {error}");
-                    node.manager.maintain(now_at(10_000));
-                    break;
-                }
-            }
-        }
-        assert_eq!(all_records(&log, 0, 1000).len(), acknowledged);
-        // Deleting works without room.
-        log.set_high_watermark(log.log_end_offset());
-        assert_eq!(log.delete_records(log.log_end_offset()).unwrap(), log.log_end_offset());
-        node.manager.maintain(now_at(11_000));
-        node.manager.maintain(now_at(100_000));
-        node.disk.set_capacity_bytes(None);
-        let appended = append(&log, batch(BASE_MS, &[b"after"])).unwrap();
-        assert_eq!(usize::try_from(appended.first_offset.get()).unwrap(), acknowledged);
-        node.manager.maintain(now_at(200_000));
-        drop(log);
-        let node = node.restart(Crash::Process, "boot-1");
-        assert_eq!(node.log().log_end_offset().get(), appended.first_offset.get() + 1, "{room}");
-    }
-}
-
-#[test]
 fn a_failed_write_takes_the_directory_offline() {
     let node = Node::new(LogConfig::default());
     let log = node.log();
@@ -808,23 +575,6 @@ fn a_partition_that_cannot_be_read_is_not_replaced_by_an_empty_one() {
     assert!(matches!(log, Err(LogError::Io { .. })));
 }
 
-/// What was made since the last checkpoint is as if it had never been written where a power loss took its beginning.
-#[test]
-fn a_log_does_not_begin_after_a_segment_whose_contents_a_power_loss_took() {
-    let node = Node::new(small_segments());
-    let log = node.log();
-    for at in 0..40 {
-        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-    }
-    assert!(log.segment_count() > 3);
-    drop(log);
-    node.disk.open(&segment(0, "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
-    let node = node.restart(Crash::Process, "boot-2");
-    let log = node.log();
-    assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(0)));
-    assert_eq!(append(&log, batch(BASE_MS, &[b"again"])).unwrap().first_offset, Offset(0));
-}
-
 /// A process that ended while it made the log may have left it without its topic id.
 #[test]
 fn who_claims_a_log_that_was_nobodys_at_the_checkpoint_owns_it_after_a_restart() {
@@ -843,85 +593,4 @@ fn who_claims_a_log_that_was_nobodys_at_the_checkpoint_owns_it_after_a_restart()
     let log = node.manager.get(&partition()).unwrap();
     assert_eq!(log.topic_id(), TOPIC_ID);
     assert_eq!(all_records(&log, 0, 1_000), records);
-}
-
-/// A start on a full disk leaves partitions out that it would have to write to. They come back when there is room, and not
-/// only with the next start.
-#[test]
-fn what_a_full_disk_kept_from_being_recovered_is_recovered_once_there_is_room() {
-    let node = Node::new(small_segments());
-    for at in 0..40 {
-        append(&node.log(), idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-    }
-    let records = all_records(&node.log(), 0, 1_000);
-    let disk = node.disk.clone();
-    disk.crash(Crash::Process);
-    drop(node);
-    disk.remove_file(&partition_dir().join("leader-epoch-checkpoint")).unwrap();
-    disk.set_capacity_bytes(Some(disk.used_bytes()));
-    let node = Node::on(disk, small_segments(), "boot-1");
-    let open = || node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
-    for _ in 0..2 {
-        assert!(matches!(open(), Err(LogError::DiskFull { .. })));
-        assert_eq!(node.manager.failed().len(), 1);
-        assert!(node.manager.waits_for_room() && !node.manager.has_lost_records(), "nobody can say yet");
-    }
-    node.disk.set_capacity_bytes(None);
-    node.manager.maintain(now_at(1_000));
-    let log = open().unwrap();
-    assert!(node.manager.failed().is_empty());
-    assert_eq!(all_records(&log, 0, 1_000), records);
-    assert!(append(&log, idempotent(5, 0, 39, &[b"value 39"])).unwrap().is_duplicate);
-    append(&log, idempotent(5, 0, 40, &[b"value 40"])).unwrap();
-    drop(log);
-    let node = node.restart(Crash::Process, "boot-1");
-    assert_eq!(node.log().log_end_offset(), Offset(41));
-}
-
-/// Whether a log has lost something is known once it is recovered. What tells that outlasts the processes that had no room
-/// for it, even such as have room for everything else.
-#[test]
-fn a_log_that_waits_for_room_is_told_as_lost_when_it_is_recovered_and_only_if_it_is() {
-    for is_damaged in [false, true] {
-        let (disk, records) = written(false);
-        disk.remove_file(&file("partition.metadata")).unwrap();
-        if is_damaged {
-            disk.remove_file(&segment(0, "log")).unwrap();
-        }
-        let mut node = None;
-        for life in 0..3 {
-            disk.set_capacity_bytes(Some(disk.used_bytes()));
-            let waiting = Node::on(disk.clone(), small_segments(), "boot-1");
-            assert_eq!(
-                (waiting.manager.waits_for_room(), waiting.manager.has_lost_records()),
-                (true, false),
-                "life {life}, {is_damaged}: {:?}",
-                waiting.manager.failed()
-            );
-            // Others find room again, which is too little for this one.
-            disk.set_capacity_bytes(Some(disk.used_bytes() + 100_000));
-            let other = chronik_types::TopicPartition::new("other", 0);
-            let log = waiting.manager.get_or_create(&other, TopicId(9), Arc::clone(&waiting.config)).unwrap();
-            append(&log, batch(BASE_MS, &[b"more"])).unwrap();
-            waiting.manager.maintain(now_at(40_000 + life * 20_000));
-            assert!(waiting.manager.waits_for_room(), "life {life}");
-            if life == 1 {
-                assert!(matches!(waiting.manager.shutdown(now_at(70_000)), Err(LogError::DiskFull { .. })));
-            }
-            if life < 2 {
-                disk.crash(Crash::Process);
-            }
-            node = Some(waiting);
-        }
-        let node = node.unwrap();
-        disk.set_capacity_bytes(None);
-        node.manager.maintain(now_at(120_000));
-        assert!(!node.manager.waits_for_room());
-        assert_eq!(node.manager.has_lost_records(), is_damaged);
-        let log = node.log();
-        assert_eq!(log.hole().is_some(), is_damaged);
-        if !is_damaged {
-            assert_eq!(all_records(&log, 0, 1_000), records);
-        }
-    }
 }

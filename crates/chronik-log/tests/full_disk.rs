@@ -1,5 +1,5 @@
-//! What a full disk does not take the word of: while a log that waits for room keeps checkpoints from being written, and when
-//! a log is cut.
+//! What a full disk refuses, and what it does not take the word of: while a log that waits for room keeps checkpoints from
+//! being written, and when a log is cut.
 #![expect(clippy::unwrap_used, reason = "what cannot be had fails its test")]
 
 mod common;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use chronik_disk::{Crash, Disk, Fault, FaultRule, Operation, SimDisk};
 use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError, LogManager};
-use chronik_types::{LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
+use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 use common::*;
 
 const OTHER: TopicId = TopicId(9);
@@ -294,4 +294,61 @@ fn a_deletion_that_an_offline_directory_did_not_take_keeps_no_name_from_use() {
     disk.inject(FaultRule::always(Operation::Write, journal, Fault::Io));
     let remade = open(&other(), TopicId(10)).unwrap();
     assert_ne!(remade.log_dir(), of_first);
+}
+
+#[test]
+fn a_full_disk_refuses_and_heals() {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    append(&log, idempotent(1, 0, 0, &[b"a"])).unwrap();
+    node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + 30));
+    for _ in 0..3 {
+        let error = append(&log, idempotent(1, 0, 1, &[b"b"])).unwrap_err();
+        assert!(matches!(error, AppendError::Log(LogError::DiskFull { .. })), "{error}");
+        assert_eq!(error.error_code(), ErrorCode::KafkaStorageError);
+    }
+    assert_eq!(log.log_end_offset(), Offset(1));
+    assert_eq!(all_records(&log, 0, 1000).len(), 1);
+    // Nothing of the failed batch is left behind, and the checkpoint may fail too.
+    assert_eq!(node.disk.read_file(&segment(0, "log")).unwrap().len() as u64, log.size_bytes());
+    node.manager.maintain(now_at(10_000));
+    node.disk.set_capacity_bytes(None);
+    assert_eq!(append(&log, idempotent(1, 0, 1, &[b"b"])).unwrap().first_offset, Offset(1));
+    node.manager.maintain(now_at(20_000));
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(2));
+}
+
+#[test]
+fn a_full_disk_is_survived_wherever_it_strikes() {
+    for room in (0..3000).step_by(37) {
+        let node = Node::new(small_segments());
+        let log = node.log();
+        node.disk.set_capacity_bytes(Some(node.disk.used_bytes() + room));
+        let mut acknowledged = 0;
+        for at in 0..20 {
+            match append(&log, batch(BASE_MS, &[format!("value {at}").as_bytes()])) {
+                Ok(_) => acknowledged += 1,
+                Err(error) => {
+                    assert!(matches!(error, AppendError::Log(LogError::DiskFull { .. })), "{room}: {error}");
+                    node.manager.maintain(now_at(10_000));
+                    break;
+                }
+            }
+        }
+        assert_eq!(all_records(&log, 0, 1000).len(), acknowledged);
+        // Deleting works without room.
+        log.set_high_watermark(log.log_end_offset());
+        assert_eq!(log.delete_records(log.log_end_offset()).unwrap(), log.log_end_offset());
+        node.manager.maintain(now_at(11_000));
+        node.manager.maintain(now_at(100_000));
+        node.disk.set_capacity_bytes(None);
+        let appended = append(&log, batch(BASE_MS, &[b"after"])).unwrap();
+        assert_eq!(usize::try_from(appended.first_offset.get()).unwrap(), acknowledged);
+        node.manager.maintain(now_at(200_000));
+        drop(log);
+        let node = node.restart(Crash::Process, "boot-1");
+        assert_eq!(node.log().log_end_offset().get(), appended.first_offset.get() + 1, "{room}");
+    }
 }

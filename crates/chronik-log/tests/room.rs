@@ -314,3 +314,84 @@ fn what_a_deleted_log_owed_the_journal_is_not_noted_for_the_next_one() {
     let log = node.manager.get(&partition()).unwrap();
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(10)));
 }
+
+/// A start on a full disk leaves partitions out that it would have to write to. They come back when there is room, and not
+/// only with the next start.
+#[test]
+fn what_a_full_disk_kept_from_being_recovered_is_recovered_once_there_is_room() {
+    let node = Node::new(small_segments());
+    for at in 0..40 {
+        append(&node.log(), idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+    let records = all_records(&node.log(), 0, 1_000);
+    let disk = node.disk.clone();
+    disk.crash(Crash::Process);
+    drop(node);
+    disk.remove_file(&partition_dir().join("leader-epoch-checkpoint")).unwrap();
+    disk.set_capacity_bytes(Some(disk.used_bytes()));
+    let node = Node::on(disk, small_segments(), "boot-1");
+    let open = || node.manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&node.config));
+    for _ in 0..2 {
+        assert!(matches!(open(), Err(LogError::DiskFull { .. })));
+        assert_eq!(node.manager.failed().len(), 1);
+        assert!(node.manager.waits_for_room() && !node.manager.has_lost_records(), "nobody can say yet");
+    }
+    node.disk.set_capacity_bytes(None);
+    node.manager.maintain(now_at(1_000));
+    let log = open().unwrap();
+    assert!(node.manager.failed().is_empty());
+    assert_eq!(all_records(&log, 0, 1_000), records);
+    assert!(append(&log, idempotent(5, 0, 39, &[b"value 39"])).unwrap().is_duplicate);
+    append(&log, idempotent(5, 0, 40, &[b"value 40"])).unwrap();
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!(node.log().log_end_offset(), Offset(41));
+}
+
+/// Whether a log has lost something is known once it is recovered. What tells that outlasts the processes that had no room
+/// for it, even such as have room for everything else.
+#[test]
+fn a_log_that_waits_for_room_is_told_as_lost_when_it_is_recovered_and_only_if_it_is() {
+    for is_damaged in [false, true] {
+        let (disk, records) = written(false);
+        disk.remove_file(&file("partition.metadata")).unwrap();
+        if is_damaged {
+            disk.remove_file(&segment(0, "log")).unwrap();
+        }
+        let mut node = None;
+        for life in 0..3 {
+            disk.set_capacity_bytes(Some(disk.used_bytes()));
+            let waiting = Node::on(disk.clone(), small_segments(), "boot-1");
+            assert_eq!(
+                (waiting.manager.waits_for_room(), waiting.manager.has_lost_records()),
+                (true, false),
+                "life {life}, {is_damaged}: {:?}",
+                waiting.manager.failed()
+            );
+            // Others find room again, which is too little for this one.
+            disk.set_capacity_bytes(Some(disk.used_bytes() + 100_000));
+            let other = TopicPartition::new("other", 0);
+            let log = waiting.manager.get_or_create(&other, TopicId(9), Arc::clone(&waiting.config)).unwrap();
+            append(&log, batch(BASE_MS, &[b"more"])).unwrap();
+            waiting.manager.maintain(now_at(40_000 + life * 20_000));
+            assert!(waiting.manager.waits_for_room(), "life {life}");
+            if life == 1 {
+                assert!(matches!(waiting.manager.shutdown(now_at(70_000)), Err(LogError::DiskFull { .. })));
+            }
+            if life < 2 {
+                disk.crash(Crash::Process);
+            }
+            node = Some(waiting);
+        }
+        let node = node.unwrap();
+        disk.set_capacity_bytes(None);
+        node.manager.maintain(now_at(120_000));
+        assert!(!node.manager.waits_for_room());
+        assert_eq!(node.manager.has_lost_records(), is_damaged);
+        let log = node.log();
+        assert_eq!(log.hole().is_some(), is_damaged);
+        if !is_damaged {
+            assert_eq!(all_records(&log, 0, 1_000), records);
+        }
+    }
+}

@@ -246,7 +246,7 @@ pub(crate) fn filed(config: LogConfig) -> Node {
 }
 
 /// Lets the process die and starts it again.
-pub(crate) fn restart(node: Node, crash: chronik_disk::Crash, boot_id: &str) -> Node {
+pub(crate) fn restart(node: Node, crash: Crash, boot_id: &str) -> Node {
     node.disk.crash(crash);
     let Node { disk, config, manager } = node;
     drop(manager);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use chronik_disk::{Disk, SimDisk};
+use chronik_disk::{Crash, Disk, SimDisk};
 use chronik_log::{
     AppendError, AppendOrigin, Appended, Log, LogConfig, LogManager, ManagerOptions, ReadData, ReadRequest,
     ReadResult,
@@ -124,7 +124,7 @@ impl Node {
     }
 
     /// Lets the process die and starts it again.
-    pub(crate) fn restart(self, crash: chronik_disk::Crash, boot_id: &str) -> Self {
+    pub(crate) fn restart(self, crash: Crash, boot_id: &str) -> Self {
         self.disk.crash(crash);
         let Self { disk, config, manager } = self;
         drop(manager);
@@ -191,4 +191,24 @@ pub(crate) fn all_records(log: &Log, from: i64, max_bytes: usize) -> Vec<(i64, V
         offset = result.next_offset.get();
     }
     records
+}
+
+/// A log with some segments, as a clean or unclean end left it.
+pub(crate) fn written(clean: bool) -> (SimDisk, Vec<(i64, Vec<u8>)>) {
+    let node = Node::new(small_segments());
+    let log = node.log();
+    for at in 0..40 {
+        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+        if at == 30 {
+            node.manager.maintain(now_at(10_000));
+        }
+    }
+    log.set_high_watermark(log.log_end_offset());
+    let records = all_records(&log, 0, 1000);
+    assert!(log.segment_count() > 3);
+    if clean {
+        node.manager.shutdown(now_at(20_000)).unwrap();
+    }
+    node.disk.crash(Crash::Process);
+    (node.disk, records)
 }
