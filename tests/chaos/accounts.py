@@ -83,6 +83,21 @@ class Accounts:
     def __init__(self, directory: Path, name: str, partitions: int) -> None:
         self.files: list[BinaryIO] = [path(directory, name, index).open("wb") for index in range(partitions)]
 
+    @classmethod
+    def of_heir(cls, directory: Path, name: str, partitions: int) -> tuple[Accounts, list[int]]:
+        """The files of who goes on where another one ended, or begins, and the next offset of each partition."""
+        heir, offsets = cls(directory, name, 0), []
+        for place in (path(directory, name, index) for index in range(partitions)):
+            file = place.open("a+b")
+            heir.files.append(file)
+            # An entry that was being written is read again.
+            whole_bytes = file.tell() // ENTRY.size * ENTRY.size
+            file.truncate(whole_bytes)
+            file.seek(max(whole_bytes - ENTRY.size, 0))
+            last = file.read(ENTRY.size)
+            offsets.append(ENTRY.unpack(last)[0] + 1 if last else 0)
+        return heir, offsets
+
     def write(self, partition: int, offset: int, some: int, at_ms: int) -> None:
         """One record."""
         self.files[partition].write(ENTRY.pack(offset, some, at_ms))

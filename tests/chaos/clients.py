@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+import shutil
 import signal
 import subprocess
 import time
@@ -15,14 +18,26 @@ from judge import JAVA, JAVA_TOPIC, PARTITIONS, PRODUCERS, READER, TOPIC
 OTHERS_SHARE, OTHERS_RATE_MAX = 0.1, 150
 # All producers give up within this time, and the consumer has read what is there.
 END_S_MAX = 150
+# Clients have started by then.
+START_S = 3.0
+# A thread that waits this long for one lock, and for no moment else, waits for ever.
+LOCKED_S = 5.0
+# What waits for a lock calls this, by the machine's kind.
+FUTEX = {"x86_64": "202", "aarch64": "98"}
+
+
+class LockedUpError(Exception):
+    """A client does not end, since it has locked itself up."""
 
 
 class Client:
     """A client process that writes what it was told into files."""
 
     def __init__(self, name: str, command: list[str], directory: Path) -> None:
-        self.name, self.path = name, directory / f"{name}.out"
-        with self.path.open("wb") as out, (directory / f"{name}.err").open("wb") as err:
+        self.name, self.command, self.directory = name, command, directory
+        self.path = directory / f"{name}.out"
+        # The words of one that took over follow those of the one before.
+        with self.path.open("ab") as out, (directory / f"{name}.err").open("ab") as err:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
 
     def stop(self) -> None:
@@ -32,14 +47,68 @@ class Client:
 
     def wait(self) -> None:
         """Until it has ended."""
-        try:
-            self.process.wait(END_S_MAX)
-        except subprocess.TimeoutExpired:
-            # Python and Java write down on their way where they are.
-            self.process.send_signal(signal.SIGABRT)
-            time.sleep(1)
-            self.kill()
-            raise AssertionError(f"{self.name} does not end") from None
+        until = time.monotonic() + END_S_MAX
+        while time.monotonic() < until:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(LOCKED_S)
+                return
+            if self.is_locked_up():
+                raise LockedUpError(self.name)
+        stacks = self.stacks()
+        self.abort()
+        raise AssertionError(f"{self.name} does not end: {stacks}")
+
+    def abort(self) -> None:
+        """End it, and let it say where it is: Python and Java write that down on their way."""
+        self.process.send_signal(signal.SIGABRT)
+        time.sleep(1)
+        self.kill()
+
+    def locks(self) -> dict[str, str]:
+        """The locks that threads of librdkafka wait for, however long it takes, by their names.
+
+        Where one waits for something to do, it waits for some time only.
+        """
+        found = {}
+        for task in Path(f"/proc/{self.process.pid}/task").glob("*"):
+            with contextlib.suppress(OSError):
+                name, call = (task / "comm").read_text().strip(), (task / "syscall").read_text().split()
+                if name.startswith("rdk:") and call[0] == FUTEX.get(platform.machine()) and int(call[4], 16) == 0:
+                    found[name] = call[1]
+        return found
+
+    def is_locked_up(self) -> bool:
+        """Whether the main thread of its librdkafka and another one wait for locks that nobody will ever let go.
+
+        That is the client's own doing, whatever a broker says or does not: librdkafka issue 5476, where an answer about
+        leader epochs and the end of a broker that metadata names no longer are looked at in the same moment. All of its
+        partitions stand still then, it says nothing, and cannot be closed.
+        """
+        locks = self.locks()
+        until = time.monotonic() + LOCKED_S
+        while len(locks) > 1 and "rdk:main" in locks and time.monotonic() < until:
+            time.sleep(0.2)
+            now = self.locks()
+            locks = {name: lock for name, lock in locks.items() if now.get(name) == lock}
+        return len(locks) > 1 and "rdk:main" in locks
+
+    def stacks(self) -> str:
+        """Where its threads are, by gdb if there is one."""
+        if shutil.which("gdb") is None:
+            return ""
+        command = ["gdb", "-p", str(self.process.pid), "-batch", "-ex", "thread apply all bt"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    def replace(self) -> Client:
+        """End it, and let another one go on where it was."""
+        stacks = self.stacks()
+        self.abort()
+        with (self.directory / f"{self.name}.err").open("a") as err:
+            err.write(stacks)
+        heir = Client(self.name, self.command, self.directory)
+        # Who is stopped while it starts says nothing of its end.
+        time.sleep(START_S)
+        return heir
 
     def kill(self) -> None:
         """End it at once, if it still runs."""

@@ -33,6 +33,8 @@ class Record:
     nodes: list[int] = field(default_factory=list)
     # Kind, begin and end by the monotonic clock.
     happened: list[tuple[str, float, float]] = field(default_factory=list)
+    # How many readers had locked themselves up, and were replaced.
+    locked_up_count: int = 0
 
     def write(self, directory: Path) -> None:
         """Leave it among the rest."""

@@ -1,4 +1,4 @@
-"""A consumer of librdkafka that reads along. Writes down each record, and prints errors.
+"""A consumer of librdkafka that reads along, from where one before it ended. Writes down records, and prints errors.
 
 reader_confluent.py DIRECTORY BOOTSTRAP TOPIC,TOPIC PARTITIONS
 """
@@ -38,8 +38,11 @@ def main() -> None:
             "log_level": 0,
         }
     )
-    accounts = {topic: Accounts(Path(directory), of_reader(topic), partitions) for topic in topics.split(",")}
-    positions = {(topic, partition): 0 for topic in accounts for partition in range(partitions)}
+    accounts: dict[str, Accounts] = {}
+    positions: dict[tuple[str, int], int] = {}
+    for topic in topics.split(","):
+        accounts[topic], offsets = Accounts.of_heir(Path(directory), of_reader(topic), partitions)
+        positions |= {(topic, partition): offset for partition, offset in enumerate(offsets)}
 
     def go_on() -> None:
         """From where it is."""

@@ -48,6 +48,8 @@ SETTINGS = {
 WHOLE_S_MAX = 60.0
 # How long all goes well between two faults.
 CALM_S = 0.5
+# Readers that may lock themselves up: rare, or something else is wrong.
+LOCKED_UP_MAX = 5
 
 
 class HostNode(Node):
@@ -171,6 +173,15 @@ class Run:
         self.tell(f"{name}: whole again after {ended - began:.1f} s")
         time.sleep(CALM_S)
 
+    def replace_reader(self, running: dict[str, clients.Client]) -> None:
+        """Another reader goes on for one that has locked itself up."""
+        self.record.locked_up_count += 1
+        self.record.write(self.directory)
+        if self.record.locked_up_count > LOCKED_UP_MAX:
+            raise AssertionError(f"{self.record.locked_up_count} readers have locked themselves up")
+        print(f"# {len(self.record.happened):4} the reader has locked itself up: another one goes on", flush=True)
+        running[READER] = running[READER].replace()
+
     def tell(self, words: str) -> None:
         """How far the run is."""
         done, acknowledged, spent_s = len(self.record.happened), self.tally.count(), time.monotonic() - self.began
@@ -182,7 +193,7 @@ class Run:
             flush=True,
         )
 
-    def all_faults(self) -> None:
+    def all_faults(self, running: dict[str, clients.Client]) -> None:
         """As many as asked for: all kinds as evenly as their number allows, in any order."""
         kinds = self.kinds()
         while True:
@@ -191,6 +202,8 @@ class Run:
                 if self.asked_to_end.is_set() or self.is_enough():
                     return
                 self.fault(name)
+                if running[READER].is_locked_up():
+                    self.replace_reader(running)
 
     def is_enough(self) -> bool:
         """Whether there were as many faults and records as asked for."""
@@ -201,7 +214,12 @@ class Run:
         ended = [name for name, client in running.items() if client.process.poll() is not None]
         clients.stop(client for name, client in running.items() if name != READER)
         self.await_whole()
-        clients.stop([running[READER]])
+        while True:
+            try:
+                clients.stop([running[READER]])
+                break
+            except clients.LockedUpError:
+                self.replace_reader(running)
         self.cluster.stop()
         if ended:
             raise AssertionError(f"clients have ended by themselves: {ended}")
@@ -212,12 +230,12 @@ class Run:
         running = self.start()
         good = True
         try:
-            time.sleep(3)
+            time.sleep(clients.START_S)
             self.began = time.monotonic()
             try:
                 # A JVM that is stopped while it starts says nothing of its end.
                 eventually("the Java producer writes", lambda: self.tally.count() and self.tally.java_count > 0, 60)
-                self.all_faults()
+                self.all_faults(running)
                 self.end(running)
             except (AssertionError, OSError, RuntimeError) as error:
                 good = False
@@ -255,6 +273,7 @@ def judge_directory(directory: Path, record: judge.Record) -> bool:
         f"{verdict.doubled} doubled, {verdict.reordered} reordered, {verdict.unknown} unknown, "
         f"{verdict.damaged} damaged, {verdict.unseen} unseen, "
         f"{verdict.different_bytes} of {verdict.byte_count} bytes differ between replicas, "
+        f"{record.locked_up_count} readers had locked themselves up, "
         f"{len(outcome.errors)} errors told to applications; judged in {time.monotonic() - began:.0f} s"
     )
     for words in verdict.words:
