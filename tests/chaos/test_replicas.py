@@ -336,7 +336,10 @@ class Reader(unittest.TestCase):
 
     def said(self, *batches: list[int | None]) -> list[str]:
         """What it says of offsets that it is given; none is an error."""
-        directory = self.enterContext(tempfile.TemporaryDirectory())
+        return self.said_in(self.enterContext(tempfile.TemporaryDirectory()), *batches)
+
+    def said_in(self, directory: str, *batches: list[int | None]) -> list[str]:
+        """The same where another one may have read before."""
         Path(directory, "confluent_kafka.py").write_text(FAKE_CONSUMER.replace("BATCHES", repr(list(batches))))
         program = Path(__file__).parent / "reader_confluent.py"
         done = subprocess.run(
@@ -356,6 +359,13 @@ class Reader(unittest.TestCase):
     def test_it_goes_on_behind_what_came_with_an_error(self) -> None:
         said = ["# assigned 0", "broken", "# assigned 2", "# read all"]
         self.assertEqual(self.said([0, None, 1], [2]), said)
+
+    def test_it_goes_on_where_another_one_ended(self) -> None:
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        self.said_in(directory, [0, 1], [2])
+        self.assertEqual(self.said_in(directory, [3]), ["# assigned 3", "# read all"])
+        seen = list(accounts.read(accounts.path(Path(directory), accounts.of_reader("t"), 0)))
+        self.assertEqual([offset for offset, _, _ in seen], [0, 1, 2, 3])
 
 
 if __name__ == "__main__":
