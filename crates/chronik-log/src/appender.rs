@@ -200,21 +200,38 @@ impl Log {
 
     /// Closes the last segment and begins one at `base_offset`.
     pub(crate) fn roll(&self, writer: &mut Writer, now: Now, base_offset: i64) -> Result<(), LogError> {
-        let closing = {
+        let (closing, ahead) = {
             let mut view = self.view.lock();
-            view.segments.last_mut().map(|segment| {
+            // A replica's segment begins with its first batch, behind what compaction has removed. If that was not written,
+            // what comes instead may lie before it.
+            let ahead = view.segments.last().is_some_and(|segment| base_offset < segment.base_offset);
+            let closing = view.segments.last_mut().map(|segment| {
                 segment.add_time_entry();
                 segment.base_offset
-            })
+            });
+            (closing, closing.filter(|_| ahead))
         };
         if let Some(closing) = closing {
-            self.write_indexes(closing)?;
+            // Before one that is ahead all are closed.
+            if ahead.is_none() {
+                self.write_indexes(closing)?;
+            }
             self.take_snapshot(writer, base_offset)?;
         }
         let file = self.create_segment_file(base_offset)?;
         writer.active_file = Some(file);
         writer.dir_unsynced = true;
-        self.view.lock().segments.push(Segment::new(base_offset, now.wall.get()));
+        {
+            let mut view = self.view.lock();
+            if ahead.is_some() {
+                view.segments.pop();
+                self.renew_file_number(&mut view);
+            }
+            view.segments.push(Segment::new(base_offset, now.wall.get()));
+        }
+        if let Some(ahead) = ahead {
+            self.retire_segment(writer, now, ahead, 0)?;
+        }
         if closing.is_some() {
             add(&self.dir.shared.counters.rolled_segment_count, 1);
         }

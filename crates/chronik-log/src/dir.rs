@@ -356,14 +356,18 @@ impl LogDir {
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// Notes that a partition's directory got another name.
+    /// Notes that a partition's directory got another name. The next checkpoint, which knows the log no more, is synced for
+    /// the sake of the next log of the name.
     pub(crate) fn mark_renamed(&self) {
         self.has_unsynced_renames.store(true, Ordering::Release);
+        self.mark_synced_notes();
     }
 
-    /// Makes the new names durable, before something else takes the place of what was renamed.
+    /// Makes the new names durable, and that what they were called is deleted, before something else takes their place:
+    /// what Kafka's checkpoints say of a deleted log has no topic id, and holds until a note or a checkpoint ends it.
     pub(crate) fn sync_renames(&self) -> Result<(), LogError> {
         if self.has_unsynced_renames.swap(false, Ordering::AcqRel) {
+            self.sync_journal_now()?;
             self.disk.sync_dir(&self.path).map_err(|source| self.sync_failed(&self.path, source))?;
         }
         Ok(())

@@ -134,7 +134,13 @@ impl Log {
         }
         if plan.dir {
             for path in [self.path(), self.dir.path.clone()] {
-                self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
+                self.dir.disk.sync_dir(&path).or_else(|source| {
+                    if source.kind() == std::io::ErrorKind::NotFound {
+                        // It has been deleted meanwhile: a deletion does not wait for syncs, and closes the log first.
+                        self.check_usable()?;
+                    }
+                    Err(self.dir.sync_failed(&path, source))
+                })?;
             }
         }
         self.recovery_point.fetch_max(plan.end_offset.get(), Ordering::AcqRel);

@@ -280,22 +280,28 @@ impl Log {
         self.holes.lock().iter().copied().find(|&hole| start <= hole).map(Offset)
     }
 
-    /// Notes that the log was cut at `offset`, and with it what lies behind the holes from there on.
+    /// Notes that the log was cut at `offset`, and with it what lies behind the holes from there on. The caller holds
+    /// `reshaping`.
     pub(crate) fn close_hole(&self, offset: i64) -> Result<(), LogError> {
         self.keep_holes(|hole| hole < offset)
     }
 
     /// Takes what there is for all that there should be.
     pub fn forget_hole(&self) -> Result<(), LogError> {
+        let _reshaping = self.reshaping.lock();
+        self.check_usable()?;
         self.keep_holes(|_| false)
     }
 
     /// Takes the log's start for its beginning: nothing is missing before it.
     pub fn forget_late_beginning(&self) -> Result<(), LogError> {
+        let _reshaping = self.reshaping.lock();
+        self.check_usable()?;
         let start = self.log_start_offset().get();
         self.keep_holes(|hole| start <= hole)
     }
 
+    /// The caller holds `reshaping` and has seen that the log is in use: the directory's name may be another log's else.
     fn keep_holes(&self, is_kept: impl Fn(i64) -> bool) -> Result<(), LogError> {
         let mut holes = self.holes.lock();
         let kept: Vec<i64> = holes.iter().copied().filter(|&hole| is_kept(hole)).collect();

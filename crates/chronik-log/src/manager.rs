@@ -142,7 +142,8 @@ impl LogManager {
         replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
         let parts = LogParts { id_unsynced: true, ..LogParts::default() };
         let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, parts);
-        dir.mark_changed();
+        // A checkpoint that knows a log is believed to outlast a power loss with the log's id (`id_unsynced`).
+        dir.mark_synced_notes();
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
         Ok(log)
@@ -156,7 +157,7 @@ impl LogManager {
             replace_unsynced(&log.dir, &path, partition_metadata::format(topic_id).as_bytes())?;
             log.adopt_topic_id(topic_id);
             log.writer.lock().id_unsynced = true;
-            log.dir.mark_changed();
+            log.dir.mark_synced_notes();
         } else if found != topic_id {
             return Err(LogError::InconsistentTopicId { found, expected: topic_id });
         }
@@ -235,6 +236,8 @@ impl LogManager {
                 None => return Ok(None),
             },
         };
+        // And again when it is renamed: a checkpoint that is made in between has the note behind it or before it.
+        dir.mark_synced_notes();
         dir.note_or_owe(partition, TopicId::ZERO, NoteKind::Delete, 0)?;
         let count = self.renamed_count.fetch_add(1, Ordering::Relaxed);
         let unique = (u128::from(now.wall.get().unsigned_abs()) << 64) | u128::from(count);
@@ -351,7 +354,8 @@ impl LogManager {
                 let log = Arc::new(log);
                 self.logs.write().insert(partition.clone(), Arc::clone(&log));
                 self.failed.write().remove(partition);
-                log.dir.mark_changed();
+                // What was carried over of it may have been durable, and goes with the next checkpoint's journal.
+                log.dir.mark_synced_notes();
             }
             Some(Err(error)) => {
                 tracing::debug!(%partition, %error, "the partition cannot be recovered yet");

@@ -84,8 +84,9 @@ impl Log {
         for segment in &gone {
             self.retire_segment(&mut writer, now, segment.base_offset, delay_ms)?;
         }
-        if !gone.is_empty() {
-            // Or a power loss might bring one of them back behind what is appended now.
+        let are_snapshots_gone = self.remove_snapshots(&mut writer, |snapshot| end_offset < snapshot)?;
+        if !gone.is_empty() || are_snapshots_gone {
+            // Or a power loss might bring one of them back behind what is appended now: segments, and what producers had sent.
             let path = self.path();
             self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
         }
@@ -96,7 +97,6 @@ impl Log {
         self.end_at(&mut writer, end_offset)?;
         self.publish_first_unstable_offset(&producers);
         writer.producers = producers;
-        self.remove_snapshots(&mut writer, |snapshot| end_offset < snapshot)?;
         self.close_hole(offset.get())?;
         self.dir.mark_changed();
         Ok(true)
@@ -130,12 +130,11 @@ impl Log {
         for segment in &gone {
             self.retire_segment(writer, now, segment.base_offset, 0)?;
         }
-        if !gone.is_empty() {
+        if self.remove_snapshots(writer, |_| true)? || !gone.is_empty() {
             // Or a power loss might bring one of them back, and the log would begin with it.
             let path = self.path();
             self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
         }
-        self.remove_snapshots(writer, |_| true)?;
         writer.unsynced.clear();
         writer.producers.clear();
         self.publish_first_unstable_offset(&writer.producers);
@@ -323,22 +322,23 @@ impl Log {
         Ok(producers)
     }
 
+    /// Removes snapshots, and says whether there were any.
     pub(crate) fn remove_snapshots(
         &self,
         writer: &mut Writer,
         gone: impl Fn(i64) -> bool,
-    ) -> Result<(), LogError> {
+    ) -> Result<bool, LogError> {
         let (remove, keep): (BTreeSet<i64>, BTreeSet<i64>) =
             writer.snapshots.iter().partition(|&&snapshot| gone(snapshot));
         writer.snapshots = keep;
         // Names that came back with the power would be believed.
         writer.dir_unsynced |= !remove.is_empty();
-        for snapshot in remove {
+        for &snapshot in &remove {
             let path = self.file_path(snapshot, names::SNAPSHOT);
             let removed = self.dir.disk.remove_file_if_there(&path);
             removed.map_err(|source| self.dir.cut_failed("remove", &path, source))?;
         }
-        Ok(())
+        Ok(!remove.is_empty())
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use chronik_disk::{Crash, Disk, Fault, FaultRule, Operation, SimDisk};
 use chronik_log::{AppendError, AppendOrigin, Appended, Log, LogConfig, LogError, LogManager};
+use chronik_protocol::records::patch_append;
 use chronik_types::{ErrorCode, LeaderEpoch, Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition};
 use common::*;
 
@@ -351,4 +352,47 @@ fn a_full_disk_is_survived_wherever_it_strikes() {
         let node = node.restart(Crash::Process, "boot-1");
         assert_eq!(node.log().log_end_offset().get(), appended.first_offset.get() + 1, "{room}");
     }
+}
+
+/// A replica of a compacted log begins a segment behind a gap, finds no room for its first batch, and what comes instead, from
+/// another leader or from its own clients, lies before it.
+#[test]
+fn a_segment_that_was_begun_behind_a_gap_makes_way() {
+    let node = Node::new(LogConfig { segment_bytes: 300, ..LogConfig::default() });
+    let log = node.log();
+    let value = vec![b'v'; 100];
+    let at_offset = |offset: i64, value: &[u8]| {
+        let mut batch = batch(BASE_MS, &[value]);
+        patch_append(&mut batch, Offset(offset), LeaderEpoch(0));
+        batch.freeze()
+    };
+    let copy =
+        |offset, value: &[u8]| log.append_as_follower(now_at(0), at_offset(offset, value), LeaderEpoch(0));
+    while log.segment_count() < 2 {
+        copy(log.log_end_offset().get(), &value).unwrap();
+    }
+    // The last segment is full.
+    copy(log.log_end_offset().get(), &value[..60]).unwrap();
+    let (end, count) = (log.log_end_offset(), log.segment_count());
+    let behind = end.get() + 2;
+    node.disk.inject(FaultRule::once(Operation::Write, format!("{behind:020}.log"), Fault::NoSpace));
+    copy(behind, &value).unwrap_err();
+    assert_eq!((log.log_end_offset(), log.segment_count()), (end, count + 1));
+    // It leads.
+    log.begin_epoch(LeaderEpoch(1)).unwrap();
+    for at in 0..6 {
+        append_in(&log, 1, batch(BASE_MS, &[format!("own {at}").as_bytes()])).unwrap();
+    }
+    log.sync().unwrap();
+    let end = log.log_end_offset();
+    drop(log);
+    let node = node.restart(Crash::Process, "boot-1");
+    assert_eq!((node.log().log_end_offset(), node.log().hole()), (end, None));
+    assert!(!node.manager.has_lost_records());
+    let names = node.disk.read_dir(&partition_dir()).unwrap().into_iter().map(|entry| entry.name);
+    assert!(
+        !names.clone().any(|name| name == format!("{behind:020}.log")),
+        "{:?}",
+        names.collect::<Vec<_>>()
+    );
 }

@@ -3,13 +3,18 @@
 
 mod common;
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use chronik_disk::{Crash, Disk, OpenMode};
+use chronik_disk::{
+    Crash, Disk, DiskFile, DiskLayer, Fault, FaultRule, FileLayer, OpenMode, Operation, SimDisk,
+};
 use chronik_log::{CleanupPolicy, Log, LogConfig, LogError, ReadData};
 use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use common::*;
+use parking_lot::Mutex;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -486,4 +491,118 @@ fn many_partitions_are_listed_in_order() {
         .collect();
     assert_eq!(listed, ["t-1", "t-2", "t-3"]);
     assert_eq!(node.manager.get(&TopicPartition::new("t", 2)).unwrap().topic_id(), TOPIC_ID);
+}
+
+type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A disk on which something happens, once, while a segment is synced.
+struct SlowSync {
+    disk: SimDisk,
+    meanwhile: Meanwhile,
+}
+
+struct SlowFile {
+    file: Arc<dyn DiskFile>,
+    meanwhile: Meanwhile,
+}
+
+impl DiskLayer for SlowSync {
+    fn below(&self) -> &dyn Disk {
+        &self.disk
+    }
+
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.disk.open(path, mode)?;
+        if path.extension().is_none_or(|extension| extension != "log") {
+            return Ok(file);
+        }
+        Ok(Arc::new(SlowFile { file, meanwhile: Arc::clone(&self.meanwhile) }))
+    }
+}
+
+impl FileLayer for SlowFile {
+    fn below(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let meanwhile = self.meanwhile.lock().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile();
+        }
+        self.file.sync_data()
+    }
+}
+
+/// A deletion does not wait for a sync, which may take seconds. That the directory is gone then is no failure of the disk.
+#[test]
+fn a_topic_that_is_deleted_while_its_log_is_synced_takes_no_directory_offline() {
+    let disk = SimDisk::new();
+    let meanwhile = Meanwhile::default();
+    let config = Arc::new(small_segments());
+    let slow: Arc<dyn Disk> = Arc::new(SlowSync { disk, meanwhile: Arc::clone(&meanwhile) });
+    let manager = open_manager(&slow, &dir(), options("boot-1"), &config, now_at(0)).unwrap();
+    for is_made_anew in [false, true] {
+        let log = manager.get_or_create(&partition(), TOPIC_ID, Arc::clone(&config)).unwrap();
+        for at in 0..40 {
+            append(&log, idempotent(5, 0, at, &[b"value"])).unwrap();
+        }
+        let (deleting, config) = (Arc::clone(&manager), Arc::clone(&config));
+        *meanwhile.lock() = Some(Box::new(move || {
+            assert!(deleting.delete(now_at(1), &partition()).unwrap());
+            if is_made_anew {
+                deleting.get_or_create(&partition(), TopicId(77), config).unwrap();
+            }
+        }));
+        assert_eq!(log.sync().is_err(), !is_made_anew);
+        assert!(manager.offline_dirs().is_empty(), "made anew: {is_made_anew}");
+        assert!(matches!(log.forget_hole(), Err(LogError::Closed)));
+        assert!(matches!(log.forget_late_beginning(), Err(LogError::Closed)));
+    }
+}
+
+/// What Kafka's checkpoints say of a deleted log names no topic, and must not be believed of the next one of its name.
+#[test]
+fn a_log_start_of_kafkas_is_not_that_of_the_next_topic() {
+    // A log of Kafka's that cannot be read keeps our own checkpoint from being written.
+    for is_beside_a_failed_log in [false, true] {
+        for seed in 0..40 {
+            let disk = SimDisk::new();
+            disk.create_dir_all(&partition_dir()).unwrap();
+            let metadata = format!("version: 0\ntopic_id: {TOPIC_ID}\n");
+            disk.replace_file(&file("partition.metadata"), metadata.as_bytes()).unwrap();
+            for name in ["log-start-offset-checkpoint", "replication-offset-checkpoint"] {
+                disk.replace_file(&dir().join(name), b"0\n1\norders 0 5000\n").unwrap();
+            }
+            if is_beside_a_failed_log {
+                let other = dir().join("bad-0");
+                disk.create_dir_all(&other).unwrap();
+                disk.replace_file(&other.join("00000000000000000000.log"), &batch(BASE_MS, &[b"value"]))
+                    .unwrap();
+                disk.inject(FaultRule::always(Operation::Read, "bad-0", Fault::Io));
+            }
+            disk.sync_dir(Path::new("/")).unwrap();
+            disk.sync_dir(&dir()).unwrap();
+            let node = Node::on(disk, LogConfig::default(), "boot-1");
+            assert_eq!(node.log().log_start_offset(), Offset(5000));
+            assert!(node.manager.delete(now_at(1), &partition()).unwrap());
+            if seed % 2 == 0 {
+                node.manager.maintain(now_at(20_000));
+            }
+            let next = TopicId(77);
+            let log = node.manager.get_or_create(&partition(), next, Arc::clone(&node.config)).unwrap();
+            for _ in 0..30 {
+                append(&log, batch(BASE_MS, &[b"value"])).unwrap();
+            }
+            log.sync().unwrap();
+            drop(log);
+            let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+            let log = node.manager.get_or_create(&partition(), next, Arc::clone(&node.config)).unwrap();
+            assert_eq!(
+                (log.log_start_offset(), log.log_end_offset()),
+                (Offset(0), Offset(30)),
+                "seed {seed}"
+            );
+        }
+    }
 }

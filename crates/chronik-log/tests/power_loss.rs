@@ -3,9 +3,10 @@
 
 mod common;
 
-use chronik_disk::{Crash, Disk, OpenMode, SimDisk};
-use chronik_log::{AppendOrigin, LogConfig};
-use chronik_types::{LeaderEpoch, Offset};
+use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
+use chronik_log::{AppendOrigin, LogConfig, ReadRequest};
+use chronik_protocol::records::{BatchHeader, patch_append};
+use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use common::*;
 
 /// Before the first checkpoint nothing but the segments behind it tells that a log's first one is gone.
@@ -179,4 +180,101 @@ fn a_log_does_not_begin_after_a_segment_whose_contents_a_power_loss_took() {
     let log = node.log();
     assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(0), Offset(0)));
     assert_eq!(append(&log, batch(BASE_MS, &[b"again"])).unwrap().first_offset, Offset(0));
+}
+
+/// A snapshot of what producers had sent before a cut must not come back with the power.
+#[test]
+fn what_producers_had_sent_before_a_cut_is_forgotten_for_good() {
+    let mut whole_count = 0;
+    for seed in 0..300 {
+        let node = Node::new(LogConfig::default());
+        let log = node.log();
+        for at in 0..10 {
+            append(&log, idempotent(5, 0, at, &[b"old"])).unwrap();
+        }
+        drop(log);
+        node.manager.shutdown(now_at(5)).unwrap();
+        node.disk.sync_dir(&partition_dir()).unwrap();
+        node.disk.open(&segment(10, "snapshot"), OpenMode::ReadWrite).unwrap().sync_data().unwrap();
+        let node = node.restart(Crash::Process, "boot-2");
+        let log = node.log();
+        // Its records from 5 on were never committed; the leader has another producer's there.
+        if seed % 2 == 0 {
+            log.truncate_fully_and_start_at(now_at(10), Offset(5)).unwrap();
+        } else {
+            log.truncate_to(now_at(10), Offset(5)).unwrap();
+        }
+        for at in 5..12 {
+            let mut batch = idempotent(6, 0, at - 5, &[b"new"]);
+            patch_append(&mut batch, Offset(i64::from(at)), LeaderEpoch(1));
+            log.append_as_follower(now_at(11), batch.freeze(), LeaderEpoch(1)).unwrap();
+        }
+        drop(log);
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-3");
+        let log = node.log();
+        if log.log_end_offset() < Offset(10) {
+            continue;
+        }
+        whole_count += 1;
+        // It leads, and the other producer sends again what it has never been told of.
+        let again =
+            log.append(now_at(0), idempotent(5, 0, 9, &[b"old"]), AppendOrigin::Client, LeaderEpoch(2));
+        assert!(!again.is_ok_and(|sent| sent.is_duplicate), "seed {seed}");
+    }
+    assert!(whole_count > 30, "{whole_count}");
+}
+
+/// What was noted of a log that could not be recovered is carried from checkpoint to checkpoint, and once more when it is.
+#[test]
+fn a_cut_of_a_log_that_is_recovered_later_outlasts_the_power() {
+    for seed in 0..400 {
+        let node = Node::new(LogConfig::default());
+        let log = node.log();
+        for _ in 0..60 {
+            append(&log, batch(BASE_MS, &[&[b'v'; 300]])).unwrap();
+        }
+        log.set_high_watermark(Offset(40));
+        log.sync().unwrap();
+        node.manager.maintain(now_at(10_000));
+        log.truncate_to(now_at(10_001), Offset(40)).unwrap();
+        drop(log);
+        for operation in [Operation::Write, Operation::Truncate] {
+            node.disk.inject(FaultRule::always(operation, "orders-0", Fault::NoSpace));
+        }
+        let node = node.restart(Crash::Process, "boot-1");
+        assert!(node.manager.is_failed(&partition()));
+        let other = TopicPartition::new("other", 0);
+        let other = node.manager.get_or_create(&other, TopicId(3), node.config.clone()).unwrap();
+        append(&other, batch(BASE_MS, &[b"v"])).unwrap();
+        node.manager.maintain(now_at(10_000));
+        node.disk.clear_faults();
+        for second in [11, 40, 41, 45] {
+            node.manager.maintain(now_at(second * 1_000));
+        }
+        let log = node.log();
+        assert_eq!(log.log_end_offset(), Offset(40));
+        for _ in 0..20 {
+            append(&log, batch(BASE_MS, &[&[b'w'; 300]])).unwrap();
+        }
+        node.manager.maintain(now_at(50_000));
+        drop((log, other));
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        let log = node.log();
+        let mut offset = Offset(0);
+        while offset < log.log_end_offset() {
+            let request = ReadRequest {
+                start_offset: offset,
+                max_bytes: 500,
+                at_least_one_batch: true,
+                upper_bound_offset: Offset(i64::MAX),
+            };
+            let result = log.read(request).unwrap();
+            let bytes = bytes_of(&result);
+            let header = BatchHeader::parse(&bytes).unwrap();
+            header
+                .check_crc(&bytes[..header.size_bytes])
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            offset = result.next_offset;
+        }
+    }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use chronik_disk::{Crash, Disk, OpenMode};
-use chronik_log::LogError;
+use chronik_log::{LogConfig, LogError};
 use chronik_types::{Offset, TopicId};
 use common::*;
 
@@ -92,5 +92,28 @@ fn a_log_that_was_emptied_before_its_first_batch_begins_there() {
         let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
         let log = node.log();
         assert_eq!((log.log_start_offset(), log.log_end_offset()), (Offset(50), Offset(50)), "seed {seed}");
+    }
+}
+
+/// A process that ends takes nothing, and the next one believes the id of a log by a checkpoint: it must be on the disk.
+#[test]
+fn the_id_of_a_log_that_a_checkpoint_knows_outlasts_the_power() {
+    for seed in 0..SEEDS * 2 {
+        let node = Node::new(LogConfig::default());
+        let other = chronik_types::TopicPartition::new("other", 0);
+        node.manager.get_or_create(&other, TopicId(3), node.config.clone()).unwrap();
+        node.manager.maintain(now_at(10_000));
+        drop(node.log());
+        node.manager.maintain(now_at(20_000));
+        let node = node.restart(Crash::Process, "boot-1");
+        append_up_to(&node.log(), 5);
+        // The topic is deleted and made anew while this machine is away.
+        let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        match node.manager.get_or_create(&partition(), NEXT_TOPIC, node.config.clone()) {
+            Ok(log) => assert_eq!(log.log_end_offset(), Offset(0), "seed {seed}"),
+            Err(error) => {
+                assert!(matches!(error, LogError::InconsistentTopicId { .. }), "seed {seed}: {error}")
+            }
+        }
     }
 }

@@ -251,7 +251,8 @@ impl Recovery<'_> {
             high_watermark: offsets.high_watermark,
             recovery_point: offsets.recovery_point,
             cleaned_up_to,
-            // A checkpoint has it too. Whoever claims a log that is nobody's writes it anew.
+            // A checkpoint has it too: the first one behind a new id is synced. Whoever claims a log that is nobody's writes
+            // it anew.
             id_unsynced: topic_id != TopicId::ZERO && !is_in_checkpoint,
             holes,
         };
