@@ -30,6 +30,10 @@ const EVICTION_AGE_MS_MIN: u64 = 120_000;
 /// slots; clients then name all their partitions each time.
 const SESSION_PARTITIONS_MAX: usize = 200_000;
 
+/// How many bytes of a topic's name come with a partition. No topic has a longer name, but anybody may ask for one, up to
+/// 32767 bytes long, which then counts for as many partitions as it takes.
+const NAME_BYTES_PER_PARTITION: usize = 250;
+
 /// The most sessions of one follower: one for each of its lanes, and as many that lost connections have left behind. Whoever
 /// pretends to be a follower gets no more of what consumers share than that.
 const FOLLOWER_SESSIONS_MAX: usize = 4;
@@ -40,6 +44,13 @@ pub(crate) struct SessionKey {
     pub(crate) topic_id: TopicId,
     pub(crate) topic: Arc<str>,
     pub(crate) partition: i32,
+}
+
+impl SessionKey {
+    /// For how many partitions it counts where sessions are bounded.
+    fn weight(&self) -> usize {
+        1 + self.topic.len() / NAME_BYTES_PER_PARTITION
+    }
 }
 
 /// What a client asked for of one partition.
@@ -72,6 +83,8 @@ pub(crate) struct FetchSession {
     uses_topic_ids: bool,
     is_followers: bool,
     by_key: BTreeMap<SessionKey, CachedPartition>,
+    /// For how many partitions they count.
+    weight: usize,
     /// Those that are no newcomers.
     by_turn: BTreeMap<u64, SessionKey>,
     /// Those that a follower has named since the session began, and that have not had a turn yet.
@@ -93,6 +106,7 @@ impl FetchSession {
             uses_topic_ids,
             is_followers,
             by_key: BTreeMap::new(),
+            weight: 0,
             by_turn: BTreeMap::new(),
             newcomers_by_turn: BTreeMap::new(),
             next_turn: 0,
@@ -113,11 +127,13 @@ impl FetchSession {
         let order = if is_newcomer { &mut self.newcomers_by_turn } else { &mut self.by_turn };
         order.insert(turn, key.clone());
         let cached = CachedPartition { fetch, told_high_watermark: -1, told_log_start_offset: -1, turn };
+        self.weight += key.weight();
         self.by_key.insert(key, cached);
     }
 
     fn remove(&mut self, key: &SessionKey) {
         if let Some(cached) = self.by_key.remove(key) {
+            self.weight -= key.weight();
             self.by_turn.remove(&cached.turn);
             self.newcomers_by_turn.remove(&cached.turn);
         }
@@ -289,7 +305,7 @@ impl FetchSessions {
             }
             // Numbers run from 1 to 2147483647 and start over at 1: 0 and −1 have meanings of their own.
             session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
-            session.by_key.len()
+            session.weight
         };
         let mut inner = self.inner.lock();
         if partition_count == 0 {
@@ -313,17 +329,16 @@ impl FetchSessions {
         now: MonotonicMs,
         follower: Option<NodeId>,
         uses_topic_ids: bool,
-        partitions: impl ExactSizeIterator<Item = (SessionKey, PartitionFetch)>,
+        partitions: impl Iterator<Item = (SessionKey, PartitionFetch)> + Clone,
     ) -> Option<Arc<Mutex<FetchSession>>> {
-        if partitions.len() == 0 {
+        let weight = partitions.clone().map(|(key, _)| key.weight()).sum();
+        if weight == 0 {
             return None;
         }
         let mut inner = self.inner.lock();
         let has_room = match follower {
-            Some(follower) => {
-                inner.make_room_for(follower, self.slots_max, self.partitions_max, partitions.len())
-            }
-            None => inner.make_room(now, self.slots_max, self.partitions_max, partitions.len()),
+            Some(follower) => inner.make_room_for(follower, self.slots_max, self.partitions_max, weight),
+            None => inner.make_room(now, self.slots_max, self.partitions_max, weight),
         };
         has_room.then(|| inner.create(now, follower, uses_topic_ids, partitions))
     }
@@ -454,7 +469,7 @@ impl Inner {
             }
         };
         let session = FetchSession::new(id, uses_topic_ids, follower.is_some(), partitions);
-        let partition_count = session.by_key.len();
+        let partition_count = session.weight;
         let session = Arc::new(Mutex::new(session));
         let entry = Entry { session: Arc::clone(&session), follower, last_used: now, partition_count };
         self.sessions.insert(id, entry);
@@ -544,6 +559,29 @@ mod tests {
         let ask = SessionRequest { forgotten: &forgotten, ..request(id, 1, &[]) };
         assert!(matches!(sessions.context(MonotonicMs(1), &ask), Ok(FetchContext::Sessionless)));
         assert_eq!(sessions.len(), 0);
+    }
+
+    /// A name that no topic has may be long, and costs what it takes.
+    #[test]
+    fn long_names_count_for_more() {
+        let sessions = FetchSessions::with_partitions_max(10, 100, 1);
+        let named = |partition| {
+            let topic = Arc::from("x".repeat(32_000));
+            (SessionKey { topic_id: TopicId::ZERO, topic, partition }, fetch(0))
+        };
+        assert!(open(&sessions, 0, &[named(0)]).is_none(), "it takes the place of 129 partitions");
+        assert!(open(&sessions, 0, &some(100)).is_some());
+        // Nor may a session grow by it, or stay full once it has forgotten it.
+        let sessions = FetchSessions::with_partitions_max(10, 200, 1);
+        let id = open(&sessions, 0, &some(1)).unwrap();
+        let (key, _) = named(0);
+        assert!(sessions.context(MonotonicMs(1), &request(id, 1, &[named(0)])).is_ok());
+        let forgotten = [key];
+        let ask = SessionRequest { forgotten: &forgotten, ..request(id, 2, &[]) };
+        assert!(sessions.context(MonotonicMs(1), &ask).is_ok());
+        assert!(sessions.context(MonotonicMs(1), &request(id, 3, &[named(1)])).is_ok());
+        let grown = sessions.context(MonotonicMs(1), &request(id, 4, &[named(2)])).map(|_| ());
+        assert_eq!(grown, Err(ErrorCode::FetchSessionIdNotFound));
     }
 
     /// Replication point 18.

@@ -240,8 +240,18 @@ impl Partition {
         }
     }
 
-    /// Writes what is queued, unless another thread does so already. Whoever held `appending` for another reason
-    /// calls this afterwards, because those who came meanwhile have left their batches in the queue.
+    /// Does `work` while nobody appends, and then answers those who came meanwhile and left their batches in the queue.
+    pub(crate) fn without_appends<T>(self: &Arc<Self>, now: Now, work: impl FnOnce() -> T) -> T {
+        let done = {
+            let _appending = self.appending.lock();
+            work()
+        };
+        self.drain(now);
+        done
+    }
+
+    /// Writes what is queued, unless another thread does so already. Whoever holds `appending` for another reason does it in
+    /// [`without_appends`](Self::without_appends).
     fn drain(self: &Arc<Self>, now: Now) {
         // Whoever pushes after the holder's last look at the queue finds the lock free: the holder looks again
         // after it has let go.

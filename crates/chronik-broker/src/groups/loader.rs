@@ -73,12 +73,33 @@ impl Loader {
 
     /// Somebody asks for `shard`, which comes before the others then. If its log is empty, as that of a new topic is,
     /// it is loaded by this call, so that the first member of the first group need not come again.
-    pub(super) fn hurry(&self, broker: &Arc<Broker>, shard: &Arc<Shard>) {
-        let Some(mut job) = self.take_unbegun(shard) else { return };
+    pub(super) fn hurry(self: &Arc<Self>, broker: &Arc<Broker>, shard: &Arc<Shard>) {
+        if let Some(job) = self.take_unbegun(shard) {
+            self.begin_first(broker, job);
+        }
+    }
+
+    /// The same, with something that happens while the job is out of the queue.
+    #[cfg(test)]
+    pub(super) fn hurry_around(
+        self: &Arc<Self>,
+        broker: &Arc<Broker>,
+        shard: &Arc<Shard>,
+        meanwhile: impl FnOnce(),
+    ) {
+        let job = self.take_unbegun(shard).expect("its load has not begun");
+        meanwhile();
+        self.begin_first(broker, job);
+    }
+
+    fn begin_first(self: &Arc<Self>, broker: &Arc<Broker>, mut job: Job) {
         if job.begin(broker).is_ok_and(|load| load.is_empty()) {
             job.finish(broker);
         } else {
+            let not_before = job.not_before;
             self.queue.lock().waiting.push_front(job);
+            // Its turn may have come and gone while it was out of the queue.
+            self.arm(broker, not_before);
         }
     }
 

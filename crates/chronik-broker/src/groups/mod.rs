@@ -187,6 +187,16 @@ impl Broker {
         })
     }
 
+    /// Hurries the load of a group's shard, which has not begun, as a request does.
+    #[cfg(test)]
+    pub(crate) fn hurry_around(self: &Arc<Self>, group_id: &str, meanwhile: impl FnOnce()) {
+        let image = self.metadata.image();
+        let topic = image.topic(OFFSETS_TOPIC).expect("it is there");
+        let index = partition_for(group_id, i32::try_from(topic.partitions().count()).unwrap()).unwrap();
+        let shard = self.groups.get((topic.id, PartitionIndex(index))).expect("it is led here");
+        self.groups.loader.hurry_around(self, &shard, meanwhile);
+    }
+
     fn find_group_shard(self: &Arc<Self>, now: Now, group_id: &str) -> Result<Arc<Shard>, ErrorCode> {
         let image = self.metadata.image();
         let topic = image.topic(OFFSETS_TOPIC).ok_or(ErrorCode::NotCoordinator)?;

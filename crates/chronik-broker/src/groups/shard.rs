@@ -180,9 +180,12 @@ impl Shard {
 
     /// Settings have changed.
     pub(super) fn set_config(self: &Arc<Self>, now: Now, config: &GroupConfig) {
-        let mut state = self.state.lock();
-        state.coordinator.set_config(now, config.clone());
-        self.rearm(&mut state);
+        {
+            let mut state = self.state.lock();
+            state.coordinator.set_config(now, config.clone());
+            self.rearm(&mut state);
+        }
+        self.take_in(now);
     }
 
     /// Has the coordinator handle a request. `answer` is called once, unless the client goes first.

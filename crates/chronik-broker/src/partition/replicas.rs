@@ -66,8 +66,10 @@ pub(super) struct Replicas {
     written_end: Offset,
     /// Those who wait for the low watermark. Clients that do not wait as long as the replicas take leave theirs behind.
     trimming: VecDeque<Trimming>,
-    /// A proposal whose outcome is not known.
+    /// A proposal whose outcome is not known, until it is proposed again.
     pub(super) unknown_proposal: Option<PartitionEpoch>,
+    /// The last partition epoch against which there was one.
+    unknown_epoch: Option<PartitionEpoch>,
 }
 
 impl Replicas {
@@ -91,7 +93,26 @@ impl Replicas {
         self.syncing.clear();
         self.written_end = log_end_offset;
         self.unknown_proposal = None;
+        self.unknown_epoch = None;
         self.take_all()
+    }
+
+    /// Notes that a proposal against `partition_epoch` has failed, and says whether it, or one like it before it, may yet take
+    /// effect (KIP-497): then both ISRs count, and it is to be proposed again.
+    pub(super) fn note_unknown(
+        &mut self,
+        partition_epoch: PartitionEpoch,
+        is_certain: bool,
+        settles_all: bool,
+    ) -> bool {
+        if !is_certain {
+            self.unknown_epoch = Some(partition_epoch);
+        }
+        let is_unknown = !settles_all && self.unknown_epoch == Some(partition_epoch);
+        if is_unknown {
+            self.unknown_proposal = Some(partition_epoch);
+        }
+        is_unknown
     }
 
     /// Waits for the low watermark. With too many the oldest is given back: its client has long stopped waiting.

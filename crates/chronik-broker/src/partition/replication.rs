@@ -133,8 +133,7 @@ impl Partition {
         state: &PartitionImage,
         standing: &Standing<'_>,
     ) -> Result<(), LogError> {
-        let (deferred, waiting) = {
-            let _appending = self.appending.lock();
+        let begun = self.without_appends(now, || {
             let term = LeaderTerm {
                 replicas: state.replicas.to_vec(),
                 isr: state.isr.to_vec(),
@@ -158,9 +157,9 @@ impl Partition {
                         configured.high_watermark.or(entered.high_watermark).or(changed.high_watermark);
                     Effects { high_watermark, propose: changed.propose.or(configured.propose) }
                 });
-                (self.follow_up(&mut replicas, effects), Vec::new())
+                Ok(Some((self.follow_up(&mut replicas, effects), Vec::new())))
             } else if state.leader_epoch < self.leader_epoch() {
-                return Ok(());
+                Ok(None)
             } else {
                 // From here on this log is what the others are to have, and what it lacks is gone.
                 self.log.forget_hole()?;
@@ -189,12 +188,12 @@ impl Partition {
                 let waiting = replicas.begin(Role::Leader(Box::new(leader)), end);
                 self.leader_epoch.store(state.leader_epoch.get(), Ordering::Release);
                 self.is_leader.store(true, Ordering::Release);
-                (self.follow_up(&mut replicas, effects), waiting)
+                Ok(Some((self.follow_up(&mut replicas, effects), waiting)))
             }
-        };
+        });
+        let Some((deferred, waiting)) = begun? else { return Ok(()) };
         self.fail(now, waiting);
         self.run(now, deferred);
-        self.drain(now);
         Ok(())
     }
 
@@ -210,10 +209,9 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         may_cut: bool,
     ) -> Result<(), LogError> {
-        let (waiting, trimming, outcome) = {
-            let _appending = self.appending.lock();
+        let begun = self.without_appends(now, || {
             if leader_epoch < self.leader_epoch() {
-                return Ok(());
+                return None;
             }
             self.may_cut.store(may_cut, Ordering::Release);
             let hole = self.log.hole_within().filter(|_| may_cut && leader.is_some());
@@ -227,18 +225,18 @@ impl Partition {
                     if *known == leader && *epoch == leader_epoch
             );
             if is_same {
-                return Ok(());
+                return None;
             }
             self.is_leader.store(false, Ordering::Release);
             self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
             let role = leader.map_or(Role::None, |leader| Role::Follower { leader, leader_epoch });
-            (replicas.begin(role, self.log.log_end_offset()), replicas.take_all_trimming(), outcome)
-        };
+            Some((replicas.begin(role, self.log.log_end_offset()), replicas.take_all_trimming(), outcome))
+        });
+        let Some((waiting, trimming, outcome)) = begun else { return Ok(()) };
         self.fail(now, waiting);
         for Trimming { done, .. } in trimming {
             done(Err(ErrorCode::NotLeaderOrFollower));
         }
-        self.drain(now);
         self.wake_everyone(now);
         outcome
     }
@@ -440,8 +438,10 @@ impl Partition {
                 | ProposeError::TooLarge { .. }
                 | ProposeError::UnknownFormat { .. }
         );
-        if !is_certain {
-            self.replicas.lock().unknown_proposal = Some(proposal.partition_epoch);
+        // A refusal has looked at what the metadata log holds before it, and nothing older takes effect afterwards. Whatever else
+        // keeps this one from being proposed says nothing of an earlier one, which may yet take effect.
+        let settles_all = matches!(error, ProposeError::Refused { .. });
+        if self.replicas.lock().note_unknown(proposal.partition_epoch, is_certain, settles_all) {
             return;
         }
         self.with_leader(now, |leader| {
@@ -461,17 +461,15 @@ impl Partition {
     /// Takes in what the leader answered.
     pub(crate) fn apply_answer(self: &Arc<Self>, now: Now, answer: LeaderAnswer) -> Applied {
         let asked_from = answer.fetched_from;
-        let applied = {
-            let _appending = self.appending.lock();
+        let applied = self.without_appends(now, || {
             let follows = matches!(
                 self.replicas.lock().role,
                 Role::Follower { leader_epoch, .. } if leader_epoch == answer.leader_epoch
             );
-            if !follows || self.is_deleted.load(Ordering::Acquire) {
-                return Applied::Over;
-            }
-            self.apply_in_order(now, answer)
-        };
+            let goes_on = follows && !self.is_deleted.load(Ordering::Acquire);
+            goes_on.then(|| self.apply_in_order(now, answer))
+        });
+        let Some(applied) = applied else { return Applied::Over };
         match applied {
             Ok(delay_ms) => {
                 let position = self.fetch_position();

@@ -360,3 +360,17 @@ fn what_later_commits_replace_goes_when_the_topic_is_compacted() {
     load_all(&fixture);
     assert_eq!(committed(&fixture, &["g"]), [799], "and what counts is still there");
 }
+
+/// Opening the log of a shard that a request asks for may take as long as whatever else opens logs.
+#[test]
+fn a_shard_whose_turn_comes_while_somebody_hurries_it_is_loaded() {
+    let fixture = coordinating();
+    assert_eq!(commit(&fixture, "g", None, 7), ErrorCode::None);
+    // No other shard's turn comes after this one's.
+    load_all(&fixture);
+    set_leader(&fixture, None);
+    set_leader(&fixture, Some(NODE));
+    fixture.broker.hurry_around("g", || fixture.pass(1));
+    load_all(&fixture);
+    assert_eq!(committed(&fixture, &["g"]), [7]);
+}

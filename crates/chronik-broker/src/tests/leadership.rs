@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use chronik_disk::{Fault, FaultRule, Operation};
+use chronik_log::AppendOrigin;
 use chronik_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use chronik_protocol::messages::elect_leaders_request::TopicPartitions;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -14,11 +15,11 @@ use chronik_protocol::messages::{
     FetchResponse, ListOffsetsRequest, ListOffsetsResponse, ProduceRequest, ProduceResponse,
 };
 use chronik_protocol::records::{BatchBuilder, BatchOptions};
-use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{
     AssignPartition, BeginControlledShutdown, Command, CommandBatch, ConfigResource, CreateTopic,
     FenceBroker, RegisterBroker, SetConfig, SetPartitionLeader, UnfenceBroker, UpdateIsr,
 };
+use chronik_raft::{MetadataLog as _, ProposeError};
 use chronik_replication::FollowerFetch;
 use chronik_types::{
     BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset, PartitionIndex, ProducerEpoch, ProducerId,
@@ -748,4 +749,37 @@ fn kip_966_a_leader_that_was_fenced_before_it_was_elected_is_replaced() {
     lead(&fixture, 3);
     oversee();
     assert_eq!(leader(&fixture), Some(1), "broker 3 is not there to lead");
+}
+
+/// What became of the first proposal is not known; its repetition is not taken, for reasons that say nothing of the first.
+#[test]
+fn kip_497_a_proposal_of_unknown_outcome_counts_until_the_outcome_is_known() {
+    let high_watermark = |outcomes: Vec<ProposeError>| {
+        let fixture = three_brokers();
+        let two = || apply(&fixture, vec![UpdateIsr::new(TOPIC, INDEX, &[1, 2].map(NodeId), None).into()]);
+        let partition = fixture.partition("shared", 0);
+        two();
+        for node in [2, 3] {
+            fetched(&fixture, node, 0, 0);
+        }
+        // It has entered; back to two.
+        two();
+        fixture.metadata.hold();
+        fetched(&fixture, 3, 0, 0);
+        for outcome in outcomes {
+            let (_, done) = fixture.metadata.held.lock().as_mut().unwrap().remove(0);
+            done(Err(outcome));
+            partition.check_replicas(fixture.broker.clock.now());
+        }
+        let value = BytesMut::from(&batch(BatchOptions::default())[..]);
+        partition.append(fixture.broker.clock.now(), value, AppendOrigin::Client, Box::new(|_, _| ()));
+        fixture.pass(60_000);
+        fetched(&fixture, 2, 1, 0);
+        partition.high_watermark().get()
+    };
+    let unknown = || ProposeError::TimedOut { timeout_ms: 5_000 };
+    assert_eq!(high_watermark(vec![ProposeError::Busy]), 1, "it was never taken");
+    assert_eq!(high_watermark(vec![unknown()]), 0);
+    assert_eq!(high_watermark(vec![unknown(), ProposeError::Busy]), 0);
+    assert_eq!(high_watermark(vec![unknown(), ProposeError::Busy, ProposeError::DiskFull]), 0);
 }
