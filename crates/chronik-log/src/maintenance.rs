@@ -60,7 +60,7 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
         pay_notes(manager, home);
         if due.checkpoint <= now.monotonic || home.dir.checkpoint_is_due() {
             let synced = due.synced_checkpoint <= now.monotonic;
-            match write_checkpoint(manager, home, &logs, synced, false) {
+            match write_checkpoint(manager, home, synced, None) {
                 Ok(true) if synced => {
                     due.synced_checkpoint = now.monotonic.plus_ms(SYNCED_INTERVAL_MS);
                 }
@@ -218,23 +218,24 @@ impl Log {
     }
 }
 
-/// Writes a directory's checkpoint where anything changed, and says whether it did.
+/// Writes a directory's checkpoint where anything changed, and says whether it did. `ended` are the logs that are ready for the
+/// end of the process, where it ends.
 fn write_checkpoint(
     manager: &LogManager,
     home: &ManagedDir,
-    logs: &[Arc<Log>],
     synced: bool,
-    clean: bool,
+    ended: Option<&[Arc<Log>]>,
 ) -> Result<bool, LogError> {
     let dir = &home.dir;
+    let clean = ended.is_some();
     if let Some(error) = manager.why_checkpoint_stays(dir) {
         return if clean { Err(error) } else { Ok(false) };
     }
     if !dir.take_changed() && !clean {
         return Ok(false);
     }
-    // From here on logs note themselves in the next journal. What they did before is in the checkpoint, as each is
-    // looked at only now; what they do meanwhile may be in both, which does no harm.
+    // From here on logs note themselves in the next journal. What they did before is in the checkpoint, as all of them are
+    // looked at only now, those that were made a moment ago too; what they do meanwhile may be in both, which does no harm.
     let old_generation = dir.generation();
     let generation = old_generation + 1;
     dir.start_journal(generation);
@@ -242,7 +243,8 @@ fn write_checkpoint(
     let had_synced_notes = dir.take_synced_notes();
     let synced = synced || had_synced_notes;
     home.old_journals.lock().push(old_generation);
-    let stored = store_checkpoint(manager, home, logs, generation, synced, clean);
+    let logs = ended.map_or_else(|| manager.logs(), <[_]>::to_vec);
+    let stored = store_checkpoint(manager, home, &logs, generation, synced, clean);
     if let Err(error) = stored {
         dir.mark_changed();
         if had_synced_notes {
@@ -308,7 +310,7 @@ pub(crate) fn shut_down(manager: &LogManager, now: Now) -> Result<(), LogError> 
             manager.why_checkpoint_stays(dir).map_or(Ok(()), Err)?;
             // A start that finds other files of Kafka's beside a clean checkpoint takes them for Kafka's own.
             write_kafka_files(manager, home, &logs)?;
-            write_checkpoint(manager, home, &logs, true, true).map(|_| ())
+            write_checkpoint(manager, home, true, Some(&logs)).map(|_| ())
         });
         if let Err(error) = result {
             tracing::error!(dir = %dir.path.display(), %error, "the log directory could not be shut down cleanly");

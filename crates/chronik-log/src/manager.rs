@@ -142,10 +142,10 @@ impl LogManager {
         replace_unsynced(&dir, &path.join(names::PARTITION_METADATA), metadata.as_bytes())?;
         let parts = LogParts { id_unsynced: true, ..LogParts::default() };
         let log = Log::new(Arc::clone(&dir), partition.clone(), topic_id, config, parts);
-        // A checkpoint that knows a log is believed to outlast a power loss with the log's id (`id_unsynced`).
-        dir.mark_synced_notes();
         let log = Arc::new(log);
         self.logs.write().insert(partition.clone(), Arc::clone(&log));
+        // A checkpoint that knows a log is believed to outlast a power loss with the log's id (`id_unsynced`).
+        dir.mark_synced_notes();
         Ok(log)
     }
 

@@ -65,6 +65,8 @@ impl Log {
         }
         let new_start = self.view.lock().segments.get(count).map(|segment| segment.base_offset);
         let Some(new_start) = new_start.filter(|_| count > 0) else { return Ok(None) };
+        // A segment that was begun behind a gap may lie ahead of the end.
+        let new_start = new_start.min(self.log_end_offset().get());
         self.note_start(&mut writer, new_start)?;
         self.move_start(&mut writer, new_start)?;
         Ok(Some(new_start))

@@ -80,12 +80,13 @@ impl Segment {
             || self.indexes_are_full(config)
     }
 
-    /// Whether the batch's offsets can be told relative to the base offset.
+    /// Whether the batch's offsets can be told relative to the base offset, and none lies before it.
     fn can_hold(&self, batch: BatchFacts) -> bool {
-        batch
-            .last_offset
-            .checked_sub(self.base_offset)
-            .is_some_and(|relative| (0..=i64::from(i32::MAX)).contains(&relative))
+        self.base_offset <= batch.base_offset
+            && batch
+                .last_offset
+                .checked_sub(self.base_offset)
+                .is_some_and(|relative| (0..=i64::from(i32::MAX)).contains(&relative))
     }
 
     /// Kafka counts `segment.ms` from the first batch's timestamp to the new one's where both have one, so that a

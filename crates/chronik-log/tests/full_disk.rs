@@ -358,6 +358,13 @@ fn a_full_disk_is_survived_wherever_it_strikes() {
 /// another leader or from its own clients, lies before it.
 #[test]
 fn a_segment_that_was_begun_behind_a_gap_makes_way() {
+    for record_count in [1, 2, 3, 8] {
+        begun_behind_a_gap(&vec![&b"own"[..]; record_count]);
+    }
+}
+
+/// `first` is the first batch that comes instead: it may reach to where the segment begins, and beyond.
+fn begun_behind_a_gap(first: &[&[u8]]) {
     let node = Node::new(LogConfig { segment_bytes: 300, ..LogConfig::default() });
     let log = node.log();
     let value = vec![b'v'; 100];
@@ -380,6 +387,7 @@ fn a_segment_that_was_begun_behind_a_gap_makes_way() {
     assert_eq!((log.log_end_offset(), log.segment_count()), (end, count + 1));
     // It leads.
     log.begin_epoch(LeaderEpoch(1)).unwrap();
+    append_in(&log, 1, batch(BASE_MS, first)).unwrap();
     for at in 0..6 {
         append_in(&log, 1, batch(BASE_MS, &[format!("own {at}").as_bytes()])).unwrap();
     }

@@ -112,7 +112,7 @@ fn the_id_of_a_log_that_a_checkpoint_knows_outlasts_the_power() {
         match node.manager.get_or_create(&partition(), NEXT_TOPIC, node.config.clone()) {
             Ok(log) => assert_eq!(log.log_end_offset(), Offset(0), "seed {seed}"),
             Err(error) => {
-                assert!(matches!(error, LogError::InconsistentTopicId { .. }), "seed {seed}: {error}")
+                assert!(matches!(error, LogError::InconsistentTopicId { .. }), "seed {seed}: {error}");
             }
         }
     }

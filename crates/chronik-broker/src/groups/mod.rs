@@ -220,7 +220,12 @@ impl Broker {
     /// Begins to load every shard that this broker leads, so that members' sessions and the retention of offsets run
     /// from its start and not from the first request. The loads go on with the timers.
     pub fn load_groups(self: &Arc<Self>, now: Now) {
-        let shard_count = self.group_shards(now).len();
+        let shards = self.group_shards(now);
+        for shard in &shards {
+            // Whoever looks at a shard looks at the outcomes that came meanwhile too.
+            shard.read(now, |_| ());
+        }
+        let shard_count = shards.len();
         tracing::debug!(shard_count, "coordinating groups");
     }
 

@@ -106,7 +106,7 @@ impl Replicas {
         settles_all: bool,
     ) -> bool {
         if !is_certain {
-            self.unknown_epoch = Some(partition_epoch);
+            self.unknown_epoch = self.unknown_epoch.max(Some(partition_epoch));
         }
         let is_unknown = !settles_all && self.unknown_epoch == Some(partition_epoch);
         if is_unknown {

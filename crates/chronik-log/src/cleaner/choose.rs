@@ -44,7 +44,8 @@ impl Log {
         };
         let uncleanable = closed.iter().find(|segment| stable < segment.next_offset || is_young(segment));
         let upper_bound = uncleanable.map_or(active.base_offset, |segment| segment.base_offset);
-        let upper_bound = upper_bound.max(first_dirty_offset);
+        // A segment that was begun behind a gap may lie ahead of the end.
+        let upper_bound = upper_bound.min(self.log_end_offset().get()).max(first_dirty_offset);
         let cleanable = || closed.iter().take_while(|segment| segment.base_offset < upper_bound);
         let is_dirty = |segment: &&Segment| first_dirty_offset < segment.next_offset;
         let dirty_bytes: u64 = cleanable().filter(is_dirty).map(|segment| segment.size_bytes).sum();

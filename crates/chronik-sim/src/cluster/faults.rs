@@ -265,6 +265,8 @@ impl World {
         }
         drop((broker, logs));
         self.settle();
+        // What was to strike this process does not strike the next.
+        self.nodes[position].clear_faults();
         self.nodes[position].disk.crash(Crash::Process);
         self.hang_up(life, false);
         let down_ms = self.down_ms();
