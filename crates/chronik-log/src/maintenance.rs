@@ -38,7 +38,8 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
     let options = &manager.shared.options;
     manager.recover_waiting(now);
     let logs = manager.logs();
-    let retention_is_due = due.retention <= now.monotonic;
+    let holds_deletions = manager.holds_deletions();
+    let retention_is_due = due.retention <= now.monotonic && !holds_deletions;
     if retention_is_due {
         due.retention = now.monotonic.plus_ms(options.retention_check_interval_ms);
     }
@@ -77,7 +78,10 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
             log.release_idle(now, options.tail_idle_ms);
         }
     }
-    let mut next = now.monotonic.plus_ms(PASS_MS_MAX).min(due.checkpoint).min(due.retention);
+    let mut next = now.monotonic.plus_ms(PASS_MS_MAX).min(due.checkpoint);
+    if !holds_deletions {
+        next = next.min(due.retention);
+    }
     for log in &logs {
         match log.wants_sync(now) {
             SyncWish::Now => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chronik_disk::{Disk, DiskLock};
 use chronik_types::{MonotonicMs, Now, TopicId, TopicPartition};
@@ -37,6 +37,8 @@ pub struct LogManager {
     creating: Mutex<()>,
     flush_queue: Arc<FlushQueue>,
     renamed_count: AtomicU64,
+    /// See [`LogManager::hold_deletions`].
+    holds_deletions: AtomicBool,
     pub(crate) maintenance: Mutex<crate::maintenance::Due>,
 }
 
@@ -100,8 +102,25 @@ impl LogManager {
             creating: Mutex::new(()),
             flush_queue: Arc::default(),
             renamed_count: AtomicU64::new(0),
+            holds_deletions: AtomicBool::new(false),
             maintenance,
         }
+    }
+
+    /// Lets nothing go by age or size, and cleans nothing, until [`allow_deletions`](Self::allow_deletions): the settings by
+    /// which it would go may be older than those in force.
+    pub fn hold_deletions(&self) {
+        self.holds_deletions.store(true, Ordering::Release);
+    }
+
+    /// The settings of all logs are those in force, and followed from now on.
+    pub fn allow_deletions(&self) {
+        self.holds_deletions.store(false, Ordering::Release);
+        self.shared.wake_maintenance();
+    }
+
+    pub(crate) fn holds_deletions(&self) -> bool {
+        self.holds_deletions.load(Ordering::Acquire)
     }
 
     /// The partition's log, if there is one.

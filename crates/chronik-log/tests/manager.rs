@@ -47,6 +47,21 @@ fn retention_by_time_empties_the_log_and_keeps_its_offsets() {
     assert_eq!(node.log().log_end_offset(), Offset(21));
 }
 
+/// Until a node has heard from its cluster, a topic may keep more than the node knows.
+#[test]
+fn nothing_goes_while_deletions_are_held() {
+    let (node, log) = filled(&LogConfig { retention_ms: Some(HOUR_MS), ..LogConfig::default() }, BASE_MS);
+    node.manager.hold_deletions();
+    for hour in 1..5 {
+        let next = node.manager.maintain(now_at(hour * HOUR_MS));
+        assert!(now_at(hour * HOUR_MS).monotonic < next, "nor does it look again at once");
+    }
+    assert_eq!(log.log_start_offset(), Offset(0));
+    node.manager.allow_deletions();
+    node.manager.maintain(now_at(5 * HOUR_MS));
+    assert_eq!(log.log_start_offset(), Offset(20));
+}
+
 #[test]
 fn a_timestamp_from_the_future_does_not_keep_a_segment_for_ever() {
     let config = LogConfig {

@@ -183,7 +183,7 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         network.serve(Arc::clone(&service));
         broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
     }
-    let ready = Box::pin(become_ready(Arc::clone(&broker), clock, network.clone()));
+    let ready = Box::pin(become_ready(Arc::clone(&broker), Arc::clone(&logs), clock, network.clone()));
     let leaving = Box::pin(leave(Arc::clone(&broker), metadata.clone(), clock, network.clone()));
 
     let timers = Waker::new();
@@ -208,6 +208,8 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         Arc::clone(&on_panic),
     )?;
 
+    // A topic may keep more by now than it did when this node last heard of it.
+    logs.hold_deletions();
     let upkeep = Waker::new();
     let upkeep_waker = upkeep.clone();
     logs.set_maintenance_waker(Box::new(move || upkeep_waker.wake()));
@@ -411,6 +413,7 @@ fn offline_listener(
 /// as it takes, but not for nodes that were given another configuration.
 async fn become_ready(
     broker: Arc<Broker>,
+    logs: Arc<LogManager>,
     clock: Clock,
     network: Option<Arc<PeerNetwork>>,
 ) -> Result<(), Box<dyn Error>> {
@@ -427,6 +430,7 @@ async fn become_ready(
     }
     // Only now is the image as new as the cluster's, and says what belongs to whom.
     broker.retire_strays();
+    logs.allow_deletions();
     broker.load_groups(clock.now());
     Ok(())
 }

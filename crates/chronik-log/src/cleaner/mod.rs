@@ -259,6 +259,9 @@ impl CleanerWorker {
     }
 
     fn begin(&mut self, now: Now, options: &CleanerOptions) -> bool {
+        if self.cleaner.manager.holds_deletions() {
+            return false;
+        }
         let Some((log, dirt)) = self.cleaner.choose(now) else { return false };
         let config = log.config();
         match Pass::begin(Arc::clone(&log), config, dirt, options, now) {
