@@ -7,6 +7,7 @@ use std::error::Error;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -16,7 +17,7 @@ use chronik_broker::{
 };
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{Cleaner, CleanerOptions, LogManager, ManagerOptions};
-use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
+use chronik_raft::{MetadataLog, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
 use chronik_types::{LogIndex, MonotonicMs, Now, Term};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -183,7 +184,11 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         network.serve(Arc::clone(&service));
         broker.set_controller_link(Arc::clone(network) as Arc<dyn ControllerLink>);
     }
-    let ready = Box::pin(become_ready(Arc::clone(&broker), Arc::clone(&logs), clock, network.clone()));
+    // A topic may keep more by now than it did when this node last heard of it.
+    logs.hold_deletions();
+    let asking =
+        Catching { metadata: Arc::new(metadata.clone()), logs: Arc::clone(&logs), state: Arc::default() };
+    let ready = Box::pin(become_ready(Arc::clone(&broker), asking, clock, network.clone()));
     let leaving = Box::pin(leave(Arc::clone(&broker), metadata.clone(), clock, network.clone()));
 
     let timers = Waker::new();
@@ -208,8 +213,6 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
         Arc::clone(&on_panic),
     )?;
 
-    // A topic may keep more by now than it did when this node last heard of it.
-    logs.hold_deletions();
     let upkeep = Waker::new();
     let upkeep_waker = upkeep.clone();
     logs.set_maintenance_waker(Box::new(move || upkeep_waker.wake()));
@@ -413,11 +416,11 @@ fn offline_listener(
 /// as it takes, but not for nodes that were given another configuration.
 async fn become_ready(
     broker: Arc<Broker>,
-    logs: Arc<LogManager>,
+    catching: Catching,
     clock: Clock,
     network: Option<Arc<PeerNetwork>>,
 ) -> Result<(), Box<dyn Error>> {
-    let registering = register(&broker, clock, network.as_deref());
+    let registering = register(&broker, &catching, clock, network.as_deref());
     let disagreement = async {
         match &network {
             Some(network) => network.disagreement().await,
@@ -430,13 +433,45 @@ async fn become_ready(
     }
     // Only now is the image as new as the cluster's, and says what belongs to whom.
     broker.retire_strays();
-    logs.allow_deletions();
     broker.load_groups(clock.now());
     Ok(())
 }
 
+/// Asks the cluster for what it has decided, so that what may go of the logs goes by settings that are in force: also where
+/// this node cannot register, for want of the room that this makes.
+struct Catching {
+    metadata: Arc<dyn MetadataLog>,
+    logs: Arc<LogManager>,
+    state: Arc<CatchingState>,
+}
+
+#[derive(Default)]
+struct CatchingState {
+    is_asking: AtomicBool,
+    is_done: AtomicBool,
+}
+
+impl Catching {
+    /// Asks, unless a question is under way, and says whether one was answered.
+    fn is_done(&self) -> bool {
+        let is_done = self.state.is_done.load(Ordering::Acquire);
+        if !is_done && !self.state.is_asking.swap(true, Ordering::AcqRel) {
+            let (state, logs) = (Arc::clone(&self.state), Arc::clone(&self.logs));
+            self.metadata.barrier(Box::new(move |outcome| {
+                if outcome.is_ok() {
+                    logs.allow_deletions();
+                    state.is_done.store(true, Ordering::Release);
+                }
+                state.is_asking.store(false, Ordering::Release);
+            }));
+        }
+        is_done
+    }
+}
+
 async fn register(
     broker: &Arc<Broker>,
+    catching: &Catching,
     clock: Clock,
     network: Option<&PeerNetwork>,
 ) -> Result<(), Box<dyn Error>> {
@@ -468,8 +503,14 @@ async fn register(
                 Err(_) => return Err("the metadata log has ended".into()),
             }
         }
+        let has_caught_up = catching.is_done();
         let is_in_contact = broker.is_in_contact(clock.monotonic());
-        if is_registered && is_in_contact && broker.is_in_service() && broker.is_initialized() {
+        if has_caught_up
+            && is_registered
+            && is_in_contact
+            && broker.is_in_service()
+            && broker.is_initialized()
+        {
             return Ok(());
         }
         if !has_said && WAITING_SAID_MS <= clock.monotonic().since_ms(started) {
@@ -486,7 +527,7 @@ async fn register(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use chronik_disk::SimDisk;
     use chronik_types::BrokerEpoch;
