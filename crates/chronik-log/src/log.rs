@@ -288,6 +288,15 @@ impl Log {
 
     /// Takes what there is for all that there should be.
     pub fn forget_hole(&self) -> Result<(), LogError> {
+        self.forget_holes(|_| false)
+    }
+
+    /// Takes the log's start for its beginning: nothing is missing before it.
+    pub fn forget_late_beginning(&self) -> Result<(), LogError> {
+        self.forget_holes(|hole| self.log_start_offset().get() <= hole)
+    }
+
+    fn forget_holes(&self, is_kept: impl Fn(i64) -> bool) -> Result<(), LogError> {
         // Holes come with a log: where there is none now there never will be, and whoever takes the lead does not wait for a
         // cleaner's syncs.
         if self.hole().is_none() {
@@ -295,18 +304,7 @@ impl Log {
         }
         let _reshaping = self.reshaping.lock();
         self.check_usable()?;
-        self.keep_holes(|_| false)
-    }
-
-    /// Takes the log's start for its beginning: nothing is missing before it.
-    pub fn forget_late_beginning(&self) -> Result<(), LogError> {
-        if self.hole().is_none() {
-            return Ok(());
-        }
-        let _reshaping = self.reshaping.lock();
-        self.check_usable()?;
-        let start = self.log_start_offset().get();
-        self.keep_holes(|hole| start <= hole)
+        self.keep_holes(is_kept)
     }
 
     /// The caller holds `reshaping` and has seen that the log is in use: the directory's name may be another log's else.
@@ -439,6 +437,12 @@ impl Log {
     /// The partition's directory.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.partition_path(&self.partition)
+    }
+
+    /// Makes the names in the partition's directory durable, and that others are gone.
+    pub(crate) fn sync_names(&self) -> Result<(), LogError> {
+        let path = self.path();
+        self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))
     }
 
     /// The path of one of its numbered files.

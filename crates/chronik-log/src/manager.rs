@@ -119,7 +119,8 @@ impl LogManager {
         self.shared.wake_maintenance();
     }
 
-    pub(crate) fn holds_deletions(&self) -> bool {
+    /// Whether nothing may go.
+    pub fn holds_deletions(&self) -> bool {
         self.holds_deletions.load(Ordering::Acquire)
     }
 

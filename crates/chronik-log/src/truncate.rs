@@ -87,8 +87,7 @@ impl Log {
         let are_snapshots_gone = self.remove_snapshots(&mut writer, |snapshot| end_offset < snapshot)?;
         if !gone.is_empty() || are_snapshots_gone {
             // Or a power loss might bring one of them back behind what is appended now: segments, and what producers had sent.
-            let path = self.path();
-            self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
+            self.sync_names()?;
         }
         self.cut_segment(&mut writer, &*file, &mut last, end_bytes, end_offset)?;
         if let Some(slot) = self.view.lock().segments.last_mut() {
@@ -132,8 +131,7 @@ impl Log {
         }
         if self.remove_snapshots(writer, |_| true)? || !gone.is_empty() {
             // Or a power loss might bring one of them back, and the log would begin with it.
-            let path = self.path();
-            self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))?;
+            self.sync_names()?;
         }
         writer.unsynced.clear();
         writer.producers.clear();

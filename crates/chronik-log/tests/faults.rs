@@ -69,9 +69,7 @@ fn a_flipped_bit_behind_the_checkpoint_ends_the_log_there() {
 fn a_damaged_segment_ends_the_log_and_is_told_though_only_the_process_has_ended() {
     let node = Node::new(small_segments());
     let log = node.log();
-    for at in 0..40 {
-        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-    }
+    append_values(&log, 40);
     assert!(log.segment_count() > 3);
     drop(log);
     let whole = node.restart(Crash::Process, "boot-1");
@@ -191,9 +189,7 @@ fn a_log_says_where_it_lacks_records_until_it_is_cut_there() {
     for clean in [false, true] {
         let check = |what: &str, damage: &dyn Fn(&SimDisk, &[i64]) -> i64| {
             let (disk, _) = written(clean);
-            let entries = disk.read_dir(&partition_dir()).unwrap();
-            let bases: Vec<i64> =
-                entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+            let bases = bases(&disk);
             let expected = damage(&disk, &bases);
             assert!(has_lost(&disk, "boot-1"), "{what}, clean {clean}");
             let mut node = Node::on(disk, small_segments(), "boot-1");
@@ -401,12 +397,7 @@ fn a_damaged_snapshot_gives_way_to_an_earlier_one() {
 fn a_segment_that_is_gone_takes_only_its_own_records() {
     for clean in [false, true] {
         let (disk, records) = written(clean);
-        let bases: Vec<i64> = disk
-            .read_dir(&partition_dir())
-            .unwrap()
-            .iter()
-            .filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok())
-            .collect();
+        let bases = bases(&disk);
         // One in the middle.
         disk.remove_file(&segment(bases[1], "log")).unwrap();
         // The last one, with records that were acknowledged.

@@ -14,12 +14,6 @@ use common::*;
 /// After this a retention pass is due, whatever ran before.
 const RETENTION_MS: u64 = 700_000;
 
-/// The base offsets of the segments that are there.
-fn bases(disk: &SimDisk) -> Vec<i64> {
-    let entries = disk.read_dir(&partition_dir()).unwrap();
-    entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect()
-}
-
 /// Appends records under a leader epoch until the log ends at `end`.
 fn append_up_to(log: &Log, end: i64, epoch: i32) {
     while log.log_end_offset().get() < end {
@@ -159,9 +153,8 @@ fn with_epochs(checkpoint: &[u8], from: &[(i32, i64)], to: &[(i32, i64)]) -> Vec
 
 /// What a leader has at an offset, as its follower appends it.
 fn follow(log: &Log, offset: i64) {
-    let mut records = batch(BASE_MS, &[format!("value {offset}").as_bytes()]);
-    chronik_protocol::records::patch_append(&mut records, Offset(offset), LeaderEpoch(0));
-    log.append_as_follower(now_at(0), records.freeze(), LeaderEpoch(0)).unwrap();
+    let records = batch(BASE_MS, &[format!("value {offset}").as_bytes()]);
+    log.append_as_follower(now_at(0), copied(records, offset, 0), LeaderEpoch(0)).unwrap();
 }
 
 /// The offsets of the records from an offset on, with gaps between them.

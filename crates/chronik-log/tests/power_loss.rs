@@ -4,8 +4,7 @@
 mod common;
 
 use chronik_disk::{Crash, Disk, Fault, FaultRule, OpenMode, Operation, SimDisk};
-use chronik_log::{AppendOrigin, LogConfig, ReadRequest};
-use chronik_protocol::records::{BatchHeader, patch_append};
+use chronik_log::{AppendOrigin, LogConfig};
 use chronik_types::{LeaderEpoch, Offset, TopicId, TopicPartition};
 use common::*;
 
@@ -15,14 +14,10 @@ fn a_log_that_begins_further_on_after_a_loss_of_power_says_where_it_began() {
     let started = |damage: &dyn Fn(&SimDisk, &chronik_log::Log, &[i64])| {
         let node = Node::new(small_segments());
         let log = node.log();
-        for at in 0..40 {
-            append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-        }
+        append_values(&log, 40);
         log.set_high_watermark(log.log_end_offset());
         log.sync().unwrap();
-        let entries = node.disk.read_dir(&partition_dir()).unwrap();
-        let bases: Vec<i64> =
-            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+        let bases = bases(&node.disk);
         damage(&node.disk, &log, &bases);
         drop(log);
         (node, bases)
@@ -75,15 +70,11 @@ fn a_log_that_ends_below_its_recovery_point_is_read_again_after_the_next_loss() 
     for was_cut in [false, true] {
         let node = Node::new(small_segments());
         let log = node.log();
-        for at in 0..40 {
-            append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-        }
+        append_values(&log, 40);
         log.set_high_watermark(log.log_end_offset());
         log.sync().unwrap();
         node.manager.maintain(now_at(10_000));
-        let entries = node.disk.read_dir(&partition_dir()).unwrap();
-        let bases: Vec<i64> =
-            entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+        let bases = bases(&node.disk);
         if was_cut {
             log.truncate_to(now_at(11_000), Offset(bases[2] + 1)).unwrap();
         }
@@ -122,9 +113,7 @@ fn what_was_cut_off_before_is_not_taken_for_what_is_gone_now() {
         log.set_high_watermark(log.log_end_offset());
     };
     write(&node, 5);
-    let entries = node.disk.read_dir(&partition_dir()).unwrap();
-    let bases: Vec<i64> =
-        entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect();
+    let bases = bases(&node.disk);
     node.log().truncate_to(now_at(1_000), Offset(bases[1])).unwrap();
     write(&node, 6);
     node.log().sync().unwrap();
@@ -170,9 +159,7 @@ fn deleted_records_that_come_back_with_the_power_have_their_leader_epochs() {
 fn a_log_does_not_begin_after_a_segment_whose_contents_a_power_loss_took() {
     let node = Node::new(small_segments());
     let log = node.log();
-    for at in 0..40 {
-        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-    }
+    append_values(&log, 40);
     assert!(log.segment_count() > 3);
     drop(log);
     node.disk.open(&segment(0, "log"), OpenMode::ReadWrite).unwrap().truncate(0).unwrap();
@@ -205,9 +192,8 @@ fn what_producers_had_sent_before_a_cut_is_forgotten_for_good() {
             log.truncate_to(now_at(10), Offset(5)).unwrap();
         }
         for at in 5..12 {
-            let mut batch = idempotent(6, 0, at - 5, &[b"new"]);
-            patch_append(&mut batch, Offset(i64::from(at)), LeaderEpoch(1));
-            log.append_as_follower(now_at(11), batch.freeze(), LeaderEpoch(1)).unwrap();
+            let batch = copied(idempotent(6, 0, at - 5, &[b"new"]), at.into(), 1);
+            log.append_as_follower(now_at(11), batch, LeaderEpoch(1)).unwrap();
         }
         drop(log);
         let node = node.restart(Crash::PowerLoss { seed }, "boot-3");
@@ -259,22 +245,9 @@ fn a_cut_of_a_log_that_is_recovered_later_outlasts_the_power() {
         node.manager.maintain(now_at(50_000));
         drop((log, other));
         let node = node.restart(Crash::PowerLoss { seed }, "boot-2");
+        // Each batch is held against its checksum.
         let log = node.log();
-        let mut offset = Offset(0);
-        while offset < log.log_end_offset() {
-            let request = ReadRequest {
-                start_offset: offset,
-                max_bytes: 500,
-                at_least_one_batch: true,
-                upper_bound_offset: Offset(i64::MAX),
-            };
-            let result = log.read(request).unwrap();
-            let bytes = bytes_of(&result);
-            let header = BatchHeader::parse(&bytes).unwrap();
-            header
-                .check_crc(&bytes[..header.size_bytes])
-                .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
-            offset = result.next_offset;
-        }
+        let records = all_records(&log, 0, 500);
+        assert_eq!(Offset(i64::try_from(records.len()).unwrap()), log.log_end_offset(), "seed {seed}");
     }
 }

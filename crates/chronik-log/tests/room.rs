@@ -123,9 +123,7 @@ fn other(index: i32) -> TopicPartition {
 /// by now.
 fn waiting() -> (Node, Arc<Gate>) {
     let node = Node::new(LogConfig { segment_bytes: 1_000, ..LogConfig::default() });
-    for at in 0..40 {
-        append(&node.log(), idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-    }
+    append_values(&node.log(), 40);
     node.manager.get_or_create(&other(0), TopicId(9), Arc::clone(&node.config)).unwrap();
     let Node { disk, config, manager } = node;
     disk.crash(Crash::Process);
@@ -320,9 +318,7 @@ fn what_a_deleted_log_owed_the_journal_is_not_noted_for_the_next_one() {
 #[test]
 fn what_a_full_disk_kept_from_being_recovered_is_recovered_once_there_is_room() {
     let node = Node::new(small_segments());
-    for at in 0..40 {
-        append(&node.log(), idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-    }
+    append_values(&node.log(), 40);
     let records = all_records(&node.log(), 0, 1_000);
     let disk = node.disk.clone();
     disk.crash(Crash::Process);

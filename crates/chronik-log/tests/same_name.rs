@@ -5,7 +5,7 @@ mod common;
 
 use chronik_disk::{Crash, Disk, OpenMode};
 use chronik_log::{LogConfig, LogError};
-use chronik_types::{Offset, TopicId};
+use chronik_types::{Offset, TopicId, TopicPartition};
 use common::*;
 
 const NEXT_TOPIC: TopicId = TopicId(0x9abc);
@@ -100,7 +100,7 @@ fn a_log_that_was_emptied_before_its_first_batch_begins_there() {
 fn the_id_of_a_log_that_a_checkpoint_knows_outlasts_the_power() {
     for seed in 0..SEEDS * 2 {
         let node = Node::new(LogConfig::default());
-        let other = chronik_types::TopicPartition::new("other", 0);
+        let other = TopicPartition::new("other", 0);
         node.manager.get_or_create(&other, TopicId(3), node.config.clone()).unwrap();
         node.manager.maintain(now_at(10_000));
         drop(node.log());

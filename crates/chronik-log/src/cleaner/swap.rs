@@ -89,11 +89,6 @@ impl Log {
         self.sync_names()
     }
 
-    fn sync_names(&self) -> Result<(), LogError> {
-        let path = self.path();
-        self.dir.disk.sync_dir(&path).map_err(|source| self.dir.sync_failed(&path, source))
-    }
-
     /// Renames the old files. Who reads in one goes on; it is removed after the delay.
     fn take_names(&self, now: Now, replaced: &[Segment]) -> Result<(), LogError> {
         let due = now.monotonic.plus_ms(self.config().file_delete_delay_ms);

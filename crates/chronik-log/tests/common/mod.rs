@@ -6,13 +6,15 @@ pub(crate) mod compaction;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use chronik_disk::{Crash, Disk, SimDisk};
 use chronik_log::{
     AppendError, AppendOrigin, Appended, Log, LogConfig, LogManager, ManagerOptions, ReadData, ReadRequest,
     ReadResult,
 };
-use chronik_protocol::records::{BatchBuilder, BatchIter, BatchOptions, Compression, RecordIter};
+use chronik_protocol::records::{
+    BatchBuilder, BatchIter, BatchOptions, Compression, RecordIter, patch_append,
+};
 use chronik_types::{
     LeaderEpoch, MonotonicMs, Now, Offset, ProducerEpoch, ProducerId, TimestampMs, TopicId, TopicPartition,
 };
@@ -136,6 +138,25 @@ pub(crate) fn append(log: &Log, batch: BytesMut) -> Result<Appended, AppendError
     log.append(now_at(0), batch, AppendOrigin::Client, LeaderEpoch(0))
 }
 
+/// Appends a producer's records, each a batch of its own, from the log's end up to `end`.
+pub(crate) fn append_values(log: &Log, end: i32) {
+    for at in i32::try_from(log.log_end_offset().get()).unwrap()..end {
+        append(log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
+    }
+}
+
+/// A batch as a leader of `epoch` has it at an offset.
+pub(crate) fn copied(mut batch: BytesMut, offset: i64, epoch: i32) -> Bytes {
+    patch_append(&mut batch, Offset(offset), LeaderEpoch(epoch));
+    batch.freeze()
+}
+
+/// The base offsets of the segments that are there.
+pub(crate) fn bases(disk: &SimDisk) -> Vec<i64> {
+    let entries = disk.read_dir(&partition_dir()).unwrap();
+    entries.iter().filter_map(|entry| entry.name.strip_suffix(".log")?.parse().ok()).collect()
+}
+
 pub(crate) fn read_from(log: &Log, offset: i64, max_bytes: usize) -> ReadResult {
     log.read(ReadRequest {
         start_offset: Offset(offset),
@@ -197,12 +218,9 @@ pub(crate) fn all_records(log: &Log, from: i64, max_bytes: usize) -> Vec<(i64, V
 pub(crate) fn written(clean: bool) -> (SimDisk, Vec<(i64, Vec<u8>)>) {
     let node = Node::new(small_segments());
     let log = node.log();
-    for at in 0..40 {
-        append(&log, idempotent(5, 0, at, &[format!("value {at}").as_bytes()])).unwrap();
-        if at == 30 {
-            node.manager.maintain(now_at(10_000));
-        }
-    }
+    append_values(&log, 31);
+    node.manager.maintain(now_at(10_000));
+    append_values(&log, 40);
     log.set_high_watermark(log.log_end_offset());
     let records = all_records(&log, 0, 1000);
     assert!(log.segment_count() > 3);
