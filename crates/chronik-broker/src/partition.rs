@@ -435,13 +435,11 @@ impl Partition {
         self.is_deleted.store(true, Ordering::Release);
         self.is_leader.store(false, Ordering::Release);
         // An append that is under way finishes before the log goes; those that queued up meanwhile are refused.
-        let (waiting, trimming) = {
-            let _appending = self.appending.lock();
+        let (waiting, trimming) = self.without_appends(now, || {
             let mut replicas = self.replicas.lock();
             let waiting = replicas.begin(replicas::Role::None, self.log.log_end_offset());
             (waiting, replicas.take_all_trimming())
-        };
-        self.drain(now);
+        });
         for Trimming { done, .. } in trimming {
             done(Err(ErrorCode::UnknownTopicOrPartition));
         }

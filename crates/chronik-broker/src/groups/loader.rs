@@ -141,7 +141,7 @@ impl Loader {
                 if job.load.is_none() {
                     read_bytes = read_bytes.saturating_add(OPEN_COST_BYTES);
                 }
-                match job.step(broker) {
+                match job.step(broker, now) {
                     Ok(Progress::More(bytes)) => read_bytes = read_bytes.saturating_add(bytes.max(1)),
                     Ok(Progress::NotCommitted) => {
                         job.not_before = now.monotonic.plus_ms(NOT_COMMITTED_PAUSE_MS);
@@ -155,7 +155,7 @@ impl Loader {
                     Err(Abandoned { retry_ms }) => {
                         job.load = None;
                         job.not_before = now.monotonic.plus_ms(retry_ms);
-                        if job.shard.is_loading() {
+                        if job.shard.is_loading(now) {
                             self.queue.lock().waiting.push_back(job);
                         }
                         break;
@@ -192,8 +192,8 @@ impl Job {
         }
     }
 
-    fn step(&mut self, broker: &Arc<Broker>) -> Result<Progress, Abandoned> {
-        if !self.shard.is_loading() {
+    fn step(&mut self, broker: &Arc<Broker>, now: Now) -> Result<Progress, Abandoned> {
+        if !self.shard.is_loading(now) {
             return Err(Abandoned { retry_ms: RETRY_MS });
         }
         let load = self.begin(broker)?;

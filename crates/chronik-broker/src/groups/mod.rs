@@ -172,6 +172,13 @@ impl Topics for ImageTopics {
     }
 }
 
+/// The partition that a group lives in.
+fn home_of(image: &MetadataImage, group_id: &str) -> Option<(TopicId, PartitionIndex)> {
+    let topic = image.topic(OFFSETS_TOPIC)?;
+    let partition_count = i32::try_from(topic.partitions().count()).unwrap_or(i32::MAX);
+    partition_for(group_id, partition_count).map(|index| (topic.id, PartitionIndex(index)))
+}
+
 impl Broker {
     /// What the coordinator asks of the image as it is now.
     pub(crate) fn group_topics(&self) -> ImageTopics {
@@ -191,20 +198,17 @@ impl Broker {
     #[cfg(test)]
     pub(crate) fn hurry_around(self: &Arc<Self>, group_id: &str, meanwhile: impl FnOnce()) {
         let image = self.metadata.image();
-        let topic = image.topic(OFFSETS_TOPIC).expect("it is there");
-        let index = partition_for(group_id, i32::try_from(topic.partitions().count()).unwrap()).unwrap();
-        let shard = self.groups.get((topic.id, PartitionIndex(index))).expect("it is led here");
+        let place = home_of(&image, group_id).expect("there is the topic of offsets");
+        let shard = self.groups.get(place).expect("it is led here");
         self.groups.loader.hurry_around(self, &shard, meanwhile);
     }
 
     fn find_group_shard(self: &Arc<Self>, now: Now, group_id: &str) -> Result<Arc<Shard>, ErrorCode> {
         let image = self.metadata.image();
-        let topic = image.topic(OFFSETS_TOPIC).ok_or(ErrorCode::NotCoordinator)?;
-        let partition_count = i32::try_from(topic.partitions().count()).unwrap_or(i32::MAX);
-        let index = partition_for(group_id, partition_count).ok_or(ErrorCode::NotCoordinator)?;
-        let index = PartitionIndex(index);
+        let (topic_id, index) = home_of(&image, group_id).ok_or(ErrorCode::NotCoordinator)?;
+        let topic = image.topic_by_id(topic_id).ok_or(ErrorCode::NotCoordinator)?;
         let leader = topic.partition(index).ok_or(ErrorCode::NotCoordinator)?;
-        self.shard_of(now, topic.id, index, leader)
+        self.shard_of(now, topic_id, index, leader)
     }
 
     /// Every shard that this broker leads, loaded or not.
@@ -220,12 +224,7 @@ impl Broker {
     /// Begins to load every shard that this broker leads, so that members' sessions and the retention of offsets run
     /// from its start and not from the first request. The loads go on with the timers.
     pub fn load_groups(self: &Arc<Self>, now: Now) {
-        let shards = self.group_shards(now);
-        for shard in &shards {
-            // Whoever looks at a shard looks at the outcomes that came meanwhile too.
-            shard.read(now, |_| ());
-        }
-        let shard_count = shards.len();
+        let shard_count = self.group_shards(now).len();
         tracing::debug!(shard_count, "coordinating groups");
     }
 
@@ -267,7 +266,7 @@ impl Broker {
                 self.groups.follow(self, now, topic_id, index).ok_or(ErrorCode::NotCoordinator)?
             }
         };
-        if shard.is_loading() {
+        if shard.is_loading(now) {
             self.groups.loader.hurry(self, &shard);
         }
         Ok(shard)

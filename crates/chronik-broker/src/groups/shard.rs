@@ -118,8 +118,10 @@ impl Shard {
     }
 
     /// Whether the log still has to be read.
-    pub(super) fn is_loading(&self) -> bool {
-        self.state.lock().phase == Phase::Loading
+    pub(super) fn is_loading(self: &Arc<Self>, now: Now) -> bool {
+        let is_loading = self.state.lock().phase == Phase::Loading;
+        self.take_in(now);
+        is_loading
     }
 
     /// The partition to load from, once it has taken up the lead in this shard's epoch: before that its log may yet be cut
@@ -211,7 +213,6 @@ impl Shard {
     /// Reads from the coordinator.
     pub(crate) fn read<T>(self: &Arc<Self>, now: Now, read: impl FnOnce(&GroupCoordinator) -> T) -> T {
         let found = read(&self.state.lock().coordinator);
-        // Whoever holds the lock looks at the outcomes that came meanwhile, readers too.
         self.take_in(now);
         found
     }
@@ -331,7 +332,7 @@ impl Shard {
     }
 
     /// Tells the coordinator what became of its writes, unless another thread has the lock: that one looks again
-    /// after it has let go.
+    /// after it has let go, whatever it held it for.
     fn take_in(self: &Arc<Self>, now: Now) {
         while !self.decided.lock().is_empty() {
             let mut answers = Vec::new();

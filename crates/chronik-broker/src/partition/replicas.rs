@@ -50,6 +50,17 @@ pub(super) struct Trimming {
     pub(super) done: TrimmedDone,
 }
 
+/// What is known of an ISR proposal that has failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailedProposal {
+    /// The metadata log has looked at it behind all that was proposed before, of which nothing takes effect afterwards.
+    Refused,
+    /// No leader of the metadata log has taken it, which says nothing of one before it.
+    NotTaken,
+    /// Nothing.
+    Unknown,
+}
+
 /// The part of a partition's state that followers change, under one lock.
 #[derive(Default)]
 pub(super) struct Replicas {
@@ -99,20 +110,19 @@ impl Replicas {
 
     /// Notes that a proposal against `partition_epoch` has failed, and says whether it, or one like it before it, may yet take
     /// effect (KIP-497): then both ISRs count, and it is to be proposed again.
-    pub(super) fn note_unknown(
+    pub(super) fn may_take_effect(
         &mut self,
         partition_epoch: PartitionEpoch,
-        is_certain: bool,
-        settles_all: bool,
+        outcome: FailedProposal,
     ) -> bool {
-        if !is_certain {
+        if outcome == FailedProposal::Unknown {
             self.unknown_epoch = self.unknown_epoch.max(Some(partition_epoch));
         }
-        let is_unknown = !settles_all && self.unknown_epoch == Some(partition_epoch);
-        if is_unknown {
+        let may = outcome != FailedProposal::Refused && self.unknown_epoch == Some(partition_epoch);
+        if may {
             self.unknown_proposal = Some(partition_epoch);
         }
-        is_unknown
+        may
     }
 
     /// Waits for the low watermark. With too many the oldest is given back: its client has long stopped waiting.

@@ -15,7 +15,7 @@ use chronik_replication::{
 };
 use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
-use super::replicas::{Committing, Replicas, Role, TrimmedDone, Trimming, deposed};
+use super::replicas::{Committing, FailedProposal, Replicas, Role, TrimmedDone, Trimming, deposed};
 use super::{Partition, wake};
 
 /// What is left to do once the lock on the replicas is let go.
@@ -428,20 +428,21 @@ impl Partition {
             "an ISR was not changed: {error}"
         );
         let now = self.services.clock.now();
-        // Of every other it cannot be said that no leader of the metadata log has taken it.
-        let is_certain = matches!(
-            error,
-            ProposeError::Refused { .. }
-                | ProposeError::NotLeader { .. }
-                | ProposeError::Busy
-                | ProposeError::DiskFull
-                | ProposeError::TooLarge { .. }
-                | ProposeError::UnknownFormat { .. }
-        );
-        // A refusal has looked at what the metadata log holds before it, and nothing older takes effect afterwards. Whatever else
-        // keeps this one from being proposed says nothing of an earlier one, which may yet take effect.
-        let settles_all = matches!(error, ProposeError::Refused { .. });
-        if self.replicas.lock().note_unknown(proposal.partition_epoch, is_certain, settles_all) {
+        let outcome = match error {
+            ProposeError::Refused { .. } => FailedProposal::Refused,
+            ProposeError::NotLeader { .. }
+            | ProposeError::Busy
+            | ProposeError::DiskFull
+            | ProposeError::TooLarge { .. }
+            | ProposeError::UnknownFormat { .. } => FailedProposal::NotTaken,
+            // Of these it cannot be said that no leader of the metadata log has taken it.
+            ProposeError::Unacceptable { .. }
+            | ProposeError::LeadershipLost
+            | ProposeError::TimedOut { .. }
+            | ProposeError::CannotApply(_)
+            | ProposeError::Stopped { .. } => FailedProposal::Unknown,
+        };
+        if self.replicas.lock().may_take_effect(proposal.partition_epoch, outcome) {
             return;
         }
         self.with_leader(now, |leader| {
