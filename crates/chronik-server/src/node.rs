@@ -17,7 +17,7 @@ use chronik_broker::{
 };
 use chronik_disk::{Disk, RealDisk};
 use chronik_log::{Cleaner, CleanerOptions, LogManager, ManagerOptions};
-use chronik_raft::{MetadataLog, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
+use chronik_raft::{MetadataLog as _, NoPeers, ProposeError, RaftConfig, RaftDriver, RaftHandle, Transport};
 use chronik_types::{LogIndex, MonotonicMs, Now, Term};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -186,9 +186,9 @@ pub fn open(context: Context) -> Result<Node, Box<dyn Error>> {
     }
     // A topic may keep more by now than it did when this node last heard of it.
     logs.hold_deletions();
-    let asking =
-        Catching { metadata: Arc::new(metadata.clone()), logs: Arc::clone(&logs), state: Arc::default() };
-    let ready = Box::pin(become_ready(Arc::clone(&broker), asking, clock, network.clone()));
+    let settings =
+        NewestSettings { metadata: metadata.clone(), logs: Arc::clone(&logs), is_asking: Arc::default() };
+    let ready = Box::pin(become_ready(Arc::clone(&broker), settings, clock, network.clone()));
     let leaving = Box::pin(leave(Arc::clone(&broker), metadata.clone(), clock, network.clone()));
 
     let timers = Waker::new();
@@ -416,11 +416,11 @@ fn offline_listener(
 /// as it takes, but not for nodes that were given another configuration.
 async fn become_ready(
     broker: Arc<Broker>,
-    catching: Catching,
+    settings: NewestSettings,
     clock: Clock,
     network: Option<Arc<PeerNetwork>>,
 ) -> Result<(), Box<dyn Error>> {
-    let registering = register(&broker, &catching, clock, network.as_deref());
+    let registering = register(&broker, &settings, clock, network.as_deref());
     let disagreement = async {
         match &network {
             Some(network) => network.disagreement().await,
@@ -439,39 +439,32 @@ async fn become_ready(
 
 /// Asks the cluster for what it has decided, so that what may go of the logs goes by settings that are in force: also where
 /// this node cannot register, for want of the room that this makes.
-struct Catching {
-    metadata: Arc<dyn MetadataLog>,
+struct NewestSettings {
+    metadata: RaftHandle,
     logs: Arc<LogManager>,
-    state: Arc<CatchingState>,
+    is_asking: Arc<AtomicBool>,
 }
 
-#[derive(Default)]
-struct CatchingState {
-    is_asking: AtomicBool,
-    is_done: AtomicBool,
-}
-
-impl Catching {
-    /// Asks, unless a question is under way, and says whether one was answered.
-    fn is_done(&self) -> bool {
-        let is_done = self.state.is_done.load(Ordering::Acquire);
-        if !is_done && !self.state.is_asking.swap(true, Ordering::AcqRel) {
-            let (state, logs) = (Arc::clone(&self.state), Arc::clone(&self.logs));
+impl NewestSettings {
+    /// Whether the cluster has answered. Asks, unless a question is under way.
+    fn are_known(&self) -> bool {
+        let are_known = !self.logs.holds_deletions();
+        if !are_known && !self.is_asking.swap(true, Ordering::AcqRel) {
+            let (logs, is_asking) = (Arc::clone(&self.logs), Arc::clone(&self.is_asking));
             self.metadata.barrier(Box::new(move |outcome| {
                 if outcome.is_ok() {
                     logs.allow_deletions();
-                    state.is_done.store(true, Ordering::Release);
                 }
-                state.is_asking.store(false, Ordering::Release);
+                is_asking.store(false, Ordering::Release);
             }));
         }
-        is_done
+        are_known
     }
 }
 
 async fn register(
     broker: &Arc<Broker>,
-    catching: &Catching,
+    settings: &NewestSettings,
     clock: Clock,
     network: Option<&PeerNetwork>,
 ) -> Result<(), Box<dyn Error>> {
@@ -503,9 +496,9 @@ async fn register(
                 Err(_) => return Err("the metadata log has ended".into()),
             }
         }
-        let has_caught_up = catching.is_done();
+        let are_settings_known = settings.are_known();
         let is_in_contact = broker.is_in_contact(clock.monotonic());
-        if has_caught_up
+        if are_settings_known
             && is_registered
             && is_in_contact
             && broker.is_in_service()
