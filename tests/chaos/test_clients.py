@@ -13,6 +13,8 @@ import accounts
 
 import clients
 
+from cluster import eventually
+
 # Threads with the names of librdkafka's, each of which holds a lock and wants another one: the next thread's, or one
 # that is free after a while. `LIMIT` is how long they wait for it, or -1.
 THREADS = """
@@ -43,10 +45,7 @@ class LockedUp(unittest.TestCase):
         """One whose threads have these names and all wait."""
         client = clients.Client("it", [sys.executable, "-c", THREADS, names, str(limit_s)], self.directory)
         self.addCleanup(client.kill)
-        until = time.monotonic() + 30
-        while "# all held" not in client.path.read_text():
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.02)
+        eventually("all hold a lock", lambda: "# all held" in client.path.read_text())
         time.sleep(0.1)
         return client
 
@@ -81,10 +80,7 @@ class LockedUp(unittest.TestCase):
         self.addCleanup(heir.kill)
         self.assertIsNotNone(client.process.poll())
         self.assertIsNone(heir.process.poll())
-        until = time.monotonic() + 30
-        while heir.path.read_text().count("# all held") < 2:
-            self.assertLess(time.monotonic(), until)
-            time.sleep(0.02)
+        eventually("the heir's words follow", lambda: heir.path.read_text().count("# all held") == 2)
 
 
 class Heirs(unittest.TestCase):
