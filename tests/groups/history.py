@@ -67,6 +67,23 @@ class History:
         for key in [key for key, claim in self._open.items() if key[0] == member and claim.start <= at]:
             del self._open[key]
 
+    def put_out(self, member: str, at: int, back_at: int | None) -> None:
+        """The broker has put a member out, and had it in a generation again at `back_at`, if ever.
+
+        One that slept, or was short of a processor, while it waited for its part reads that answer when it is no
+        member any more. It cannot know, and owns nothing: it learns so from its next heartbeat.
+        """
+        self.gone(member, at)
+        late = [
+            claim
+            for claim in self.claims
+            if claim.member == member and claim.start > at and (back_at is None or claim.start < back_at)
+        ]
+        self.claims = [claim for claim in self.claims if claim not in late]
+        for claim in late:
+            if self._open.get((member, claim.partition)) is claim:
+                del self._open[(member, claim.partition)]
+
     def delivered(self, partition: int, first: int, last: int) -> None:
         """A member was given these records."""
         self.consumed[partition].update(range(first, last + 1))

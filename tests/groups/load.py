@@ -184,6 +184,8 @@ class Group:
         self.members: list[Process] = []
         self.started = 0
         self.free_instances = [f"{self.topic}-instance-{n}" for n in range(client.members_max)] if static else []
+        # The members that were started as each static one.
+        self.instances: dict[str, set[str]] = {}
         self.happened: dict[str, int] = {}
 
     # --- what members say -------------------------------------------------------------------------------------
@@ -223,7 +225,10 @@ class Group:
             if not self.free_instances:
                 return
             instance = self.free_instances.pop(0)
-        self.members.append(Process(self, f"{self.name}-m{self.started}", instance))
+        name = f"{self.name}-m{self.started}"
+        if instance:
+            self.instances.setdefault(instance, set()).add(name)
+        self.members.append(Process(self, name, instance))
 
     def _count(self, what: str) -> None:
         self.happened[what] = self.happened.get(what, 0) + 1
@@ -299,8 +304,8 @@ class Group:
         finally:
             flow.stop()
             self._end()
-        self._expelled()
-        self._read_log()
+        log = self._read_log()
+        self._expelled(log)
         if found := violations(self.history):
             raise AssertionError(f"{len(found)} violations: {'; '.join(found[:8])}")
         for what in ("joined", "left", "killed", "slept"):
@@ -355,18 +360,25 @@ class Group:
         for member in self.members:
             member.wait()
 
-    def _expelled(self) -> None:
+    def _expelled(self, log: offsets_log.GroupLog) -> None:
         """Members whose sessions a busy machine has let end, by what the broker says of them."""
         words = re.compile(r"^\[([^\]]+)\].*(session of member|session has ended|put out members|has failed|not sync)")
-        names = re.compile(rf"({re.escape(self.name)}-m\d+)-")
+        ids = re.compile(rf"({re.escape(self.name)}-m\d+|{re.escape(self.topic)}-instance-\d+)(-[\w-]{{22,36}})")
         logs = [path.read_text(errors="replace") for path in self.broker_logs if path.exists()]
         for line in "".join(logs).splitlines():
             if found := words.match(line):
                 at = datetime.strptime(found.group(1), "%Y-%m-%d %H:%M:%S,%f").timestamp()
-                for name in names.findall(line):
-                    self.history.gone(name, int(at * 1e9))
+                for who, end_of_id in ids.findall(line):
+                    later = [
+                        time_ms
+                        for (_, members), time_ms in zip(log.generations, log.generation_times_ms, strict=True)
+                        if time_ms >= at * 1e3
+                        and any(member.startswith(f"{who}-") and member != who + end_of_id for member in members)
+                    ]
+                    for name in self.instances.get(who, {who}):
+                        self.history.put_out(name, int(at * 1e9), min(later) * 1_000_000 if later else None)
 
-    def _read_log(self) -> None:
+    def _read_log(self) -> offsets_log.GroupLog:
         log = offsets_log.read(self.bootstrap)[self.topic]
         self.history.commits = [(place, offset) for topic, place, offset in log.commits if topic == self.topic]
         self.history.generations = [
@@ -378,6 +390,7 @@ class Group:
         ]
         if not self.history.commits or not self.history.generations:
             raise AssertionError(f"{offsets_log.TOPIC} tells nothing of {self.topic}")
+        return log
 
 
 class Flow:

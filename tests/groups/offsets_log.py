@@ -21,6 +21,8 @@ class GroupLog:
     """Topic, partition, offset."""
     generations: list[tuple[int, dict[str, bytes]]] = field(default_factory=list)
     """Generation; member id and assignment."""
+    generation_times_ms: list[int] = field(default_factory=list)
+    """When each of them was written."""
 
 
 class Reader:
@@ -69,7 +71,7 @@ def add(log: GroupLog, topic_key: Reader, value: bytes | None) -> None:
         log.commits.append((topic, partition, reader.number("q")))
 
 
-def add_metadata(log: GroupLog, value: bytes | None) -> None:
+def add_metadata(log: GroupLog, time_ms: int, value: bytes | None) -> None:
     if value is None:
         return
     reader = Reader(value)
@@ -91,6 +93,7 @@ def add_metadata(log: GroupLog, value: bytes | None) -> None:
         reader.bytes(reader.number("i"))
         members[member_id] = reader.bytes(reader.number("i"))
     log.generations.append((generation, members))
+    log.generation_times_ms.append(time_ms)
 
 
 def read(bootstrap: str) -> dict[str, GroupLog]:
@@ -114,7 +117,7 @@ def read(bootstrap: str) -> dict[str, GroupLog]:
                 if kind in (0, 1):
                     add(groups[group], key, message.value())
                 elif kind == 2:
-                    add_metadata(groups[group], message.value())
+                    add_metadata(groups[group], message.timestamp()[1], message.value())
                 if message.offset() + 1 >= missing.get(message.partition(), 1 << 62):
                     del missing[message.partition()]
     finally:

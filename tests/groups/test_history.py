@@ -70,6 +70,24 @@ class Violations(unittest.TestCase):
         history.gone("b", 38)
         self.expect(history)
 
+    def test_who_was_put_out_and_hears_late_what_it_was_given(self) -> None:
+        history = good()
+        history.gone("b", 35)
+        history.assigned("b", [1], 45, 3)
+        history.assigned("c", [1], 50, 4)
+        history.revoked("b", [1], 55)
+        self.expect(history, "OWNER")
+        history.put_out("b", 42, None)
+        self.expect(history)
+
+    def test_who_was_put_out_and_came_back(self) -> None:
+        history = good()
+        history.put_out("b", 35, 38)
+        history.assigned("b", [1], 38, 3)
+        history.assigned("c", [1], 50, 4)
+        history.put_out("b", 35, 38)
+        self.expect(history, "OWNER")
+
     def test_two_owners_in_a_generation(self) -> None:
         history = good()
         history.revoked("b", [1], 40)

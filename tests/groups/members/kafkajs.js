@@ -37,6 +37,8 @@ async function main() {
     },
   })
   process.on('SIGTERM', async () => {
+    // It has no event for what it gives up when it leaves, and others may have it before it is disconnected.
+    revoke()
     await consumer.disconnect()
     say('left', {})
     process.exit(0)
