@@ -6,6 +6,8 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
+use std::collections::BTreeSet;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use raft::eraftpb::{
     ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
@@ -62,6 +64,12 @@ pub enum WireError {
         found: u64,
         /// The index that it should have.
         expected: u64,
+    },
+    /// No cluster can have these members.
+    #[error("the membership is none: {reason}")]
+    ImpossibleMembership {
+        /// What speaks against it.
+        reason: &'static str,
     },
     /// The message is too large.
     #[error("a message of {len_bytes} bytes is larger than any may be ({MESSAGE_BYTES_MAX})")]
@@ -287,14 +295,16 @@ impl Reader {
     }
 
     pub(crate) fn conf_state(&mut self) -> Result<ConfState, WireError> {
-        Ok(ConfState {
+        let state = ConfState {
             voters: self.ids()?,
             learners: self.ids()?,
             voters_outgoing: self.ids()?,
             learners_next: self.ids()?,
             auto_leave: self.bool()?,
             ..ConfState::default()
-        })
+        };
+        check_membership(&state)?;
+        Ok(state)
     }
 
     pub(crate) fn ids(&mut self) -> Result<Vec<u64>, WireError> {
@@ -314,6 +324,29 @@ impl Reader {
         } else {
             Err(WireError::TrailingBytes { what: self.what, count: self.rest.len() })
         }
+    }
+}
+
+/// Checks what raft takes for granted of a membership, and would panic at. A joint one (Ongaro's thesis, 4.3) has the
+/// voters of two configurations; learners that still vote in the outgoing one are staged.
+fn check_membership(state: &ConfState) -> Result<(), WireError> {
+    let lists = [&state.voters, &state.learners, &state.voters_outgoing, &state.learners_next];
+    let [voters, learners, outgoing, staged] =
+        lists.map(|ids| ids.iter().copied().collect::<BTreeSet<u64>>());
+    let sets = [&voters, &learners, &outgoing, &staged];
+    let is_joint = !outgoing.is_empty();
+    let faults = [
+        (voters.is_empty(), "it has no voter"),
+        (sets.iter().any(|ids| ids.contains(&0)), "0 is no node's id"),
+        (lists.iter().zip(sets).any(|(list, ids)| list.len() != ids.len()), "it names a node twice"),
+        (!learners.is_disjoint(&voters) || !learners.is_disjoint(&outgoing), "a node both learns and votes"),
+        (!staged.is_disjoint(&voters) || !staged.is_disjoint(&learners), "a node is staged for what it is"),
+        (!staged.is_subset(&outgoing), "a node is staged that does not vote"),
+        (state.auto_leave && !is_joint, "it is to leave a configuration and has none"),
+    ];
+    match faults.into_iter().find(|(is_so, _)| *is_so) {
+        Some((_, reason)) => Err(WireError::ImpossibleMembership { reason }),
+        None => Ok(()),
     }
 }
 
@@ -412,7 +445,7 @@ mod tests {
                 let mut state = ConfState::default();
                 state.voters = vec![1, 2, 3];
                 state.learners = vec![4];
-                state.voters_outgoing = vec![1];
+                state.voters_outgoing = vec![1, 9, u64::MAX];
                 state.learners_next = vec![9, u64::MAX];
                 state.auto_leave = true;
                 let mut metadata = SnapshotMetadata::default();
@@ -454,6 +487,42 @@ mod tests {
             let mut longer = encoded.to_vec();
             longer.push(0);
             assert!(matches!(decode_message(longer.into()), Err(WireError::TrailingBytes { .. })));
+        }
+    }
+
+    /// raft ends its process over each of them.
+    #[test]
+    fn a_snapshot_with_an_impossible_membership_is_refused() {
+        let good = ConfState { voters: vec![1, 2, 3], learners: vec![4], ..ConfState::default() };
+        let joint = ConfState {
+            voters_outgoing: vec![1, 5],
+            learners_next: vec![5],
+            auto_leave: true,
+            ..good.clone()
+        };
+        let decoded = |state: &ConfState| {
+            let mut message = Message::default();
+            message.set_msg_type(MessageType::MsgSnapshot);
+            let mut metadata = SnapshotMetadata::default();
+            metadata.set_conf_state(state.clone());
+            let mut snapshot = Snapshot::default();
+            snapshot.set_metadata(metadata);
+            message.set_snapshot(snapshot);
+            decode_message(encode_message(&message)).map(|_| ())
+        };
+        assert_eq!(decoded(&good), Ok(()));
+        assert_eq!(decoded(&joint), Ok(()));
+        for (wrong, reason) in [
+            (ConfState { voters: Vec::new(), ..good.clone() }, "it has no voter"),
+            (ConfState { voters: vec![0, 1], ..good.clone() }, "0 is no node's id"),
+            (ConfState { voters: vec![1, 2, 1], ..good.clone() }, "it names a node twice"),
+            (ConfState { learners: vec![3], ..good.clone() }, "a node both learns and votes"),
+            (ConfState { learners: vec![5], ..joint.clone() }, "a node both learns and votes"),
+            (ConfState { learners_next: vec![1], ..joint.clone() }, "a node is staged for what it is"),
+            (ConfState { learners_next: vec![6], ..joint.clone() }, "a node is staged that does not vote"),
+            (ConfState { auto_leave: true, ..good.clone() }, "it is to leave a configuration and has none"),
+        ] {
+            assert_eq!(decoded(&wrong), Err(WireError::ImpossibleMembership { reason }), "{wrong:?}");
         }
     }
 
