@@ -16,13 +16,50 @@ use crate::timers::{Expire, TimerKey};
 use super::read::read_all;
 use super::{FetchPlan, answer};
 
+/// How often a fetch that parks reads again because more came while it read.
+const READS_MAX: usize = 4;
+
+/// How much a fetch that waits has been told of.
+struct Arrivals {
+    needed_bytes: u64,
+    counted_bytes: AtomicU64,
+}
+
+impl Arrivals {
+    /// Counts what has become readable; says whether there is enough now.
+    fn note(&self, bytes: u64) -> bool {
+        let before = self.counted_bytes.fetch_add(bytes.min(u64::from(u32::MAX)), Ordering::AcqRel);
+        bytes == u64::MAX || before.saturating_add(bytes) >= self.needed_bytes
+    }
+
+    /// Counts what came before anybody was told of it, by reading once more. `read` gives how many bytes there are and
+    /// whether they are enough, nothing where the fetch has ended; says whether they are.
+    fn count_unnoted(&self, mut read: impl FnMut() -> Option<(u64, bool)>) -> bool {
+        for _ in 0..READS_MAX {
+            let counted = self.counted_bytes.load(Ordering::Acquire);
+            let Some((bytes, is_enough)) = read() else { return false };
+            if is_enough {
+                return true;
+            }
+            let all = counted.max(bytes);
+            let replaced =
+                self.counted_bytes.compare_exchange(counted, all, Ordering::AcqRel, Ordering::Acquire);
+            // What has been noted since may have been read or not, so it is read again.
+            if replaced.is_ok() {
+                return false;
+            }
+        }
+        // It keeps coming. To be answered a little early is better than to wait for what is there.
+        true
+    }
+}
+
 /// A fetch that found fewer bytes than it asked for. Whichever comes first ends it: enough bytes, the end of its
 /// wait, or the end of its connection.
 pub(super) struct ParkedFetch {
     id: u64,
     broker: Arc<Broker>,
-    needed_bytes: u64,
-    arrived_bytes: AtomicU64,
+    arrivals: Arrivals,
     timer: OnceLock<TimerKey>,
     partitions: Vec<Arc<Partition>>,
     waiting: Mutex<Option<(RequestContext, FetchPlan)>>,
@@ -43,8 +80,10 @@ pub(super) fn park(broker: &Arc<Broker>, context: RequestContext, plan: FetchPla
     let parked = Arc::new(ParkedFetch {
         id: broker.next_parked_id(),
         broker: Arc::clone(broker),
-        needed_bytes: u64::try_from(plan.limits.min_bytes).unwrap_or(0),
-        arrived_bytes: AtomicU64::new(found_bytes),
+        arrivals: Arrivals {
+            needed_bytes: u64::try_from(plan.limits.min_bytes).unwrap_or(0),
+            counted_bytes: AtomicU64::new(found_bytes),
+        },
         timer: OnceLock::new(),
         partitions: seen.iter().map(|(partition, _)| Arc::clone(partition)).collect(),
         waiting: Mutex::new(Some((context, plan))),
@@ -97,10 +136,12 @@ impl ParkedFetch {
 
     /// Whether what can be read now answers the fetch.
     fn has_enough(&self) -> bool {
-        let waiting = self.waiting.lock();
-        waiting
-            .as_ref()
-            .is_some_and(|(_, plan)| read_all(&plan.limits, &plan.targets).is_enough(&plan.limits))
+        self.arrivals.count_unnoted(|| {
+            let waiting = self.waiting.lock();
+            let (_, plan) = waiting.as_ref()?;
+            let reading = read_all(&plan.limits, &plan.targets);
+            Some((reading.bytes, reading.is_enough(&plan.limits)))
+        })
     }
 
     fn finish(&self, now: Now) {
@@ -113,8 +154,7 @@ impl ParkedFetch {
 
 impl Watcher for ParkedFetch {
     fn arrived(&self, bytes: u64) -> bool {
-        let before = self.arrived_bytes.fetch_add(bytes.min(u64::from(u32::MAX)), Ordering::AcqRel);
-        bytes == u64::MAX || before.saturating_add(bytes) >= self.needed_bytes
+        self.arrivals.note(bytes)
     }
 
     fn wake(self: Arc<Self>, now: Now) {
@@ -131,5 +171,50 @@ impl Expire for ParkedFetch {
 impl Parked for ParkedFetch {
     fn cancel(&self) {
         drop(self.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::Arrivals;
+
+    fn needs(needed_bytes: u64) -> Arrivals {
+        Arrivals { needed_bytes, counted_bytes: AtomicU64::new(0) }
+    }
+
+    #[test]
+    fn what_came_between_reading_and_watching_counts() {
+        let arrivals = needs(100);
+        assert!(!arrivals.count_unnoted(|| Some((60, false))));
+        assert!(!arrivals.note(39));
+        assert!(arrivals.note(1));
+    }
+
+    #[test]
+    fn what_comes_while_it_is_read_again_counts_once() {
+        let arrivals = needs(100);
+        let mut reads = [(60, Some(10)), (70, None)].into_iter();
+        let read = || {
+            let (bytes, meanwhile) = reads.next().unwrap();
+            if let Some(meanwhile) = meanwhile {
+                assert!(!arrivals.note(meanwhile));
+            }
+            Some((bytes, false))
+        };
+        assert!(!arrivals.count_unnoted(read));
+        assert!(!arrivals.note(29));
+        assert!(arrivals.note(1));
+    }
+
+    #[test]
+    fn a_fetch_that_something_comes_for_again_and_again_is_answered() {
+        let arrivals = needs(1 << 40);
+        assert!(arrivals.count_unnoted(|| {
+            arrivals.note(1);
+            Some((1, false))
+        }));
+        assert!(!needs(1).count_unnoted(|| None));
     }
 }
