@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chronik_raft::metadata::{ConfigResource, Delta, MetadataImage};
 use chronik_types::NodeId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::{Allowed, BrokerValues, ConfigSource, ConfigType, Loggers, TOPIC_CONFIGS, TopicConfigDef};
 use super::{TopicOverrides, effective};
@@ -72,7 +72,8 @@ pub(crate) struct BrokerConfigs {
     values: RwLock<BrokerValues>,
     /// `min.insync.replicas`, which every produce with `acks=all` asks for.
     min_insync_replicas: AtomicUsize,
-    listener: OnceLock<ValuesListener>,
+    /// Held while the values change, so that they are told in their order.
+    listener: Mutex<Option<ValuesListener>>,
     loggers: OnceLock<Box<dyn Loggers>>,
 }
 
@@ -88,7 +89,7 @@ impl BrokerConfigs {
             entries: with_topic_defaults(entries, given),
             values: RwLock::default(),
             min_insync_replicas: AtomicUsize::new(1),
-            listener: OnceLock::new(),
+            listener: Mutex::new(None),
             loggers: OnceLock::new(),
         };
         configs.put(given.at(image, node_id));
@@ -112,8 +113,9 @@ impl BrokerConfigs {
             return false;
         }
         let values = self.values().at(image, self.node_id);
+        let listener = self.listener.lock();
         self.put(values.clone());
-        if let Some(listener) = self.listener.get() {
+        if let Some(listener) = &*listener {
             listener(&values);
         }
         true
@@ -126,8 +128,14 @@ impl BrokerConfigs {
 
     /// Sets who hears of the values in force, and tells them at once. Only the first call counts.
     pub(crate) fn set_listener(&self, listener: ValuesListener) -> bool {
+        let mut slot = self.listener.lock();
+        if slot.is_some() {
+            return false;
+        }
+        // Values that come meanwhile wait, and are told after these.
         listener(&self.values());
-        self.listener.set(listener).is_ok()
+        *slot = Some(listener);
+        true
     }
 
     /// Sets whose log levels are shown and changed. Only the first call counts.
