@@ -73,10 +73,10 @@ impl Broker {
         if !self.is_in_cluster() {
             return None;
         }
-        self.mind_registration(&self.metadata.image());
+        let minded = self.mind_registration(now, &self.metadata.image());
         let initialized = self.initialize(now);
         let overseen = self.oversee(now);
-        initialized.into_iter().chain(overseen).min()
+        [minded, initialized, overseen].into_iter().flatten().min()
     }
 
     fn initialize(self: &Arc<Self>, now: Now) -> Option<MonotonicMs> {

@@ -9,7 +9,7 @@ use chronik_raft::metadata::{
     BrokerImage, CommandBatch, Endpoint, MetadataImage, RegisterBroker, SetClusterId, UnfenceBroker,
 };
 
-use chronik_types::{BrokerEpoch, NodeId};
+use chronik_types::{BrokerEpoch, MonotonicMs, NodeId, Now};
 
 use crate::PreviousLife;
 use crate::broker::Broker;
@@ -17,6 +17,8 @@ use crate::connection::Connection;
 
 /// The name of the listener that every broker has.
 const LISTENER: &str = "PLAINTEXT";
+/// How long until a broker in whose place an earlier life of it is registered looks whether it still is.
+const REGISTRATION_CHECK_MS: u64 = 500;
 /// No broker is ever registered under it.
 const UNKNOWN_EPOCH: i64 = -1;
 
@@ -59,15 +61,21 @@ impl Broker {
     }
 
     /// Registers this broker anew where the image shows an earlier life of it: a message of that life that was late has
-    /// put it back, and nobody would hear of this one.
-    pub(super) fn mind_registration(self: &Arc<Self>, image: &MetadataImage) {
+    /// put it back, and nobody would hear of this one. Says when to look again, for as long as that is so: the proposal
+    /// may fail.
+    pub(crate) fn mind_registration(
+        self: &Arc<Self>,
+        now: Now,
+        image: &MetadataImage,
+    ) -> Option<MonotonicMs> {
         let is_ours =
             image.broker(self.node_id()).is_none_or(|broker| broker.incarnation == self.incarnation);
-        if is_ours
-            || !self.has_registered.load(Ordering::Acquire)
-            || self.is_registering.swap(true, Ordering::AcqRel)
-        {
-            return;
+        if is_ours || !self.has_registered.load(Ordering::Acquire) {
+            return None;
+        }
+        let again = Some(now.monotonic.plus_ms(REGISTRATION_CHECK_MS));
+        if self.is_registering.swap(true, Ordering::AcqRel) {
+            return again;
         }
         tracing::warn!("An earlier life of this node is registered in its place; registering again");
         let broker = Arc::clone(self);
@@ -77,6 +85,7 @@ impl Broker {
             }
             broker.is_registering.store(false, Ordering::Release);
         }));
+        again
     }
 
     /// Registers this broker; names the cluster where it has no name yet. `done` is called once this is so. A single

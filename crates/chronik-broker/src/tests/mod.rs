@@ -40,7 +40,8 @@ use chronik_raft::metadata::{
     CommandBatch, Endpoint, FenceBroker, MetadataImage, RegisterBroker, UnfenceBroker,
 };
 use chronik_raft::{
-    BarrierDone, InMemoryMetadata, LivenessChange, MetadataListener, MetadataLog, ProposalDone, QuorumState,
+    BarrierDone, InMemoryMetadata, LivenessChange, MetadataListener, MetadataLog, ProposalDone, ProposeError,
+    QuorumState,
 };
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, Now, Offset, Term, TimestampMs};
 use parking_lot::Mutex;
@@ -92,6 +93,16 @@ impl HeldMetadata {
 
     fn hold(&self) {
         *self.held.lock() = Some(Vec::new());
+    }
+
+    /// Loses what was kept back, and holds no more; gives how many proposals there were.
+    fn refuse(&self) -> usize {
+        let held = self.held.lock().take().unwrap_or_default();
+        let count = held.len();
+        for (_, done) in held {
+            done(Err(ProposeError::Busy));
+        }
+        count
     }
 
     /// Applies what was kept back, and holds no more; gives how many proposals there were.

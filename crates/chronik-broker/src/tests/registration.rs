@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use chronik_disk::{Crash, Disk};
+use chronik_raft::metadata::RegisterBroker;
 use chronik_types::{NodeId, PartitionIndex};
 
-use super::leadership::{TOPIC, lead, three_brokers};
+use super::leadership::{TOPIC, apply, lead, three_brokers};
 use super::{Fixture, LOG_DIR, NODE};
 use crate::PreviousLife;
 
@@ -42,4 +43,23 @@ fn kip_966_a_broker_tells_what_its_logs_hold_once_it_has_room_to_look_at_them() 
         assert_eq!(state.isr.contains(&NODE), !is_damaged, "{:?}", state.isr);
         assert!(state.isr.contains(&NodeId(2)));
     }
+}
+
+/// An earlier life's message that was late puts it back; the proposal that corrects it may be lost, and the metadata need
+/// not change any more.
+#[test]
+fn a_broker_registers_again_until_it_is_registered() {
+    let fixture = three_brokers();
+    let endpoints = fixture.image().broker(NODE).unwrap().endpoints.clone();
+    apply(&fixture, vec![RegisterBroker::new(NODE, 99, endpoints).into()]);
+    let minded = || fixture.broker.mind_registration(fixture.broker.clock.now(), &fixture.image());
+    fixture.metadata.hold();
+    assert!(minded().is_some(), "it looks again");
+    assert!(minded().is_some(), "and while a proposal is under way");
+    assert_eq!(fixture.metadata.refuse(), 1);
+    fixture.metadata.hold();
+    assert!(minded().is_some());
+    assert_eq!(fixture.metadata.release(), 1);
+    assert!(fixture.broker.registered_epoch().is_some());
+    assert_eq!(minded(), None);
 }
