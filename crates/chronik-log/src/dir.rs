@@ -311,6 +311,10 @@ impl LogDir {
         let mut owed = self.owed_notes.lock();
         if owed.contains(&key) {
             self.note(partition, topic_id, kind, offset)?;
+            if kind == NoteKind::Delete {
+                // Whoever has made names durable since the deletion did so without its note.
+                self.has_unsynced_renames.store(true, Ordering::Release);
+            }
             owed.remove(&key);
         }
         Ok(())
@@ -349,11 +353,18 @@ impl LogDir {
         synced.map_err(|source| self.sync_failed(path, source))
     }
 
-    /// Starts a new journal, for the checkpoint of `generation` that is about to be made.
-    pub(crate) fn start_journal(&self, generation: u64) {
+    /// Starts a new journal, for the checkpoint of `generation` that is about to be made. What is owed to the next log of
+    /// a deleted one's name is made durable before: that checkpoint may fail, and only the newest journal is synced later.
+    pub(crate) fn start_journal(&self, generation: u64) -> Result<(), LogError> {
         let mut journal = self.journal.lock();
+        if self.has_unsynced_renames.load(Ordering::Acquire)
+            && let Some(file) = journal.file()
+        {
+            self.sync_journal(&journal.path(), &*file)?;
+        }
         *journal = Journal::new(self.path.clone(), generation);
         self.generation.store(generation, Ordering::Release);
+        Ok(())
     }
 
     /// Notes that a partition's directory got another name. The next checkpoint, which knows the log no more, is synced for
@@ -366,11 +377,16 @@ impl LogDir {
     /// Makes the new names durable, and that what they were called is deleted, before something else takes their place:
     /// what Kafka's checkpoints say of a deleted log has no topic id, and holds until a note or a checkpoint ends it.
     pub(crate) fn sync_renames(&self) -> Result<(), LogError> {
-        if self.has_unsynced_renames.swap(false, Ordering::AcqRel) {
-            self.sync_journal_now()?;
-            self.disk.sync_dir(&self.path).map_err(|source| self.sync_failed(&self.path, source))?;
+        if !self.has_unsynced_renames.swap(false, Ordering::AcqRel) {
+            return Ok(());
         }
-        Ok(())
+        let sync_dir =
+            || self.disk.sync_dir(&self.path).map_err(|source| self.sync_failed(&self.path, source));
+        let synced = self.sync_journal_now().and_then(|()| sync_dir());
+        if synced.is_err() {
+            self.has_unsynced_renames.store(true, Ordering::Release);
+        }
+        synced
     }
 
     pub(crate) fn count_appended(&self, bytes: u64) {

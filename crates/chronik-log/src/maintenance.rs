@@ -49,7 +49,7 @@ pub(crate) fn run(manager: &LogManager, now: Now) -> MonotonicMs {
         }
         let starts_moved = home.dir.take_start_moved();
         if retention_is_due || starts_moved {
-            delete_old_segments(&home.dir, &logs, now);
+            delete_old_segments(&home.dir, &logs, !holds_deletions, now);
         }
         if retention_is_due {
             for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, &home.dir)) {
@@ -242,7 +242,10 @@ fn write_checkpoint(
     // looked at only now, those that were made a moment ago too; what they do meanwhile may be in both, which does no harm.
     let old_generation = dir.generation();
     let generation = old_generation + 1;
-    dir.start_journal(generation);
+    if let Err(error) = dir.start_journal(generation) {
+        dir.mark_changed();
+        return Err(error);
+    }
     // What the old journal said of cuts and of cleaned segments must outlast a power loss.
     let had_synced_notes = dir.take_synced_notes();
     let synced = synced || had_synced_notes;

@@ -257,7 +257,7 @@ impl LogManager {
             },
         };
         // And again when it is renamed: a checkpoint that is made in between has the note behind it or before it.
-        dir.mark_synced_notes();
+        dir.mark_renamed();
         dir.note_or_owe(partition, TopicId::ZERO, NoteKind::Delete, 0)?;
         let count = self.renamed_count.fetch_add(1, Ordering::Relaxed);
         let unique = (u128::from(now.wall.get().unsigned_abs()) << 64) | u128::from(count);

@@ -11,19 +11,19 @@ use crate::segment::Segment;
 use crate::stats::add;
 use crate::{LogConfig, LogError};
 
-/// Deletes from the logs of a directory the segments that retention or a moved start no longer keeps. What is not below
-/// the high watermark stays.
+/// Deletes from the logs of a directory the segments that a moved start no longer keeps and, `by_settings`, those that are
+/// too old or too much. What is not below the high watermark stays.
 ///
 /// First every log's start moves past them, then what the journal says of that is made durable, once for all, and then
 /// the segments go: a power loss may leave a checkpoint that is older, and by that a log which begins behind its start has
 /// lost what it began with.
-pub(crate) fn delete_old_segments(dir: &Arc<LogDir>, logs: &[Arc<Log>], now: Now) {
+pub(crate) fn delete_old_segments(dir: &Arc<LogDir>, logs: &[Arc<Log>], by_settings: bool, now: Now) {
     let warn = |log: &Log, error: &LogError| {
         tracing::warn!(partition = %log.topic_partition(), %error, "cannot delete old segments");
     };
     let mut concerned = Vec::new();
     for log in logs.iter().filter(|log| Arc::ptr_eq(&log.dir, dir)) {
-        match log.move_start_past_old_segments(now) {
+        match log.move_start_past_old_segments(by_settings, now) {
             Ok(Some(new_start)) => concerned.push((log, new_start)),
             Ok(None) => {}
             Err(error) => warn(log, &error),
@@ -45,16 +45,16 @@ pub(crate) fn delete_old_segments(dir: &Arc<LogDir>, logs: &[Arc<Log>], now: Now
 
 impl Log {
     /// The offset below which there are segments to delete, if there are any. The log begins there, or later, then.
-    fn move_start_past_old_segments(&self, now: Now) -> Result<Option<i64>, LogError> {
+    fn move_start_past_old_segments(&self, by_settings: bool, now: Now) -> Result<Option<i64>, LogError> {
         let config = self.config();
         // Most of the time there is nothing to do; that is found out without the writer's lock.
-        if self.deletable_count(&config, now) == 0 {
+        if self.deletable_count(&config, by_settings, now) == 0 {
             return Ok(None);
         }
         let _reshaping = self.reshaping.lock();
         let mut writer = self.writer.lock();
         self.check_usable()?;
-        let mut count = self.deletable_count(&config, now);
+        let mut count = self.deletable_count(&config, by_settings, now);
         if count > 0 && self.view.lock().segments.len() <= count {
             // The log goes on in a new segment, so that the one it appends to can go.
             match self.roll(&mut writer, now, self.log_end_offset().get()) {
@@ -94,7 +94,7 @@ impl Log {
         Ok(())
     }
 
-    fn deletable_count(&self, config: &LogConfig, now: Now) -> usize {
+    fn deletable_count(&self, config: &LogConfig, by_settings: bool, now: Now) -> usize {
         let log_start_offset = self.log_start_offset().get();
         let high_watermark = self.high_watermark().get();
         let view = self.view.lock();
@@ -109,9 +109,9 @@ impl Log {
             // gap begins with the next one, and the start must not move there.
             let end = view.segments.get(at + 1).map_or(segment.next_offset, |next| next.base_offset);
             let below_start = end <= log_start_offset;
-            let too_old = config.cleanup_policy.delete
-                && config.retention_ms.is_some_and(|limit| age_ms(segment, now) > limit);
-            let too_much = config.cleanup_policy.delete
+            let may_delete = by_settings && config.cleanup_policy.delete;
+            let too_old = may_delete && config.retention_ms.is_some_and(|limit| age_ms(segment, now) > limit);
+            let too_much = may_delete
                 && config.retention_bytes.is_some_and(|limit| {
                     size_left.checked_sub(segment.size_bytes).is_some_and(|rest| limit <= rest)
                 });

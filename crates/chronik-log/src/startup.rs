@@ -316,7 +316,7 @@ impl StartingLogManager {
             read_journal(&*disk, path, found, &mut notes);
         }
         // Notes are only ever added to a journal of this process's own, never behind the torn end of another.
-        dir.start_journal(generation + 1);
+        dir.start_journal(generation + 1)?;
         for entry in entries.iter().filter(|entry| entry.is_dir) {
             if entry.name.ends_with(names::DELETE_DIR) {
                 dir.removals.push_dir(now.monotonic, path.join(&entry.name));
