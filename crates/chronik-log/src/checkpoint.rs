@@ -100,8 +100,12 @@ impl CheckpointWriter {
         for segment in segments {
             put_segment(out, segment);
         }
-        put_len(out, epochs.entries().len());
-        for entry in epochs.entries() {
+        // An epoch without records may give way to another leader's history, of which nothing but its records tells the next
+        // process. They tell it of an epoch that begins here, too.
+        let [_, log_end_offset, ..] = offsets;
+        let with_records = || epochs.entries().iter().filter(|entry| entry.start_offset < log_end_offset);
+        put_len(out, with_records().count());
+        for entry in with_records() {
             put_i32(out, entry.epoch);
             put_i64(out, entry.start_offset);
         }

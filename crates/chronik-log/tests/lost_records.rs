@@ -57,6 +57,40 @@ fn check_whole(node: &Node, end: i64, what: &str) {
     }
 }
 
+/// Replication point 2, LOG-3. A replica that led without getting a record forgets that epoch when it follows a leader of
+/// another history. The checkpoint was made before.
+#[test]
+fn an_epoch_without_records_that_a_checkpoint_saw_takes_no_records() {
+    let crashes = (0..50).map(|seed| Crash::PowerLoss { seed });
+    for crash in crashes.chain([Crash::Process]) {
+        for is_cut in [false, true] {
+            let node = Node::new(LogConfig::default());
+            let log = node.log();
+            let follow_up_to = |end: i64| {
+                while log.log_end_offset().get() < end {
+                    let records = copied(batch(BASE_MS, &[b"value"]), log.log_end_offset().get(), 0);
+                    log.append_as_follower(now_at(0), records, LeaderEpoch(2)).unwrap();
+                }
+            };
+            follow_up_to(10);
+            log.sync().unwrap();
+            log.begin_epoch(LeaderEpoch(1)).unwrap();
+            node.manager.maintain(now_at(60_000));
+            if is_cut {
+                assert!(!log.truncate_to(now_at(61_000), Offset(10)).unwrap());
+            }
+            follow_up_to(20);
+            log.sync().unwrap();
+            let what = format!("{crash:?}, cut: {is_cut}");
+            drop(log);
+            let boot_id = if matches!(crash, Crash::Process) { "boot-1" } else { "boot-2" };
+            let node = node.restart(crash, boot_id);
+            assert!(!node.manager.has_lost_records(), "{what}");
+            check_whole(&node, 20, &what);
+        }
+    }
+}
+
 /// The file of the leader epochs is not synced when the log is cut, and has no checksum. What a loss of power leaves of it
 /// says nothing of where the log begins.
 #[test]
