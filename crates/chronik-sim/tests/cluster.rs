@@ -146,7 +146,7 @@ sabotages! {
     producers_without_an_answer_bite: AcknowledgeRefused breaks Convergence "waits for answers";
     partitions_without_an_owner_bite: AssignNever breaks Convergence "have an owner";
     leaders_that_do_not_come_back_bite: StopControllers under Pause | CutNode breaks Convergence "is led by";
-    logs_that_wait_for_room_bite: StopMaintenance under DiskFull | Crash breaks Convergence "does not serve";
+    logs_that_wait_for_room_bite: StopMaintenance under DiskFull | CrashAll breaks Convergence "does not serve";
     ends_that_nobody_hears_of_bite: TellFollowersOldWatermarks breaks Convergence "high watermarks and ends";
     unread_records_bite: HideLastRecords breaks Convergence "is read up to";
     panics_bite: Panic breaks Panic "panic: sabotage";
