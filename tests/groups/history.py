@@ -74,15 +74,12 @@ class History:
         member any more. It cannot know, and owns nothing: it learns so from its next heartbeat.
         """
         self.gone(member, at)
-        late = [
-            claim
-            for claim in self.claims
-            if claim.member == member and claim.start > at and (back_at is None or claim.start < back_at)
-        ]
-        self.claims = [claim for claim in self.claims if claim not in late]
-        for claim in late:
-            if self._open.get((member, claim.partition)) is claim:
-                del self._open[(member, claim.partition)]
+
+        def is_late(claim: Claim) -> bool:
+            return claim.member == member and claim.start > at and (back_at is None or claim.start < back_at)
+
+        self.claims = [claim for claim in self.claims if not is_late(claim)]
+        self._open = {key: claim for key, claim in self._open.items() if not is_late(claim)}
 
     def delivered(self, partition: int, first: int, last: int) -> None:
         """A member was given these records."""

@@ -371,7 +371,7 @@ class Group:
                 for who, end_of_id in ids.findall(line):
                     later = [
                         time_ms
-                        for (_, members), time_ms in zip(log.generations, log.generation_times_ms, strict=True)
+                        for _, time_ms, members in log.generations
                         if time_ms >= at * 1e3
                         and any(member.startswith(f"{who}-") and member != who + end_of_id for member in members)
                     ]
@@ -386,7 +386,7 @@ class Group:
                 generation,
                 {member: offsets_log.assigned_partitions(part, self.topic) for member, part in members.items()},
             )
-            for generation, members in log.generations
+            for generation, _, members in log.generations
         ]
         if not self.history.commits or not self.history.generations:
             raise AssertionError(f"{offsets_log.TOPIC} tells nothing of {self.topic}")

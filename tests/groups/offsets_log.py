@@ -19,10 +19,8 @@ class GroupLog:
 
     commits: list[tuple[str, int, int]] = field(default_factory=list)
     """Topic, partition, offset."""
-    generations: list[tuple[int, dict[str, bytes]]] = field(default_factory=list)
-    """Generation; member id and assignment."""
-    generation_times_ms: list[int] = field(default_factory=list)
-    """When each of them was written."""
+    generations: list[tuple[int, int, dict[str, bytes]]] = field(default_factory=list)
+    """Generation; when it was written, in milliseconds; member id and assignment."""
 
 
 class Reader:
@@ -92,8 +90,7 @@ def add_metadata(log: GroupLog, time_ms: int, value: bytes | None) -> None:
         reader.number("i")
         reader.bytes(reader.number("i"))
         members[member_id] = reader.bytes(reader.number("i"))
-    log.generations.append((generation, members))
-    log.generation_times_ms.append(time_ms)
+    log.generations.append((generation, time_ms, members))
 
 
 def read(bootstrap: str) -> dict[str, GroupLog]:

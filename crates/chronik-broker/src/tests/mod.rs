@@ -97,20 +97,19 @@ impl HeldMetadata {
 
     /// Loses what was kept back, and holds no more; gives how many proposals there were.
     fn refuse(&self) -> usize {
-        let held = self.held.lock().take().unwrap_or_default();
-        let count = held.len();
-        for (_, done) in held {
-            done(Err(ProposeError::Busy));
-        }
-        count
+        self.end_hold(|_, done| done(Err(ProposeError::Busy)))
     }
 
     /// Applies what was kept back, and holds no more; gives how many proposals there were.
     fn release(&self) -> usize {
+        self.end_hold(|batch, done| self.inner.propose(batch, done))
+    }
+
+    fn end_hold(&self, deal_with: impl Fn(CommandBatch, ProposalDone)) -> usize {
         let held = self.held.lock().take().unwrap_or_default();
         let count = held.len();
         for (batch, done) in held {
-            self.inner.propose(batch, done);
+            deal_with(batch, done);
         }
         count
     }
