@@ -341,13 +341,16 @@ impl LogDir {
 
     /// Makes all that the journal says durable.
     pub(crate) fn sync_journal_now(&self) -> Result<(), LogError> {
-        let (path, file) = {
-            let journal = self.journal.lock();
-            (journal.path(), journal.file())
-        };
+        let (path, file) = self.newest_journal();
         file.map_or(Ok(()), |file| self.sync_journal(&path, &*file))
     }
 
+    fn newest_journal(&self) -> (PathBuf, Option<Arc<dyn DiskFile>>) {
+        let journal = self.journal.lock();
+        (journal.path(), journal.file())
+    }
+
+    /// With the names in the directory.
     fn sync_journal(&self, path: &Path, file: &dyn DiskFile) -> Result<(), LogError> {
         let synced = file.sync_data().and_then(|()| self.disk.sync_dir(&self.path));
         synced.map_err(|source| self.sync_failed(path, source))
@@ -380,9 +383,11 @@ impl LogDir {
         if !self.has_unsynced_renames.swap(false, Ordering::AcqRel) {
             return Ok(());
         }
-        let sync_dir =
-            || self.disk.sync_dir(&self.path).map_err(|source| self.sync_failed(&self.path, source));
-        let synced = self.sync_journal_now().and_then(|()| sync_dir());
+        let (path, file) = self.newest_journal();
+        let synced = match file {
+            Some(file) => self.sync_journal(&path, &*file),
+            None => self.disk.sync_dir(&self.path).map_err(|source| self.sync_failed(&self.path, source)),
+        };
         if synced.is_err() {
             self.has_unsynced_renames.store(true, Ordering::Release);
         }
