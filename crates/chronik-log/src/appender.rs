@@ -215,6 +215,8 @@ impl Log {
             // Before one that is ahead all are closed.
             if ahead.is_none() {
                 self.write_indexes(closing)?;
+                // What was synced so far had no indexes, which are believed after a loss of power.
+                writer.unsynced.insert(closing);
             }
             self.take_snapshot(writer, base_offset)?;
         }

@@ -183,6 +183,25 @@ fn what_was_cleaned_is_not_read_from_memory() {
     history.check(&all_seen(&log, 5_000), cleaned_up_to, "from memory and file");
 }
 
+/// A topic may be compacted no more by now, which a node that has just started does not know yet.
+#[test]
+fn nothing_is_cleaned_while_deletions_are_held() {
+    let mut rng = Rng(5);
+    let node = filed(config());
+    let log = node.log();
+    let mut history = History::default();
+    for at in 0..200 {
+        history.append(&log, &mut rng, SHAPE, now_at(at), LeaderEpoch(0)).unwrap();
+    }
+    log.set_high_watermark(log.log_end_offset());
+    node.manager.hold_deletions();
+    clean(&mut worker(&node.manager, small_steps()), now_at(1_000));
+    assert_eq!(log.cleaned_up_to(), None);
+    node.manager.allow_deletions();
+    clean(&mut worker(&node.manager, small_steps()), now_at(1_000));
+    assert!(log.cleaned_up_to().is_some());
+}
+
 #[test]
 fn what_is_kept_whole_is_kept_byte_for_byte() {
     let node = filed(LogConfig { segment_bytes: 600, ..config() });

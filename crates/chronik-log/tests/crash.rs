@@ -352,3 +352,24 @@ fn what_was_cut_is_not_believed_by_an_older_checkpoint() {
         }
     }
 }
+
+/// A closed segment is believed with its indexes after a loss of power, also where all of it was synced before it was closed.
+#[test]
+fn the_indexes_of_a_segment_that_was_synced_before_it_was_closed_outlast_the_power() {
+    for seed in 0..20 {
+        let node = fresh(&SimDisk::new());
+        let log = node.log();
+        let mut end = 0;
+        while !node.disk.exists(&segment(0, "index")).unwrap() {
+            end += 1;
+            append_values(&log, end);
+            log.sync().unwrap();
+        }
+        let indexes =
+            |disk: &SimDisk| ["index", "timeindex"].map(|it| disk.read_file(&segment(0, it)).unwrap());
+        let before = indexes(&node.disk);
+        assert!(before.iter().all(|bytes| !bytes.is_empty()));
+        node.disk.crash(Crash::PowerLoss { seed });
+        assert_eq!(indexes(&node.disk), before, "seed {seed}");
+    }
+}
