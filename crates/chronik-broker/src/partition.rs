@@ -27,7 +27,7 @@ use crate::stats::TrafficCounters;
 
 pub(crate) use replication::{Applied, LeaderAnswer, Standing, position_in};
 
-use replicas::{Committing, Replicas, Trimming, deposed};
+use replicas::{Committing, Replicas, Trimming, deposed, fail, undecided};
 
 /// Called once with what became of an append, when it may be acknowledged: when it is committed, or, for those who
 /// do not ask for that, when it is in the leader's log.
@@ -240,12 +240,19 @@ impl Partition {
         }
     }
 
-    /// Does `work` while nobody appends, and then answers those who came meanwhile and left their batches in the queue.
-    pub(crate) fn without_appends<T>(self: &Arc<Self>, now: Now, work: impl FnOnce() -> T) -> T {
+    /// Does `work` while nobody appends, then `follow_up` with what that gave, and then answers those who came meanwhile and
+    /// left their batches in the queue. They come last, as their batches may have to be written.
+    fn without_appends<T, U>(
+        self: &Arc<Self>,
+        now: Now,
+        work: impl FnOnce() -> T,
+        follow_up: impl FnOnce(T) -> U,
+    ) -> U {
         let done = {
             let _appending = self.appending.lock();
             work()
         };
+        let done = follow_up(done);
         self.drain(now);
         done
     }
@@ -373,15 +380,17 @@ impl Partition {
             let high_watermark = self.high_watermark();
             for ((confirmation, done), result) in waiting.into_iter().zip(results) {
                 match result {
-                    Ok(_) if confirmation == Confirmation::Committed && !leads => {
-                        ready.push((done, Err(deposed(epoch, self.leader_epoch()))));
+                    Ok(appended) if confirmation == Confirmation::Committed && !leads => {
+                        ready.push((done, Err(undecided(&appended))));
                     }
                     Ok(appended)
                         if confirmation == Confirmation::Committed
                             && high_watermark <= appended.last_offset =>
                     {
-                        if let Some(Committing { done, .. }) = replicas.wait(Committing { appended, done }) {
-                            ready.push((done, Err(deposed(epoch, epoch))));
+                        if let Some(Committing { appended, done }) =
+                            replicas.wait(Committing { appended, done })
+                        {
+                            ready.push((done, Err(undecided(&appended))));
                         }
                     }
                     result => ready.push((done, result)),
@@ -435,18 +444,20 @@ impl Partition {
         self.is_deleted.store(true, Ordering::Release);
         self.is_leader.store(false, Ordering::Release);
         // An append that is under way finishes before the log goes; those that queued up meanwhile are refused.
-        let (waiting, trimming) = self.without_appends(now, || {
+        let begin = || {
             let mut replicas = self.replicas.lock();
             let waiting = replicas.begin(replicas::Role::None, self.log.log_end_offset());
             (waiting, replicas.take_all_trimming())
+        };
+        self.without_appends(now, begin, |(waiting, trimming)| {
+            for Trimming { done, .. } in trimming {
+                done(Err(ErrorCode::UnknownTopicOrPartition));
+            }
+            for Committing { done, .. } in waiting {
+                done(now, Err(AppendError::Log(LogError::Closed)));
+            }
+            self.wake_everyone(now);
         });
-        for Trimming { done, .. } in trimming {
-            done(Err(ErrorCode::UnknownTopicOrPartition));
-        }
-        for Committing { done, .. } in waiting {
-            done(now, Err(AppendError::Log(LogError::Closed)));
-        }
-        self.wake_everyone(now);
     }
 
     /// This broker may have been replaced: whoever waits for it as the leader is told to look elsewhere. What is
@@ -459,10 +470,7 @@ impl Partition {
             let mut replicas = self.replicas.lock();
             (replicas.take_all(), replicas.take_all_trimming())
         };
-        self.fail(now, waiting);
-        for Trimming { done, .. } in trimming {
-            done(Err(ErrorCode::NotLeaderOrFollower));
-        }
+        fail(now, waiting, trimming);
         wake(&self.watchers, now, u64::MAX);
     }
 

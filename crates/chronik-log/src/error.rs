@@ -105,6 +105,15 @@ pub enum AppendError {
         /// The leader's.
         leader_epoch: LeaderEpoch,
     },
+    /// The batch is in the log, and this broker cannot tell whether it is or will be committed: that is for the leader after it
+    /// to say.
+    #[error(
+        "the batch that ends at offset {last_offset} is in the log, and may be committed or cut away by another leader"
+    )]
+    Undecided {
+        /// The batch's last offset.
+        last_offset: Offset,
+    },
     /// The log has used up the range of offsets.
     #[error("the log has no offsets left")]
     OffsetsExhausted,
@@ -126,7 +135,7 @@ impl AppendError {
             Self::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
             Self::TransactionCoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
             Self::LeaderEpochAhead { .. } => ErrorCode::CorruptMessage,
-            Self::LeaderEpochRegressed { .. } => ErrorCode::NotLeaderOrFollower,
+            Self::LeaderEpochRegressed { .. } | Self::Undecided { .. } => ErrorCode::NotLeaderOrFollower,
             Self::Recompress(_) | Self::UnexpectedOffset { .. } | Self::OffsetsExhausted => {
                 ErrorCode::UnknownServerError
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chronik_log::{AppendError, Appended};
 use chronik_replication::Leader;
-use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionEpoch};
+use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Now, Offset, PartitionEpoch};
 
 use super::AppendDone;
 
@@ -95,6 +95,15 @@ impl Replicas {
     /// Whether this broker leads, in this epoch.
     pub(super) fn leads_in(&self, epoch: LeaderEpoch) -> bool {
         matches!(&self.role, Role::Leader(leader) if leader.leader_epoch() == epoch)
+    }
+
+    /// Whether this broker follows `leader` in this epoch.
+    pub(super) fn follows(&self, leader: Option<NodeId>, epoch: LeaderEpoch) -> bool {
+        matches!(
+            (&self.role, leader),
+            (Role::Follower { leader: known, leader_epoch }, Some(leader))
+                if *known == leader && *leader_epoch == epoch
+        )
     }
 
     /// Begins a role: what was known under the last one is forgotten, and those who waited for it are given back.
@@ -209,9 +218,24 @@ impl Replicas {
     }
 }
 
-/// The error for those whose leader was deposed while they waited (replication point 9).
+/// The error for those whose leader was deposed before they were in its log.
 pub(super) fn deposed(epoch: LeaderEpoch, latest_epoch: LeaderEpoch) -> AppendError {
     AppendError::LeaderEpochRegressed { epoch, latest_epoch }
+}
+
+/// The error for those who wait no longer for what is in the log to be committed (replication point 9).
+pub(super) fn undecided(appended: &Appended) -> AppendError {
+    AppendError::Undecided { last_offset: appended.last_offset }
+}
+
+/// Tells those who waited for this broker as the leader to look elsewhere.
+pub(super) fn fail(now: Now, waiting: Vec<Committing>, trimming: Vec<Trimming>) {
+    for Committing { appended, done } in waiting {
+        done(now, Err(undecided(&appended)));
+    }
+    for Trimming { done, .. } in trimming {
+        done(Err(ErrorCode::NotLeaderOrFollower));
+    }
 }
 
 #[cfg(test)]

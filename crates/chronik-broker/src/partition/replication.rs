@@ -15,7 +15,7 @@ use chronik_replication::{
 };
 use chronik_types::{BrokerEpoch, ErrorCode, LeaderEpoch, NodeId, Now, Offset};
 
-use super::replicas::{Committing, FailedProposal, Replicas, Role, TrimmedDone, Trimming, deposed};
+use super::replicas::{Committing, FailedProposal, Replicas, Role, TrimmedDone, Trimming, fail};
 use super::{Partition, wake};
 
 /// What is left to do once the lock on the replicas is let go.
@@ -133,68 +133,71 @@ impl Partition {
         state: &PartitionImage,
         standing: &Standing<'_>,
     ) -> Result<(), LogError> {
-        let begun = self.without_appends(now, || {
-            let term = LeaderTerm {
-                replicas: state.replicas.to_vec(),
-                isr: state.isr.to_vec(),
-                elr: state.elr.to_vec(),
-                is_recovering: state.is_recovering,
-                leader_epoch: state.leader_epoch,
-                partition_epoch: state.partition_epoch,
-            };
-            let known = self
-                .replicas
-                .lock()
-                .leader()
-                .is_some_and(|leader| leader.leader_epoch() == state.leader_epoch);
-            if known {
-                let mut replicas = self.replicas.lock();
-                let effects = replicas.leader().map_or_else(Effects::default, |leader| {
-                    let changed = leader.changed(now.monotonic, &term);
-                    let entered = leader.membership_changed(now.monotonic, standing);
-                    let configured = leader.configure(now.monotonic, standing.settings);
-                    let high_watermark =
-                        configured.high_watermark.or(entered.high_watermark).or(changed.high_watermark);
-                    Effects { high_watermark, propose: changed.propose.or(configured.propose) }
-                });
-                Ok(Some((self.follow_up(&mut replicas, effects), Vec::new())))
-            } else if state.leader_epoch < self.leader_epoch() {
-                Ok(None)
-            } else {
-                // From here on this log is what the others are to have, and what it lacks is gone.
-                self.log.forget_hole()?;
-                self.log.begin_epoch(state.leader_epoch)?;
-                if LeaderEpoch(0) < state.leader_epoch && state.replicas.len() > 1 {
-                    self.log.note_election(now);
-                }
-                let end = self.log.log_end_offset();
-                let mut leader = Leader::new(
-                    now.monotonic,
-                    self.services.node_id,
-                    &term,
-                    standing,
-                    end,
-                    self.high_watermark(),
-                    standing.settings,
-                );
-                // Alone in sync, it has committed what it has.
-                let appended = leader.appended(now.monotonic, end);
-                let configured = leader.configure(now.monotonic, standing.settings);
-                let effects = Effects {
-                    high_watermark: configured.high_watermark.or(appended.high_watermark),
-                    propose: configured.propose,
-                };
-                let mut replicas = self.replicas.lock();
-                let waiting = replicas.begin(Role::Leader(Box::new(leader)), end);
-                self.leader_epoch.store(state.leader_epoch.get(), Ordering::Release);
-                self.is_leader.store(true, Ordering::Release);
-                Ok(Some((self.follow_up(&mut replicas, effects), waiting)))
+        let term = LeaderTerm {
+            replicas: state.replicas.to_vec(),
+            isr: state.isr.to_vec(),
+            elr: state.elr.to_vec(),
+            is_recovering: state.is_recovering,
+            leader_epoch: state.leader_epoch,
+            partition_epoch: state.partition_epoch,
+        };
+        // An append that stands still before a slow disk must not keep the metadata waiting.
+        if let Some(deferred) = self.take_up_changes(now, &term, standing) {
+            self.run(now, deferred);
+            return Ok(());
+        }
+        let begin = || {
+            if state.leader_epoch < self.leader_epoch() {
+                return Ok(None);
             }
-        });
-        let Some((deferred, waiting)) = begun? else { return Ok(()) };
-        self.fail(now, waiting);
-        self.run(now, deferred);
-        Ok(())
+            // From here on this log is what the others are to have, and what it lacks is gone.
+            self.log.forget_hole()?;
+            self.log.begin_epoch(state.leader_epoch)?;
+            if LeaderEpoch(0) < state.leader_epoch && state.replicas.len() > 1 {
+                self.log.note_election(now);
+            }
+            let end = self.log.log_end_offset();
+            let mut leader = Leader::new(
+                now.monotonic,
+                self.services.node_id,
+                &term,
+                standing,
+                end,
+                self.high_watermark(),
+                standing.settings,
+            );
+            // Alone in sync, it has committed what it has.
+            let appended = leader.appended(now.monotonic, end);
+            let configured = leader.configure(now.monotonic, standing.settings);
+            let effects = Effects {
+                high_watermark: configured.high_watermark.or(appended.high_watermark),
+                propose: configured.propose,
+            };
+            let mut replicas = self.replicas.lock();
+            let waiting = replicas.begin(Role::Leader(Box::new(leader)), end);
+            self.leader_epoch.store(state.leader_epoch.get(), Ordering::Release);
+            self.is_leader.store(true, Ordering::Release);
+            Ok(Some((self.follow_up(&mut replicas, effects), waiting)))
+        };
+        self.without_appends(now, begin, |begun| {
+            if let Some((deferred, waiting)) = begun? {
+                fail(now, waiting, Vec::new());
+                self.run(now, deferred);
+            }
+            Ok(())
+        })
+    }
+
+    /// Takes up what has changed within the epoch in which this broker leads; nothing, where it does not lead in it.
+    fn take_up_changes(&self, now: Now, term: &LeaderTerm, standing: &Standing<'_>) -> Option<Deferred> {
+        let mut replicas = self.replicas.lock();
+        let leader = replicas.leader().filter(|leader| leader.leader_epoch() == term.leader_epoch)?;
+        let changed = leader.changed(now.monotonic, term);
+        let entered = leader.membership_changed(now.monotonic, standing);
+        let configured = leader.configure(now.monotonic, standing.settings);
+        let high_watermark = configured.high_watermark.or(entered.high_watermark).or(changed.high_watermark);
+        let effects = Effects { high_watermark, propose: changed.propose.or(configured.propose) };
+        Some(self.follow_up(&mut replicas, effects))
     }
 
     /// Follows `leader`, or nobody, from now on. Everyone who waits for this broker as the leader is told so.
@@ -209,7 +212,10 @@ impl Partition {
         leader_epoch: LeaderEpoch,
         may_cut: bool,
     ) -> Result<(), LogError> {
-        let begun = self.without_appends(now, || {
+        if self.goes_on_following(leader, leader_epoch, may_cut) {
+            return Ok(());
+        }
+        let begin = || {
             if leader_epoch < self.leader_epoch() {
                 return None;
             }
@@ -219,26 +225,32 @@ impl Partition {
             // Without the cut it must not follow; it is tried again.
             let leader = leader.filter(|_| outcome.is_ok());
             let mut replicas = self.replicas.lock();
-            let is_same = matches!(
-                (&replicas.role, leader),
-                (Role::Follower { leader: known, leader_epoch: epoch }, Some(leader))
-                    if *known == leader && *epoch == leader_epoch
-            );
-            if is_same {
+            if replicas.follows(leader, leader_epoch) {
                 return None;
             }
             self.is_leader.store(false, Ordering::Release);
             self.leader_epoch.store(leader_epoch.get(), Ordering::Release);
             let role = leader.map_or(Role::None, |leader| Role::Follower { leader, leader_epoch });
             Some((replicas.begin(role, self.log.log_end_offset()), replicas.take_all_trimming(), outcome))
-        });
-        let Some((waiting, trimming, outcome)) = begun else { return Ok(()) };
-        self.fail(now, waiting);
-        for Trimming { done, .. } in trimming {
-            done(Err(ErrorCode::NotLeaderOrFollower));
+        };
+        self.without_appends(now, begin, |begun| {
+            let Some((waiting, trimming, outcome)) = begun else { return Ok(()) };
+            fail(now, waiting, trimming);
+            self.wake_everyone(now);
+            outcome
+        })
+    }
+
+    /// Whether it follows in this way already and has nothing to cut. What it writes for its leader meanwhile must not keep
+    /// the metadata waiting.
+    fn goes_on_following(&self, leader: Option<NodeId>, leader_epoch: LeaderEpoch, may_cut: bool) -> bool {
+        let replicas = self.replicas.lock();
+        let goes_on =
+            replicas.follows(leader, leader_epoch) && !(may_cut && self.log.hole_within().is_some());
+        if goes_on {
+            self.may_cut.store(may_cut, Ordering::Release);
         }
-        self.wake_everyone(now);
-        outcome
+        goes_on
     }
 
     fn cut_at_hole(&self, now: Now, hole: Offset) -> Result<(), LogError> {
@@ -255,13 +267,6 @@ impl Partition {
         self.log.truncate_to(now, offset)?;
         self.note_high_watermark(self.high_watermark().min(self.log.log_end_offset()));
         Ok(())
-    }
-
-    pub(super) fn fail(&self, now: Now, waiting: Vec<Committing>) {
-        let latest_epoch = self.leader_epoch();
-        for Committing { done, .. } in waiting {
-            done(now, Err(deposed(latest_epoch, latest_epoch)));
-        }
     }
 
     /// Takes in what a leader's event asks for, as far as it is done under the lock.
@@ -462,14 +467,24 @@ impl Partition {
     /// Takes in what the leader answered.
     pub(crate) fn apply_answer(self: &Arc<Self>, now: Now, answer: LeaderAnswer) -> Applied {
         let asked_from = answer.fetched_from;
-        let applied = self.without_appends(now, || {
+        let apply = || {
             let follows = matches!(
                 self.replicas.lock().role,
                 Role::Follower { leader_epoch, .. } if leader_epoch == answer.leader_epoch
             );
             let goes_on = follows && !self.is_deleted.load(Ordering::Acquire);
             goes_on.then(|| self.apply_in_order(now, answer))
-        });
+        };
+        self.without_appends(now, apply, |applied| self.go_on_after(now, asked_from, applied))
+    }
+
+    /// Where to go on after an answer that was asked for from `asked_from`; `applied` is how long to wait, in milliseconds.
+    fn go_on_after(
+        &self,
+        now: Now,
+        asked_from: Offset,
+        applied: Option<Result<u64, AppendError>>,
+    ) -> Applied {
         let Some(applied) = applied else { return Applied::Over };
         match applied {
             Ok(delay_ms) => {

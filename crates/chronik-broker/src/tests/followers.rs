@@ -648,26 +648,3 @@ fn kip_516_a_directory_that_no_topic_owns_is_set_aside_also_when_a_full_disk_has
     let names = fixture.disk.read_dir(Path::new(LOG_DIR)).unwrap().into_iter().map(|entry| entry.name);
     assert_eq!(names.filter(|name| name.ends_with("-stray")).count(), 1);
 }
-
-/// A producer's thread has seen that this broker leads, and meets the follower that writes what it has fetched.
-#[test]
-fn whoever_comes_while_a_follower_writes_is_answered() {
-    let fixture = three_brokers();
-    assert!(write(&fixture, batch("first")).is_ok());
-    let partition = fixture.partition("shared", 0);
-    let now = fixture.clock.now();
-    let send = || {
-        let told = Arc::new(Mutex::new(None));
-        let slot = Arc::clone(&told);
-        let done = Box::new(move |_, appended: Result<Appended, AppendError>| *slot.lock() = Some(appended));
-        partition.without_appends(now, || {
-            partition.append_with(now, batch("late"), AppendOrigin::Client, Confirmation::Appended, done);
-        });
-        told.lock().take().expect("it is answered when the other one has written")
-    };
-    assert!(send().is_ok(), "it leads still");
-    lead(&fixture, 2);
-    assert_eq!(send().unwrap_err().error_code(), ErrorCode::NotLeaderOrFollower);
-    lead(&fixture, 1);
-    assert_eq!(partition.log().log_end_offset(), Offset(2), "nothing is written later");
-}

@@ -5,6 +5,7 @@ mod cluster;
 mod config_changes;
 mod configs;
 mod contact;
+mod disk;
 mod duties;
 mod fetch;
 mod fetchers;
@@ -14,6 +15,7 @@ mod group_shards;
 mod groups;
 pub(crate) mod leadership;
 mod log_dirs;
+mod meetings;
 mod offers;
 mod offsets;
 mod produce;
@@ -30,7 +32,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use chronik_disk::SimDisk;
 use chronik_log::{AppendOrigin, LogConfig, LogManager, ManagerOptions};
 use chronik_protocol::frame::{FRAME_LENGTH_BYTES, decode_response, encode_request};
 use chronik_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -53,6 +54,8 @@ use crate::config::BrokerConfig;
 use crate::connection::{Connection, ConnectionId};
 use crate::partition::Partition;
 use crate::reply::{Reply, ResponsePart};
+
+use disk::TestDisk;
 
 /// The broker under test.
 const NODE: NodeId = NodeId(1);
@@ -155,7 +158,7 @@ pub(crate) struct Fixture {
     metadata: Arc<HeldMetadata>,
     clock: Arc<ManualClock>,
     connection: Arc<Connection>,
-    disk: SimDisk,
+    disk: TestDisk,
 }
 
 /// The answer to a request that may still be under way.
@@ -168,7 +171,7 @@ impl Fixture {
 
     fn with_config(config: BrokerConfig) -> Self {
         let metadata = Arc::new(HeldMetadata::new());
-        Self::start(config, metadata, Arc::default(), SimDisk::new())
+        Self::start(config, metadata, Arc::default(), TestDisk::default())
     }
 
     /// The same node after an orderly end: another broker on the same disk and metadata.
@@ -183,7 +186,7 @@ impl Fixture {
         config: BrokerConfig,
         metadata: Arc<HeldMetadata>,
         clock: Arc<ManualClock>,
-        disk: SimDisk,
+        disk: TestDisk,
     ) -> Self {
         let broker = Self::begin(config, &metadata, &clock, &disk, None);
         Self::enter(broker, metadata, clock, disk)
@@ -194,7 +197,7 @@ impl Fixture {
         broker: Arc<Broker>,
         metadata: Arc<HeldMetadata>,
         clock: Arc<ManualClock>,
-        disk: SimDisk,
+        disk: TestDisk,
     ) -> Self {
         broker.register(Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
         // A single node is in service once it is registered; in a cluster the controller has to hear of it.
@@ -209,7 +212,7 @@ impl Fixture {
         config: BrokerConfig,
         metadata: &Arc<HeldMetadata>,
         clock: &Arc<ManualClock>,
-        disk: &SimDisk,
+        disk: &TestDisk,
         previous_life: Option<PreviousLife>,
     ) -> Arc<Broker> {
         Self::begin_with(config, metadata, clock, disk, previous_life, Arc::new(crate::NoPeerClient))
@@ -220,7 +223,7 @@ impl Fixture {
         config: BrokerConfig,
         metadata: &Arc<HeldMetadata>,
         clock: &Arc<ManualClock>,
-        disk: &SimDisk,
+        disk: &TestDisk,
         previous_life: Option<PreviousLife>,
         peers: Arc<dyn crate::PeerClient>,
     ) -> Arc<Broker> {
