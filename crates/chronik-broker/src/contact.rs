@@ -62,8 +62,9 @@ impl Broker {
                 "This node has no contact with a majority of the cluster: it takes no records for partitions that others \
                  may lead by now"
             );
-            self.groups.lose_contact(now, &self.metadata.image());
         }
+        // At each look: contact may have come back since the last one, and groups with it.
+        self.groups.lose_contact(now, &self.metadata.image());
         for partition in self.topics.open_partitions() {
             partition.lose_contact(now);
         }

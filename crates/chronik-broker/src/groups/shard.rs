@@ -57,6 +57,7 @@ struct State {
     deleted_topics: BTreeSet<String>,
     /// Counts the times that the shard was loaded, so that a write of an earlier one is not taken for a later's.
     generation: u64,
+    writes: Writes,
     timer: Option<(MonotonicMs, TimerKey)>,
 }
 
@@ -67,6 +68,33 @@ enum Phase {
     Loaded,
     /// The partition is led elsewhere, or gone. There is no way back: a new lead is a new shard.
     Retired,
+}
+
+/// The writes that the coordinator waits for. It takes one that is committed for word of all before it, and two threads
+/// may tell of two writes in another order than that of the log. Bounded by the coordinator's own bound on pending writes.
+#[derive(Default)]
+struct Writes {
+    /// Nobody has said yet what became of these.
+    undecided: BTreeSet<WriteId>,
+    /// These are committed, and the coordinator has not been told.
+    committed: BTreeSet<WriteId>,
+}
+
+impl Writes {
+    fn begin(&mut self, write: WriteId) {
+        self.undecided.insert(write);
+    }
+
+    /// What became of a write is known. Gives the last one up to which every write that has not failed is committed, if that
+    /// is news.
+    fn decide(&mut self, write: WriteId, is_committed: bool) -> Option<WriteId> {
+        self.undecided.remove(&write);
+        if is_committed {
+            self.committed.insert(write);
+        }
+        let rest = self.undecided.first().map(|first| self.committed.split_off(first)).unwrap_or_default();
+        std::mem::replace(&mut self.committed, rest).pop_last()
+    }
 }
 
 struct Decided {
@@ -101,6 +129,7 @@ impl Shard {
             partition: None,
             deleted_topics: BTreeSet::new(),
             generation: 0,
+            writes: Writes::default(),
             timer: None,
         };
         Self {
@@ -254,6 +283,7 @@ impl Shard {
         state.phase = phase;
         state.partition = None;
         state.generation = state.generation.wrapping_add(1);
+        state.writes = Writes::default();
         if let Some((_, key)) = state.timer.take()
             && let Some(broker) = self.broker.upgrade()
         {
@@ -296,6 +326,7 @@ impl Shard {
             };
             let Some(partition) = &state.partition else { continue };
             let (shard, generation) = (Arc::clone(self), state.generation);
+            state.writes.begin(id);
             partition.append_in(
                 now,
                 self.leader_epoch(),
@@ -343,27 +374,58 @@ impl Shard {
                     if generation != state.generation {
                         continue;
                     }
-                    let effects = match outcome {
-                        Ok(_) => state.coordinator.committed(now, write),
+                    let is_committed = outcome.is_ok();
+                    match outcome {
+                        Ok(_) => {}
                         Err(error) if is_certain(&error) => {
-                            state.coordinator.failed(now, write, error.error_code())
+                            let effects = state.coordinator.failed(now, write, error.error_code());
+                            self.carry_out(&mut state, now, effects, &mut answers);
                         }
                         Err(error) => {
                             // Nobody knows what the log holds now; it is read again.
-                            tracing::error!("cannot say whether a write of groups is in the log: {error}");
+                            self.say_undecided(&error);
                             self.unload_locked(&mut state, Phase::Loading, &mut answers);
                             if let Some(broker) = self.broker.upgrade() {
                                 broker.groups.load(&broker, now, Arc::clone(self));
                             }
                             continue;
                         }
-                    };
-                    self.carry_out(&mut state, now, effects, &mut answers);
+                    }
+                    if let Some(up_to) = state.writes.decide(write, is_committed) {
+                        let effects = state.coordinator.committed(now, up_to);
+                        self.carry_out(&mut state, now, effects, &mut answers);
+                    }
                 }
             }
             for (waiting, response) in answers {
                 (waiting.answer)(response);
             }
+        }
+    }
+
+    /// Tells what became of a write, which is known by its place among those that are under way.
+    #[cfg(test)]
+    pub(crate) fn decide(
+        self: &Arc<Self>,
+        now: Now,
+        position: usize,
+        outcome: Result<Appended, AppendError>,
+    ) {
+        let (generation, write) = {
+            let state = self.state.lock();
+            (state.generation, *state.writes.undecided.iter().nth(position).expect("it is under way"))
+        };
+        self.decided.lock().push(Decided { generation, write, outcome });
+        self.take_in(now);
+    }
+
+    fn say_undecided(&self, error: &AppendError) {
+        let partition = self.place.map(|place| place.index.get());
+        if matches!(error, AppendError::Undecided { .. }) {
+            // Which is how each lead ends that others take over.
+            tracing::debug!(partition, "reading groups again: {error}");
+        } else {
+            tracing::error!(partition, "cannot say whether a write of groups is in the log: {error}");
         }
     }
 
@@ -427,9 +489,13 @@ impl Parked for ParkedRequest {
     }
 }
 
-/// Whether a write that failed so is certainly not in the log. After an error of the disk it may be there in part.
+/// Whether a write that failed so is certainly not in the log. After an error of the disk it may be there in part, and what
+/// was there when the lead seemed lost may be committed yet.
 fn is_certain(error: &AppendError) -> bool {
-    !matches!(error, AppendError::Log(LogError::Io { .. } | LogError::Offline { .. }))
+    !matches!(
+        error,
+        AppendError::Undecided { .. } | AppendError::Log(LogError::Io { .. } | LogError::Offline { .. })
+    )
 }
 
 fn batch_of(now: Now, write: &Write) -> Result<BytesMut, BuildError> {

@@ -1,5 +1,6 @@
 //! A broker that the cluster may have replaced without its knowing.
 
+use chronik_log::{AppendError, Appended};
 use chronik_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -9,13 +10,12 @@ use chronik_protocol::messages::{
     JoinGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
     OffsetCommitResponse, ProduceResponse,
 };
-use chronik_raft::MetadataLog as _;
-use chronik_raft::metadata::{CommandBatch, SetPartitionLeader};
+use chronik_raft::metadata::SetPartitionLeader;
 use chronik_replication::FollowerFetch;
-use chronik_types::{ErrorCode, MonotonicMs, NodeId, PartitionIndex};
+use chronik_types::{ErrorCode, MonotonicMs, NodeId, Offset, PartitionIndex, TimestampMs};
 
-use super::groups::{commit_request, find, join};
-use super::leadership::{TOPIC, fetched, produce, three_brokers};
+use super::groups::{commit_request, committed_or_error, find, join};
+use super::leadership::{TOPIC, apply, fetched, produce, three_brokers};
 use super::{Fixture, NODE, Pending, code, response};
 use crate::clock::Clock as _;
 use crate::groups::OFFSETS_TOPIC;
@@ -196,11 +196,8 @@ fn what_nobody_else_has_is_served_on() {
 fn groups_are_sent_away_and_read_again_when_the_lead_has_stayed() {
     let fixture = leading();
     assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
-    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
     let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
-    let lead = SetPartitionLeader::new(topic, home, Some(NodeId(NODE.get())));
-    let batch = CommandBatch::new(vec![lead.into()]);
-    fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
+    lead_groups(&fixture, home, NODE.get());
     assert_eq!(find(&fixture).node_id, NODE.get());
     let joining = fixture.send(9, &join("", None));
     assert!(joining.lock().is_none(), "what it writes waits for the followers");
@@ -221,33 +218,123 @@ fn groups_are_sent_away_and_read_again_when_the_lead_has_stayed() {
     assert_eq!(code(known.error_code), ErrorCode::MemberIdRequired, "and groups form");
 }
 
+/// Gives the groups of a partition another leader.
+fn lead_groups(fixture: &Fixture, home: PartitionIndex, node: i32) {
+    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
+    apply(fixture, vec![SetPartitionLeader::new(topic, home, Some(NodeId(node))).into()]);
+}
+
+/// Makes this broker the coordinator of `g`, whose partition others hold as well; gives that partition.
+fn coordinating_shared(fixture: &Fixture) -> PartitionIndex {
+    fixture.create_topic("t", 2, &[]);
+    assert_eq!(code(find(fixture).error_code), ErrorCode::None);
+    let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
+    lead_groups(fixture, home, NODE.get());
+    home
+}
+
+fn commit(fixture: &Fixture, offset: i64) -> Pending {
+    fixture.send(8, &commit_request("t", "g", None, offset, ""))
+}
+
+/// What the one who commits is told.
+fn told(pending: &Pending) -> ErrorCode {
+    let answer: OffsetCommitResponse = response(pending, 8);
+    code(answer.topics[0].partitions[0].error_code)
+}
+
 /// Replication point 14.
 #[test]
 fn a_commit_is_answered_when_the_followers_have_it() {
     let fixture = leading();
     regain(&fixture);
-    fixture.create_topic("t", 2, &[]);
-    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
-    let topic = fixture.image().topic(OFFSETS_TOPIC).unwrap().id;
-    let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
-    let lead = |node: i32| {
-        let lead = SetPartitionLeader::new(topic, home, Some(NodeId(node)));
-        let batch = CommandBatch::new(vec![lead.into()]);
-        fixture.metadata.propose(batch, Box::new(|outcome| assert!(outcome.is_ok(), "{outcome:?}")));
-    };
-    lead(NODE.get());
+    let home = coordinating_shared(&fixture);
     followers_come(&fixture, OFFSETS_TOPIC, home.get());
-    let commit = |offset: i64| fixture.send(8, &commit_request("t", "g", None, offset, ""));
-    let told = |pending: &Pending| {
-        let answer: OffsetCommitResponse = response(pending, 8);
-        code(answer.topics[0].partitions[0].error_code)
-    };
-    let pending = commit(5);
+    let pending = commit(&fixture, 5);
     assert!(pending.lock().is_none(), "the followers do not have it");
     followers_come(&fixture, OFFSETS_TOPIC, home.get());
     assert_eq!(told(&pending), ErrorCode::None);
-    let pending = commit(6);
+    let pending = commit(&fixture, 6);
     assert!(pending.lock().is_none());
-    lead(2);
+    lead_groups(&fixture, home, 2);
     assert_eq!(told(&pending), ErrorCode::NotCoordinator, "the next one may have it or not");
+}
+
+/// Replication point 14.
+#[test]
+fn a_commit_that_nobody_can_tell_of_is_read_from_the_log_when_contact_comes_and_goes_between_two_looks() {
+    let fixture = leading();
+    regain(&fixture);
+    let home = coordinating_shared(&fixture);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let pending = commit(&fixture, 5);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    assert_eq!(told(&pending), ErrorCode::None);
+    *fixture.metadata.contact_until.lock() = fixture.clock.now().monotonic;
+    fixture.pass(1_000);
+    // It comes back for less than the time between two looks, in which the groups are read.
+    *fixture.metadata.contact_until.lock() = fixture.clock.now().monotonic.plus_ms(100);
+    assert_eq!(told(&commit(&fixture, 6)), ErrorCode::CoordinatorLoadInProgress);
+    for _ in 0..20 {
+        fixture.pass(1);
+    }
+    let pending = commit(&fixture, 6);
+    assert!(pending.lock().is_none(), "the followers do not have it");
+    fixture.pass(300);
+    assert_eq!(told(&pending), ErrorCode::NotCoordinator);
+    regain(&fixture);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    for _ in 0..20 {
+        fixture.pass(100);
+    }
+    assert_eq!(committed_or_error(&fixture, "g"), Ok(6), "it was in the log, and is committed by now");
+}
+
+#[test]
+fn a_commit_that_has_failed_is_not_taken_for_done_with_a_later_one() {
+    let fixture = leading();
+    regain(&fixture);
+    let home = coordinating_shared(&fixture);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let (first, second) = (commit(&fixture, 5), commit(&fixture, 6));
+    let now = fixture.clock.now();
+    let shard = fixture.broker.group_shard(now, "g");
+    // Two threads write to the log, and the one whose write succeeds comes first with its word.
+    shard.decide(
+        now,
+        1,
+        Ok(Appended {
+            first_offset: Offset(1),
+            last_offset: Offset(1),
+            log_append_time: TimestampMs::NONE,
+            log_start_offset: Offset(0),
+            is_duplicate: false,
+            sync_up_to: None,
+        }),
+    );
+    assert!(first.lock().is_none() && second.lock().is_none());
+    shard.decide(now, 0, Err(AppendError::OffsetsExhausted));
+    assert_eq!(told(&first), ErrorCode::UnknownServerError);
+    assert_eq!(told(&second), ErrorCode::None);
+    assert_eq!(committed_or_error(&fixture, "g"), Ok(6));
+}
+
+/// Replication point 9.
+#[test]
+fn a_commit_in_the_log_of_which_nobody_can_tell_more_is_read_from_there() {
+    let fixture = leading();
+    regain(&fixture);
+    let home = coordinating_shared(&fixture);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let pending = commit(&fixture, 6);
+    let now = fixture.clock.now();
+    let undecided = AppendError::Undecided { last_offset: Offset(0) };
+    fixture.broker.group_shard(now, "g").decide(now, 0, Err(undecided));
+    assert_eq!(told(&pending), ErrorCode::NotCoordinator);
+    assert_eq!(committed_or_error(&fixture, "g"), Err(ErrorCode::CoordinatorLoadInProgress));
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    for _ in 0..20 {
+        fixture.pass(1);
+    }
+    assert_eq!(committed_or_error(&fixture, "g"), Ok(6));
 }
