@@ -8,7 +8,7 @@ use chronik_types::TopicPartition;
 
 use super::broken_disk;
 use super::checkers::{PartitionKey, Rule};
-use super::clients::{Client, GROUP, OWNED_PARTITIONS};
+use super::clients::{Client, GROUP, OWNED_PARTITIONS, Producer};
 use super::effects::position;
 use super::sabotage::Sabotage;
 use super::world::World;
@@ -17,6 +17,9 @@ use super::world::World;
 const SET_UP_MS_MAX: u64 = 15_000;
 /// How long it may take until everything is as it was, once nothing goes wrong any more.
 pub(super) const CONVERGENCE_MS_MAX: u64 = 10_000;
+/// How much longer producers may take that are told to wait for earlier batches, which are not to come: those whose records
+/// were deleted, and of whom a loss of power has taken what the brokers knew (ADR 14).
+const EARLIER_BATCHES_MS_MAX: u64 = 60_000;
 
 impl World {
     /// The whole history.
@@ -31,7 +34,12 @@ impl World {
         }
         self.heal();
         self.clients.iter_mut().for_each(Client::finish);
-        if !self.until(CONVERGENCE_MS_MAX, "after everything was mended", Self::not_settled) {
+        let but_told_to_wait = |world: &Self| world.not_settled(Producer::is_idle_or_told_to_wait);
+        if !self.until(CONVERGENCE_MS_MAX, "after everything was mended", but_told_to_wait) {
+            return;
+        }
+        let all = |world: &Self| world.not_settled(Producer::is_idle);
+        if !self.until(EARLIER_BATCHES_MS_MAX, "after producers were told to wait", all) {
             return;
         }
         if let Some(sabotage) = self.sabotage {
@@ -126,7 +134,7 @@ impl World {
         (!is_set_up).then(|| "topics are missing".to_owned())
     }
 
-    fn not_settled(&self) -> Option<String> {
+    fn not_settled(&self, is_done: impl Fn(&Producer) -> bool) -> Option<String> {
         if let Some(text) = self.not_begun() {
             return Some(text);
         }
@@ -141,7 +149,7 @@ impl World {
         }
         for (number, client) in self.clients.iter().enumerate() {
             let is_idle = match client {
-                Client::Producer(producer) => producer.is_idle(),
+                Client::Producer(producer) => is_done(producer),
                 Client::Committer(committer) => committer.is_idle(),
                 Client::Member(member) => member.is_settled(self.checkers.newest_generation(GROUP)),
                 Client::Admin(_) | Client::Consumer(_) => true,

@@ -43,6 +43,8 @@ struct Lane {
     next_sequence: i32,
     /// Whether the broker knows the producer: it takes any first sequence of one that it does not know, as Kafka does.
     is_known: bool,
+    /// Its first batch was refused the last time because others may come before it, or as nobody leads.
+    is_told_to_wait: bool,
 }
 
 pub(in crate::cluster) struct Producer {
@@ -102,6 +104,11 @@ impl Producer {
     /// Whether nothing waits to be acknowledged.
     pub(in crate::cluster) fn is_idle(&self) -> bool {
         self.lanes.values().all(|lane| lane.batches.is_empty())
+    }
+
+    /// The same, but for what a leader wants earlier batches for.
+    pub(in crate::cluster) fn is_idle_or_told_to_wait(&self) -> bool {
+        self.lanes.values().all(|lane| lane.batches.is_empty() || lane.is_told_to_wait)
     }
 
     pub(super) fn wake(&mut self, context: &mut Context<'_>) {
@@ -272,6 +279,9 @@ impl Producer {
             Some((None, _)) => ErrorCode::UnknownServerError,
             None => ErrorCode::NetworkException,
         };
+        if position == 0 {
+            lane.is_told_to_wait = error == ErrorCode::LeaderNotAvailable;
+        }
         let first = lane.batches[position].values.first();
         let partition = PartitionKey { topic: key.0, partition: key.1 };
         let was_deleted = first.is_some_and(|value| context.checkers.is_deleted_value(partition, *value));
