@@ -63,11 +63,12 @@ impl Broker {
                  may lead by now"
             );
         }
-        // At each look: contact may have come back since the last one, and groups with it.
-        self.groups.lose_contact(now, &self.metadata.image());
         for partition in self.topics.open_partitions() {
             partition.lose_contact(now);
         }
+        // At each look: contact may have come back since the last one, and groups with it. They come last, as a shard may wait for
+        // its own log's disk.
+        self.groups.lose_contact(now, &self.metadata.image());
     }
 }
 

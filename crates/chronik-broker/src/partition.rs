@@ -257,6 +257,17 @@ impl Partition {
         done
     }
 
+    /// The log's end; nothing, while a coordinator's batch may be on its way there.
+    pub(crate) fn end_of_decisions(self: &Arc<Self>, now: Now) -> Option<Offset> {
+        let appending = self.appending.try_lock()?;
+        let is_decided = self.appends.lock().iter().all(|job| job.only_in.is_none());
+        let end = self.log.log_end_offset();
+        drop(appending);
+        // Others have left their batches to whoever held it.
+        self.drain(now);
+        is_decided.then_some(end)
+    }
+
     /// Writes what is queued, unless another thread does so already. Whoever holds `appending` for another reason does it in
     /// [`without_appends`](Self::without_appends).
     fn drain(self: &Arc<Self>, now: Now) {

@@ -70,13 +70,14 @@ pub(super) struct Load {
     /// Where there was nothing to read the last time.
     found_empty: Option<Offset>,
     /// The end of the log when this broker began to lead it. What lies below may have been left uncommitted by the
-    /// leader before; it is read once it is committed, so that none of it takes effect behind the coordinator's back.
+    /// leader before, or by an earlier coordinator of the same epoch; it is read once it is committed, so that none of it takes
+    /// effect behind the coordinator's back.
     end: Offset,
 }
 
 impl Load {
-    pub(super) fn new(partition: Arc<Partition>, coordinator: GroupCoordinator) -> Self {
-        let (next, end) = (partition.log().log_start_offset(), partition.log().log_end_offset());
+    pub(super) fn new(partition: Arc<Partition>, coordinator: GroupCoordinator, end: Offset) -> Self {
+        let next = partition.log().log_start_offset();
         Self { partition, coordinator, record_count: 0, next, found_empty: None, end }
     }
 

@@ -187,7 +187,9 @@ impl Job {
                         RETRY_MS
                     },
                 })?;
-                Ok(none.insert(Load::new(partition, broker.new_coordinator())))
+                let end = partition.end_of_decisions(broker.clock.now());
+                let end = end.ok_or(Abandoned { retry_ms: NOT_COMMITTED_PAUSE_MS })?;
+                Ok(none.insert(Load::new(partition, broker.new_coordinator(), end)))
             }
         }
     }

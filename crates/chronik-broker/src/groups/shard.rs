@@ -248,14 +248,17 @@ impl Shard {
 
     /// The offsets of these topics mean nothing any more.
     pub(super) fn topics_deleted(self: &Arc<Self>, now: Now, names: &BTreeSet<String>) {
+        let mut answers = Vec::new();
         {
             let mut state = self.state.lock();
             if state.phase == Phase::Loading {
                 state.deleted_topics.extend(names.iter().cloned());
-                return;
+            } else {
+                let effects = state.coordinator.topics_deleted(now, names);
+                self.carry_out(&mut state, now, effects, &mut answers);
             }
         }
-        self.run(now, |coordinator| coordinator.topics_deleted(now, names));
+        self.after(now, answers);
     }
 
     /// The partition has gone: everyone who waits is told to look elsewhere.

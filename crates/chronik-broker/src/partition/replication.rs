@@ -244,9 +244,8 @@ impl Partition {
     /// Whether it follows in this way already and has nothing to cut. What it writes for its leader meanwhile must not keep
     /// the metadata waiting.
     fn goes_on_following(&self, leader: Option<NodeId>, leader_epoch: LeaderEpoch, may_cut: bool) -> bool {
-        let replicas = self.replicas.lock();
-        let goes_on =
-            replicas.follows(leader, leader_epoch) && !(may_cut && self.log.hole_within().is_some());
+        let is_to_be_cut = may_cut && self.log.hole_within().is_some();
+        let goes_on = !is_to_be_cut && self.replicas.lock().follows(leader, leader_epoch);
         if goes_on {
             self.may_cut.store(may_cut, Ordering::Release);
         }

@@ -1,6 +1,9 @@
 //! A broker that the cluster may have replaced without its knowing.
 
-use chronik_log::{AppendError, Appended};
+use std::sync::mpsc;
+
+use bytes::BytesMut;
+use chronik_log::{AppendError, AppendOrigin, Appended};
 use chronik_protocol::messages::describe_topic_partitions_request::TopicRequest;
 use chronik_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use chronik_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -10,15 +13,17 @@ use chronik_protocol::messages::{
     JoinGroupResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
     OffsetCommitResponse, ProduceResponse,
 };
+use chronik_protocol::records::BatchOptions;
 use chronik_raft::metadata::SetPartitionLeader;
 use chronik_replication::FollowerFetch;
 use chronik_types::{ErrorCode, MonotonicMs, NodeId, Offset, PartitionIndex, TimestampMs};
 
 use super::groups::{commit_request, committed_or_error, find, join};
-use super::leadership::{TOPIC, apply, fetched, produce, three_brokers};
+use super::leadership::{TOPIC, apply, batch, fetched, produce, three_brokers};
 use super::{Fixture, NODE, Pending, code, response};
 use crate::clock::Clock as _;
 use crate::groups::OFFSETS_TOPIC;
+use crate::partition::Confirmation;
 
 /// How long the broker has contact for at first.
 const CONTACT_MS: u64 = 500;
@@ -337,4 +342,49 @@ fn a_commit_in_the_log_of_which_nobody_can_tell_more_is_read_from_there() {
         fixture.pass(1);
     }
     assert_eq!(committed_or_error(&fixture, "g"), Ok(6));
+}
+
+/// Replication point 14.
+#[test]
+fn groups_are_not_read_while_a_commit_is_on_its_way_to_the_log() {
+    let fixture = leading();
+    regain(&fixture);
+    let home = coordinating_shared(&fixture);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let first = commit(&fixture, 5);
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    assert_eq!(told(&first), ErrorCode::None);
+    // Somebody else writes to the partition, and the disk takes its time.
+    let partition = fixture.partition(OFFSETS_TOPIC, home.get());
+    let (writing, has_begun) = mpsc::channel();
+    let (release, is_released) = mpsc::channel::<()>();
+    fixture.disk.within_next_write(move || {
+        writing.send(()).unwrap();
+        is_released.recv().unwrap_err();
+    });
+    let now = fixture.clock.now();
+    let writer = std::thread::spawn(move || {
+        let batch = BytesMut::from(&*batch(BatchOptions::default()));
+        let done = Box::new(|_, appended: Result<Appended, AppendError>| assert!(appended.is_ok()));
+        partition.append_with(now, batch, AppendOrigin::Coordinator, Confirmation::Appended, done);
+    });
+    has_begun.recv().unwrap();
+    let pending = commit(&fixture, 6);
+    assert!(pending.lock().is_none(), "it is queued");
+    *fixture.metadata.contact_until.lock() = fixture.clock.now().monotonic;
+    fixture.pass(1_000);
+    assert_eq!(told(&pending), ErrorCode::NotCoordinator);
+    regain(&fixture);
+    let look = || committed_or_error(&fixture, "g");
+    for _ in 0..20 {
+        assert_eq!(look(), Err(ErrorCode::CoordinatorLoadInProgress));
+        fixture.pass(100);
+    }
+    drop(release);
+    writer.join().unwrap();
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    for _ in 0..20 {
+        fixture.pass(100);
+    }
+    assert_eq!(look(), Ok(6));
 }
