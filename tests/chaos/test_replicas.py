@@ -16,6 +16,7 @@ import replicas
 from accounts import code_of
 from replicas import Verdict, batches, check_acknowledged, check_order, check_seen, codes, compare
 
+import changes
 import wire
 
 
@@ -267,6 +268,17 @@ class WholeRuns(unittest.TestCase):
         self.assertEqual(self.judged().errors, ["partition epoch 4 of chaos-1 is told more than once"])
         self.log(3, line.replace("4", "5"), line.replace("chaos-1", "chaos-2"))
         self.assertEqual(self.judged().errors, [])
+
+    def test_changes_of_leaders_that_nobody_tells_of(self) -> None:
+        logs = {node: Path(self.directory) / f"untold-{node}.log" for node in (1, 2)}
+        logs[1].write_text("Leader of t-0 is now 2 (leader epoch 1): broker 1 is fenced\n")
+        logs[2].write_text("Leader of t-0 is now 1 (leader epoch 3): it is the preferred leader\n")
+        missing = "nobody tells of the leader epochs [2] of t-0"
+        self.assertEqual(changes.untold(logs, {}), [missing])
+        with logs[2].open("a") as log:
+            log.write("t-0 has no leader (leader epoch 2): broker 2 is fenced\n")
+        self.assertEqual(changes.untold(logs, {"t-0": 1, "t-1": 1}), [])
+        self.assertEqual(len(changes.untold(logs, {"t-0": 2})), 1)
 
     def test_what_is_told_again_is_told_once_by_each_and_alike(self) -> None:
         line = "ISR of chaos-1 is now [2, 3] (partition epoch 4): broker 1 is fenced"

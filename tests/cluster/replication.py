@@ -404,6 +404,26 @@ def nodes_that_are_stopped_one_by_one_lose_nothing() -> None:
         replicas_are_the_same(cluster, "rolled")
 
 
+def nodes_that_have_lost_all_but_their_metadata_are_filled_again() -> None:
+    with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
+        started(cluster, "blank")
+        with Load(cluster, "blank") as load:
+            for node in cluster.nodes:
+                load.wait_for_more(300)
+                node.kill()
+                for path in node.data_dir.iterdir():
+                    if path.is_file():
+                        path.unlink()
+                    elif path.name != "raft":
+                        shutil.rmtree(path)
+                node.spawn()
+                node.wait_until_ready()
+                all_in_sync(cluster, "blank")
+            load.wait_for_more()
+            load.check()
+        replicas_are_the_same(cluster, "blank")
+
+
 def a_replica_that_is_copied_whole_makes_nobody_wait() -> None:
     with Cluster(WHAT["binary"], settings=SETTINGS) as cluster:
         cluster.start()
@@ -480,6 +500,7 @@ CASES: list[Callable[[], None]] = [
     a_replica_that_lacks_records_before_its_end_gets_them_again,
     a_leader_that_sleeps_is_fenced_and_acknowledges_nothing,
     nodes_that_are_stopped_one_by_one_lose_nothing,
+    nodes_that_have_lost_all_but_their_metadata_are_filled_again,
     a_replica_that_is_copied_whole_makes_nobody_wait,
 ]
 

@@ -214,6 +214,12 @@ def a_rolling_restart_is_noticed_by_no_application() -> None:
         expect("no error reaches the group", [error for member in members for error in member.errors], [])
         logs = {node.node_id: node.log_path for node in cluster.nodes}
         expect("each change is told once", changes.told_wrongly(logs), [])
+        found_leaders = {
+            f"{topic}-{index}": partition.leader
+            for topic, partitions in cluster.nodes[0].metadata(topics).topics.items()
+            for index, partition in enumerate(partitions)
+        }
+        expect("and none is missing", changes.untold(logs, found_leaders), [])
         lines = list(changes.told(logs))
         expect("of leaders and of ISRs", {line.is_leaders for line in lines}, {True, False})
         causes = {line.cause for line in lines if line.what.startswith("Leader of")}

@@ -35,6 +35,8 @@ class Line:
     cause: str
     is_told_again: bool
     is_leaders: bool
+    # The leader epoch or the partition epoch.
+    epoch: int
 
 
 def told(logs: dict[int, Path]) -> Iterator[Line]:
@@ -60,6 +62,7 @@ def told(logs: dict[int, Path]) -> Iterator[Line]:
                     found["cause"],
                     found["again"] is not None,
                     is_leaders,
+                    int(found["leader_epoch"] if is_leaders else found["partition_epoch"]),
                 )
 
 
@@ -88,4 +91,25 @@ def told_wrongly(logs: dict[int, Path], topics: list[str] | None = None) -> list
             errors.append(f"{change} is told more than once by one node")
         if len({(line.what, line.cause) for line in lines}) > 1:
             errors.append(f"{change} is told in more than one way")
+    return errors
+
+
+def untold(logs: dict[int, Path], leaders: dict[str, int]) -> list[str]:
+    """Changes of leaders that nobody tells of, though there is one before and one behind, or though others lead now.
+
+    Only where all nodes never ended at once, and of topics that are never made anew. `leaders` are those that metadata
+    tell, by partition.
+    """
+    seen: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    for line in told(logs):
+        if line.is_leaders:
+            seen[line.name][line.epoch] = line.what
+    errors = []
+    for name, lines in sorted(seen.items()):
+        missing = sorted(set(range(min(lines), max(lines))) - lines.keys())
+        if missing:
+            errors.append(f"nobody tells of the leader epochs {missing} of {name}")
+        last = lines[max(lines)]
+        if name in leaders and not last.startswith(f"Leader of {name} is now {leaders[name]} "):
+            errors.append(f"broker {leaders[name]} leads {name}, and what is told last is: {last}")
     return errors

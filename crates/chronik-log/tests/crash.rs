@@ -353,6 +353,36 @@ fn what_was_cut_is_not_believed_by_an_older_checkpoint() {
     }
 }
 
+/// Replication point 2.
+#[test]
+fn an_epoch_is_in_its_file_before_a_record_of_it_is_in_the_log() {
+    for follows in [false, true] {
+        for stop in 0.. {
+            let node = fresh(&SimDisk::new());
+            let log = node.log();
+            append_values(&log, 3);
+            let length = || node.disk.read_file(&segment(0, "log")).unwrap().len();
+            let before = length();
+            node.disk.stop_after(stop);
+            let next = idempotent(5, 0, 3, &[b"of the next leader"]);
+            let epoch = LeaderEpoch(1);
+            let is_appended = if follows {
+                log.append_as_follower(now_at(0), copied(next, 3, 1), epoch).is_ok()
+            } else {
+                log.append(now_at(0), next, AppendOrigin::Client, epoch).is_ok()
+            };
+            node.disk.crash(Crash::Process);
+            let epochs = node.disk.read_file(&file("leader-epoch-checkpoint")).unwrap();
+            let is_noted = epochs.ends_with(b"\n1 3\n");
+            assert!(is_noted || length() == before, "follows: {follows}, stopped after {stop}");
+            if is_appended {
+                assert!(before < length() && 1 < stop, "it is stopped in between too");
+                break;
+            }
+        }
+    }
+}
+
 /// A closed segment is believed with its indexes after a loss of power, also where all of it was synced before it was closed.
 #[test]
 fn the_indexes_of_a_segment_that_was_synced_before_it_was_closed_outlast_the_power() {

@@ -241,8 +241,11 @@ mod progress {
                 counts.acknowledged,
                 counts.read
             );
-            let told =
-                if counts.faults.total() == 0 { told } else { format!("{told}\nfaults: {}", counts.faults) };
+            let told = if counts.faults.total() == 0 {
+                told
+            } else {
+                format!("{told}\nfaults: {}\nmessages: {}", counts.faults, counts.messages)
+            };
             let idle = &state.idle_seeds;
             if idle.is_empty() { told } else { format!("{told}\nnothing was acknowledged in seeds {idle:?}") }
         }

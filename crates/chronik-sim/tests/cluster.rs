@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_sim::cluster::{Fault, Options, Rule, Sabotage, run};
+use chronik_sim::cluster::{Fault, MessageCounts, Options, Rule, Sabotage, run};
 
 /// How many histories are lived through.
 const SEEDS: u64 = 120;
@@ -40,6 +40,18 @@ fn every_kind_of_fault_strikes() {
         let options = Options { faults: vec![fault], ..Options::default() };
         let strikes = |seed| run(seed, options.clone()).counts.faults.of(fault) > 0;
         assert!((0..40).any(strikes), "{fault:?} has struck nothing");
+    }
+}
+
+#[test]
+fn messages_are_lost_doubled_overtaken_and_late_and_topics_are_made_anew() {
+    let mut seen = MessageCounts::default();
+    for seed in 0..40 {
+        seen += run(seed, Options::default()).counts.messages;
+    }
+    let MessageCounts { lost, doubled, late, late_requests, topics_deleted } = seen;
+    for count in [lost, doubled, late, late_requests, topics_deleted] {
+        assert!(count > 0, "{seen:?}");
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Counts {
     pub read: u64,
     /// Faults that struck, those of single messages aside.
     pub faults: FaultCounts,
+    /// Those of single messages, and topics that were made anew.
+    pub messages: MessageCounts,
     /// Processes that ended, by whatever cause.
     pub ends: u64,
 }
@@ -26,7 +28,43 @@ impl AddAssign for Counts {
         self.acknowledged += other.acknowledged;
         self.read += other.read;
         self.faults += other.faults;
+        self.messages += other.messages;
         self.ends += other.ends;
+    }
+}
+
+/// What happened to single messages, which no plan of a history can do without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageCounts {
+    /// Messages of the metadata quorum that were lost.
+    pub lost: u64,
+    /// Those that arrived twice.
+    pub doubled: u64,
+    /// Those that later ones could overtake.
+    pub late: u64,
+    /// Requests that a node got when whoever had asked had given them up, and could have asked again on another connection.
+    pub late_requests: u64,
+    /// Topics that were deleted; others were made under their names.
+    pub topics_deleted: u64,
+}
+
+impl AddAssign for MessageCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.late += other.late;
+        self.late_requests += other.late_requests;
+        self.topics_deleted += other.topics_deleted;
+    }
+}
+
+impl fmt::Display for MessageCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} lost, {} doubled, {} late, {} requests after they were given up; {} topics deleted",
+            self.lost, self.doubled, self.late, self.late_requests, self.topics_deleted
+        )
     }
 }
 

@@ -71,6 +71,7 @@ impl World {
         // What is lost in a cut is most of it; the rest waits in the sender's system.
         let is_lost = is_faulty && self.rng.chance(plan.lost_percent) || is_cut && self.rng.chance(80);
         if is_lost {
+            self.counts.messages.lost += 1;
             if message.is_snapshot
                 && let Some(process) = &self.nodes[from].process
             {
@@ -78,11 +79,13 @@ impl World {
             }
             return;
         }
-        let copies = if is_faulty && self.rng.chance(plan.doubled_percent) { 2 } else { 1 };
+        let copies = if is_faulty && self.rng.chance(plan.doubled_percent) { 2_u64 } else { 1 };
+        self.counts.messages.doubled += copies - 1;
         for _ in 0..copies {
             let mut at_ms = self.network.arrival_ms(&mut self.rng, self.now_ms, here, there);
             if is_faulty && self.rng.chance(plan.late_percent) {
                 at_ms += 20 + self.rng.below(800);
+                self.counts.messages.late += 1;
             }
             let mut bytes = message.bytes.clone();
             if let Some(sabotage) = self.sabotage {
@@ -165,6 +168,7 @@ impl World {
         }
         stream.waiting.push_back((request, None));
         let connection = Arc::clone(&stream.server);
+        self.counts.messages.late_requests += u64::from(!self.network.pending.contains_key(&request));
         self.network.served.insert(request, id);
         let now = chronik_broker::Clock::now(&node.clock);
         let body = BytesMut::from(frame.get(LENGTH_BYTES..).unwrap_or_default());

@@ -41,7 +41,7 @@ mod world;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use checkers::{Finding, Rule};
-pub use counts::{Counts, FaultCounts};
+pub use counts::{Counts, FaultCounts, MessageCounts};
 pub use plan::Fault;
 pub use sabotage::Sabotage;
 
