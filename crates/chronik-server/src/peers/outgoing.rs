@@ -35,6 +35,9 @@ const CONNECT_MS_MAX: u64 = 2_000;
 /// How long a peer's host may take to answer the first packet, in milliseconds. Where packets were lost another attempt
 /// is made at once then, and not when the system would: it waits twice as long each time.
 const DIAL_MS_MAX: u64 = 1_000;
+/// The same for the first attempt after a connection was lost; it doubles up to [`DIAL_MS_MAX`]. Linux drops what comes to a
+/// port in the instant in which its process ends, and would send the next packet, which is refused, a second later.
+const DIAL_MS_MIN: u64 = 100;
 /// How long one snapshot may take to be taken by its peer, in milliseconds.
 const SNAPSHOT_MS_MAX: u64 = 60_000;
 /// How long what was sent may stay without a sign of the peer's host, in milliseconds: about a session timeout. A connection
@@ -57,11 +60,11 @@ enum NotConnected {
 
 /// Keeps a connection to one peer, for as long as the runtime runs.
 pub(super) async fn keep_connected(shared: Arc<Shared>, link: Arc<Link>) {
-    let mut pause_ms = PAUSE_MS_MIN;
+    let (mut pause_ms, mut dial_ms) = (PAUSE_MS_MIN, DIAL_MS_MIN);
     loop {
-        match connect(&shared, &link.peer, Stream::Messages).await {
+        match connect(&shared, &link.peer, Stream::Messages, dial_ms).await {
             Ok(stream) => {
-                pause_ms = PAUSE_MS_MIN;
+                (pause_ms, dial_ms) = (PAUSE_MS_MIN, DIAL_MS_MIN);
                 shared.agreed(link.peer.id);
                 link.connected();
                 tracing::info!("Connected to node {} at {}", link.peer.id, address(&link.peer));
@@ -86,6 +89,7 @@ pub(super) async fn keep_connected(shared: Arc<Shared>, link: Arc<Link>) {
         }
         sleep(Duration::from_millis(pause_ms)).await;
         pause_ms = pause_ms.saturating_mul(2).min(PAUSE_MS_MAX);
+        dial_ms = dial_ms.saturating_mul(2).min(DIAL_MS_MAX);
     }
 }
 
@@ -119,10 +123,15 @@ fn address(peer: &Peer) -> String {
     format!("{}:{}", peer.host, peer.raft_port)
 }
 
-async fn connect(shared: &Shared, peer: &Peer, stream: Stream) -> Result<TcpStream, NotConnected> {
+async fn connect(
+    shared: &Shared,
+    peer: &Peer,
+    stream: Stream,
+    dial_ms: u64,
+) -> Result<TcpStream, NotConnected> {
     let connecting = async {
         let dialing = TcpStream::connect((peer.host.as_str(), peer.raft_port));
-        let dialed = timeout(Duration::from_millis(DIAL_MS_MAX), dialing).await;
+        let dialed = timeout(Duration::from_millis(dial_ms), dialing).await;
         let mut socket = match dialed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -194,7 +203,7 @@ async fn send_messages(link: &Link, stream: TcpStream) -> io::Error {
 
 /// Connects for one purpose, once.
 pub(super) async fn connect_or_fail(shared: &Shared, peer: &Peer, stream: Stream) -> io::Result<TcpStream> {
-    connect(shared, peer, stream).await.map_err(|error| match error {
+    connect(shared, peer, stream, DIAL_MS_MAX).await.map_err(|error| match error {
         NotConnected::PortClosed => io::Error::from(io::ErrorKind::ConnectionRefused),
         NotConnected::Refused(refusal) => io::Error::other(refusal.text),
         NotConnected::Other(error) => io::Error::other(error),

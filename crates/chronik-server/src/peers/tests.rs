@@ -26,7 +26,11 @@ const PEERS: &str = "localhost:1:2,localhost:3:4,localhost:5:6";
 
 /// Node 1 of three, of which the others are away.
 async fn node() -> Fixture {
-    let peers: Peers = PEERS.parse().unwrap();
+    node_of(PEERS).await
+}
+
+async fn node_of(peers: &str) -> Fixture {
+    let peers: Peers = peers.parse().unwrap();
     let voters = peers.as_slice().iter().map(|peer| peer.id).collect();
     let raft = RaftConfig::new(NodeId(1), voters, 7);
     let driver =
@@ -189,5 +193,30 @@ fn a_node_that_a_majority_refuses_gives_up() {
         let wait = Duration::from_millis(2 * DISAGREEMENT_GRACE_MS);
         let gave_up = tokio::time::timeout(wait, node.network.disagreement()).await;
         assert!(gave_up.is_err(), "with node 3 it is the majority");
+    });
+}
+
+/// A system drops what comes to a port in the instant in which its process ends, and sends a first packet again only after a
+/// second.
+#[test]
+fn a_peer_that_does_not_answer_the_first_packet_is_asked_again_before_the_system_does() {
+    run(async {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // One may wait, and what others send is dropped.
+        rustix::net::listen(&listener, 0).unwrap();
+        let waiting = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let _node = node_of(&format!("localhost:1:2,127.0.0.1:3:{port},localhost:5:6")).await;
+        let by_the_system = tokio::spawn(TcpStream::connect(("127.0.0.1", port)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        let (first, _) = listener.accept().await.unwrap();
+        drop((first, waiting));
+        // Whoever comes next is the node, which says who it is.
+        let (mut next, _) = listener.accept().await.unwrap();
+        let mut said = [0; 4];
+        next.read_exact(&mut said).await.unwrap();
+        assert!(!by_the_system.is_finished());
     });
 }
