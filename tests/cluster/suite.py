@@ -536,6 +536,7 @@ def brokers_are_fenced_once_and_return_once() -> None:
             print(f"# fenced after {took_s:.3f} s", flush=True)
             ended = lines_of(leader.log_since(sizes), f"Fencing broker {node.node_id}: its process has ended")
             expect("without waiting for the session timeout", len(ended), 1)
+            expect("at once", took_s < 1.0, True)
             time.sleep(2.5)
             expect("and no more is said of it", changes(sizes), [f"Fencing broker {node.node_id}"])
             node.spawn()
