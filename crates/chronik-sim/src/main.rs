@@ -244,7 +244,10 @@ mod progress {
             let told = if counts.faults.total() == 0 {
                 told
             } else {
-                format!("{told}\nfaults: {}\nmessages: {}", counts.faults, counts.messages)
+                format!(
+                    "{told}\nfaults: {}\nmessages: {}; topics deleted: {}",
+                    counts.faults, counts.messages, counts.topics_deleted
+                )
             };
             let idle = &state.idle_seeds;
             if idle.is_empty() { told } else { format!("{told}\nnothing was acknowledged in seeds {idle:?}") }

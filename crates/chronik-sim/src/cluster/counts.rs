@@ -16,8 +16,10 @@ pub struct Counts {
     pub read: u64,
     /// Faults that struck, those of single messages aside.
     pub faults: FaultCounts,
-    /// Those of single messages, and topics that were made anew.
+    /// Those of single messages.
     pub messages: MessageCounts,
+    /// Topics that were deleted; others were made under their names.
+    pub topics_deleted: u64,
     /// Processes that ended, by whatever cause.
     pub ends: u64,
 }
@@ -29,11 +31,12 @@ impl AddAssign for Counts {
         self.read += other.read;
         self.faults += other.faults;
         self.messages += other.messages;
+        self.topics_deleted += other.topics_deleted;
         self.ends += other.ends;
     }
 }
 
-/// What happened to single messages, which no plan of a history can do without.
+/// How often something happened to a single message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MessageCounts {
     /// Messages of the metadata quorum that were lost.
@@ -44,8 +47,6 @@ pub struct MessageCounts {
     pub late: u64,
     /// Requests that a node got when whoever had asked had given them up, and could have asked again on another connection.
     pub late_requests: u64,
-    /// Topics that were deleted; others were made under their names.
-    pub topics_deleted: u64,
 }
 
 impl AddAssign for MessageCounts {
@@ -54,7 +55,6 @@ impl AddAssign for MessageCounts {
         self.doubled += other.doubled;
         self.late += other.late;
         self.late_requests += other.late_requests;
-        self.topics_deleted += other.topics_deleted;
     }
 }
 
@@ -62,8 +62,8 @@ impl fmt::Display for MessageCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} lost, {} doubled, {} late, {} requests after they were given up; {} topics deleted",
-            self.lost, self.doubled, self.late, self.late_requests, self.topics_deleted
+            "{} lost, {} doubled, {} late, {} requests after they were given up",
+            self.lost, self.doubled, self.late, self.late_requests
         )
     }
 }

@@ -218,7 +218,7 @@ impl Admin {
                 let error =
                     response.as_ref().and_then(|response| Some(response.responses.first()?.error_code));
                 context.trace.note(format_args!("{} {name} is deleted: {error:?}", context.now_ms));
-                context.counts.messages.topics_deleted += u64::from(error == Some(0));
+                context.counts.topics_deleted += u64::from(error == Some(0));
                 // Whether it is gone or not: it is there in the end.
                 self.missing.push(name);
                 self.routing.distrust();
