@@ -268,8 +268,8 @@ impl Partition {
         is_decided.then_some(end)
     }
 
-    /// Writes what is queued, unless another thread does so already. Whoever holds `appending` for another reason does it in
-    /// [`without_appends`](Self::without_appends).
+    /// Writes what is queued, unless another thread does so already. Whoever has held `appending` for another reason calls it
+    /// afterwards, as [`without_appends`](Self::without_appends) does.
     fn drain(self: &Arc<Self>, now: Now) {
         // Whoever pushes after the holder's last look at the queue finds the lock free: the holder looks again
         // after it has let go.

@@ -231,7 +231,7 @@ impl Shard {
         let id = asked.request_id;
         self.waiting.lock().insert(id, Waiting { connection: Arc::clone(connection), answer });
         connection.park(id.0, Arc::new(ParkedRequest { shard: Arc::downgrade(self), id }));
-        self.run(now, run);
+        self.run(now, |state| run(&mut state.coordinator));
         if connection.is_closed() {
             // The client may have gone between the look at its connection and the parking.
             self.cancel(id);
@@ -248,17 +248,14 @@ impl Shard {
 
     /// The offsets of these topics mean nothing any more.
     pub(super) fn topics_deleted(self: &Arc<Self>, now: Now, names: &BTreeSet<String>) {
-        let mut answers = Vec::new();
-        {
-            let mut state = self.state.lock();
+        self.run(now, |state| {
             if state.phase == Phase::Loading {
                 state.deleted_topics.extend(names.iter().cloned());
+                Effects::default()
             } else {
-                let effects = state.coordinator.topics_deleted(now, names);
-                self.carry_out(&mut state, now, effects, &mut answers);
+                state.coordinator.topics_deleted(now, names)
             }
-        }
-        self.after(now, answers);
+        });
     }
 
     /// The partition has gone: everyone who waits is told to look elsewhere.
@@ -295,11 +292,11 @@ impl Shard {
         self.collect(effects.completions, answers);
     }
 
-    fn run(self: &Arc<Self>, now: Now, run: impl FnOnce(&mut GroupCoordinator) -> Effects) {
+    fn run(self: &Arc<Self>, now: Now, run: impl FnOnce(&mut State) -> Effects) {
         let mut answers = Vec::new();
         {
             let mut state = self.state.lock();
-            let effects = run(&mut state.coordinator);
+            let effects = run(&mut state);
             self.carry_out(&mut state, now, effects, &mut answers);
         }
         self.after(now, answers);

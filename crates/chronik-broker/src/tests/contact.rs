@@ -229,13 +229,16 @@ fn lead_groups(fixture: &Fixture, home: PartitionIndex, node: i32) {
     apply(fixture, vec![SetPartitionLeader::new(topic, home, Some(NodeId(node))).into()]);
 }
 
-/// Makes this broker the coordinator of `g`, whose partition others hold as well; gives that partition.
-fn coordinating_shared(fixture: &Fixture) -> PartitionIndex {
+/// A broker that is in contact and coordinates `g`, and the group's partition, which others hold as well.
+fn coordinating_shared() -> (Fixture, PartitionIndex) {
+    let fixture = leading();
+    regain(&fixture);
     fixture.create_topic("t", 2, &[]);
-    assert_eq!(code(find(fixture).error_code), ErrorCode::None);
+    assert_eq!(code(find(&fixture).error_code), ErrorCode::None);
     let home = PartitionIndex(chronik_coordinator::partition_for("g", 50).unwrap());
-    lead_groups(fixture, home, NODE.get());
-    home
+    lead_groups(&fixture, home, NODE.get());
+    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    (fixture, home)
 }
 
 fn commit(fixture: &Fixture, offset: i64) -> Pending {
@@ -251,10 +254,7 @@ fn told(pending: &Pending) -> ErrorCode {
 /// Replication point 14.
 #[test]
 fn a_commit_is_answered_when_the_followers_have_it() {
-    let fixture = leading();
-    regain(&fixture);
-    let home = coordinating_shared(&fixture);
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let (fixture, home) = coordinating_shared();
     let pending = commit(&fixture, 5);
     assert!(pending.lock().is_none(), "the followers do not have it");
     followers_come(&fixture, OFFSETS_TOPIC, home.get());
@@ -268,10 +268,7 @@ fn a_commit_is_answered_when_the_followers_have_it() {
 /// Replication point 14.
 #[test]
 fn a_commit_that_nobody_can_tell_of_is_read_from_the_log_when_contact_comes_and_goes_between_two_looks() {
-    let fixture = leading();
-    regain(&fixture);
-    let home = coordinating_shared(&fixture);
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let (fixture, home) = coordinating_shared();
     let pending = commit(&fixture, 5);
     followers_come(&fixture, OFFSETS_TOPIC, home.get());
     assert_eq!(told(&pending), ErrorCode::None);
@@ -297,10 +294,7 @@ fn a_commit_that_nobody_can_tell_of_is_read_from_the_log_when_contact_comes_and_
 
 #[test]
 fn a_commit_that_has_failed_is_not_taken_for_done_with_a_later_one() {
-    let fixture = leading();
-    regain(&fixture);
-    let home = coordinating_shared(&fixture);
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let (fixture, _) = coordinating_shared();
     let (first, second) = (commit(&fixture, 5), commit(&fixture, 6));
     let now = fixture.clock.now();
     let shard = fixture.broker.group_shard(now, "g");
@@ -327,10 +321,7 @@ fn a_commit_that_has_failed_is_not_taken_for_done_with_a_later_one() {
 /// Replication point 9.
 #[test]
 fn a_commit_in_the_log_of_which_nobody_can_tell_more_is_read_from_there() {
-    let fixture = leading();
-    regain(&fixture);
-    let home = coordinating_shared(&fixture);
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let (fixture, home) = coordinating_shared();
     let pending = commit(&fixture, 6);
     let now = fixture.clock.now();
     let undecided = AppendError::Undecided { last_offset: Offset(0) };
@@ -347,10 +338,7 @@ fn a_commit_in_the_log_of_which_nobody_can_tell_more_is_read_from_there() {
 /// Replication point 14.
 #[test]
 fn groups_are_not_read_while_a_commit_is_on_its_way_to_the_log() {
-    let fixture = leading();
-    regain(&fixture);
-    let home = coordinating_shared(&fixture);
-    followers_come(&fixture, OFFSETS_TOPIC, home.get());
+    let (fixture, home) = coordinating_shared();
     let first = commit(&fixture, 5);
     followers_come(&fixture, OFFSETS_TOPIC, home.get());
     assert_eq!(told(&first), ErrorCode::None);

@@ -23,7 +23,7 @@ use crate::clock::Clock as _;
 use crate::partition::{Applied, Confirmation, LeaderAnswer, Partition};
 
 /// A batch of one record.
-fn batch(value: &str) -> BytesMut {
+pub(super) fn batch(value: &str) -> BytesMut {
     batch_with(BatchOptions::default(), value)
 }
 
@@ -45,13 +45,13 @@ fn idempotent(sequence: i32, value: &str) -> BytesMut {
 }
 
 /// What a leader's log has at this offset.
-fn stamped(mut batch: BytesMut, offset: i64, epoch: i32) -> Bytes {
+pub(super) fn stamped(mut batch: BytesMut, offset: i64, epoch: i32) -> Bytes {
     patch_append(&mut batch, Offset(offset), LeaderEpoch(epoch));
     batch.freeze()
 }
 
 /// An answer without records to a fetch from `from` in `epoch`.
-fn answer(epoch: i32, from: i64, high_watermark: i64) -> LeaderAnswer {
+pub(super) fn answer(epoch: i32, from: i64, high_watermark: i64) -> LeaderAnswer {
     LeaderAnswer {
         leader_epoch: LeaderEpoch(epoch),
         fetched_from: Offset(from),
@@ -69,7 +69,7 @@ fn diverging(epoch: i32, from: i64, (at_epoch, end): (i32, i64)) -> LeaderAnswer
 }
 
 /// Takes in an answer; where it goes on, and the epoch of its last record.
-fn take(fixture: &Fixture, answer: LeaderAnswer) -> (i64, i32) {
+pub(super) fn take(fixture: &Fixture, answer: LeaderAnswer) -> (i64, i32) {
     let applied = fixture.partition("shared", 0).apply_answer(fixture.clock.now(), answer);
     let (Applied::At(position) | Applied::Wait { position, .. }) = applied else {
         panic!("it follows: {applied:?}")
@@ -84,7 +84,7 @@ pub(super) fn follow_first(fixture: &Fixture, value: &str) {
 }
 
 /// What a client writes to `shared-0` with `acks=1`.
-fn write(fixture: &Fixture, batch: BytesMut) -> Result<Appended, AppendError> {
+pub(super) fn write(fixture: &Fixture, batch: BytesMut) -> Result<Appended, AppendError> {
     let result = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&result);
     let done = Box::new(move |_, appended| *slot.lock() = Some(appended));

@@ -3,18 +3,17 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use chronik_log::{AppendError, AppendOrigin, Appended};
-use chronik_protocol::records::{BatchOptions, patch_append};
 use chronik_raft::MetadataLog as _;
 use chronik_raft::metadata::{CommandBatch, UpdateIsr};
-use chronik_types::{ErrorCode, LeaderEpoch, NodeId, Offset, PartitionIndex};
+use chronik_types::{ErrorCode, NodeId, Offset, PartitionIndex};
 use parking_lot::Mutex;
 
 use super::Fixture;
-use super::leadership::{TOPIC, batch, lead, three_brokers};
+use super::followers::{answer, batch, stamped, take, write};
+use super::leadership::{TOPIC, lead, three_brokers};
 use crate::clock::Clock as _;
-use crate::partition::{Applied, Confirmation, LeaderAnswer};
+use crate::partition::{Confirmation, LeaderAnswer};
 
 /// How long a thread is waited for that does not come if something is wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,7 +38,7 @@ fn send_within_next_write(fixture: &Fixture) -> Outcome {
     fixture.disk.within_next_write(move || {
         let came = elsewhere(move || {
             let done = Box::new(move |_, appended| *slot.lock() = Some(appended));
-            let late = BytesMut::from(&*batch(BatchOptions::default()));
+            let late = batch("late");
             partition.append_with(now, late, AppendOrigin::Client, Confirmation::Appended, done);
         });
         assert!(came, "it leaves its batch to the thread that writes");
@@ -66,26 +65,9 @@ fn change_isr_within_next_write(fixture: &Fixture, isr: &'static [i32]) -> Arc<M
 
 /// Takes in a record from the leader of this epoch.
 fn take_record(fixture: &Fixture, epoch: i32, offset: i64) {
-    let mut records = BytesMut::from(&*batch(BatchOptions::default()));
-    patch_append(&mut records, Offset(offset), LeaderEpoch(epoch));
-    let answer = LeaderAnswer {
-        leader_epoch: LeaderEpoch(epoch),
-        fetched_from: Offset(offset),
-        error: ErrorCode::None,
-        high_watermark: Offset(offset),
-        log_start_offset: Offset(0),
-        diverging: None,
-        records: records.freeze(),
-    };
-    let applied = fixture.partition("shared", 0).apply_answer(fixture.clock.now(), answer);
-    assert!(matches!(applied, Applied::At(_)), "{applied:?}");
-}
-
-fn write(fixture: &Fixture) {
-    let done = Box::new(|_, appended: Result<Appended, AppendError>| assert!(appended.is_ok()));
-    let batch = BytesMut::from(&*batch(BatchOptions::default()));
-    let partition = fixture.partition("shared", 0);
-    partition.append_with(fixture.clock.now(), batch, AppendOrigin::Client, Confirmation::Appended, done);
+    let records = stamped(batch("copied"), offset, epoch);
+    let went_on = take(fixture, LeaderAnswer { records, ..answer(epoch, offset, offset) });
+    assert_eq!(went_on, (offset + 1, epoch));
 }
 
 #[test]
@@ -116,7 +98,7 @@ fn a_producer_that_comes_while_a_lead_begins_is_answered() {
 fn a_producer_that_comes_while_another_writes_is_answered() {
     let fixture = three_brokers();
     let outcome = send_within_next_write(&fixture);
-    write(&fixture);
+    assert!(write(&fixture, batch("a")).is_ok());
     assert!(!fixture.disk.awaits_write());
     assert_eq!(outcome.lock().take().expect("by the other").unwrap().first_offset, Offset(1));
 }
@@ -125,7 +107,7 @@ fn a_producer_that_comes_while_another_writes_is_answered() {
 fn metadata_do_not_wait_for_what_a_leader_writes() {
     let fixture = three_brokers();
     let has_come = change_isr_within_next_write(&fixture, &[1, 2]);
-    write(&fixture);
+    assert!(write(&fixture, batch("a")).is_ok());
     assert!(*has_come.lock(), "an ISR change waits for a disk that stands still");
     let partition = fixture.partition("shared", 0);
     assert_eq!(partition.log().log_end_offset(), Offset(1));
